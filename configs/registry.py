@@ -1,0 +1,162 @@
+"""How plugins are registered, found and given their options.
+
+A plugin is a dataclass under `@register("name")`; its fields are its options and the class it derives from (Pipeline,
+Workload or Metric) says what it plugs into. A name is looked for in this order: files given by `--plugin`, built-ins,
+entry points `triptych.pipelines`, `triptych.workloads` and `triptych.metrics`. Nothing is imported before it is named.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, TypeVar
+
+from configs.errors import ConfigError, PluginError, unknown
+
+KINDS = ("pipelines", "workloads", "metrics")
+
+# The built-ins by kind: name -> module. A plugin's name is its file's name.
+BUILT_IN: dict[str, dict[str, str]] = {
+    "pipelines": {n: f"pipelines.{n}" for n in ("diffusers_t2v", "toy_t2v", "toy_llm", "toy_vlm")},
+    "workloads": {n: f"workloads.{n}" for n in ("t2v", "llm", "vlm")},
+    "metrics": {
+        n: f"metrics.{n}"
+        for n in (
+            "throughput",
+            "latency",
+            "stages",
+            "peak_memory",
+            "world_score",
+            "exact_match",
+            "temporal_flickering",
+            "motion_smoothness",
+            "dynamic_degree",
+        )
+    },
+}
+
+T = TypeVar("T")
+_registered: dict[tuple[str, str], type] = {}
+
+
+def register(name: str) -> Callable[[type[T]], type[T]]:
+    """Make a dataclass known as a plugin. Its base class must be Pipeline, Workload or Metric."""
+
+    def mark(cls: type[T]) -> type[T]:
+        if not dataclasses.is_dataclass(cls):
+            raise PluginError(f"plugin {name!r} ({cls.__qualname__}) is not a dataclass; put @dataclass below @register")
+        _registered[_kind(cls, name), name] = cls
+        return cls
+
+    return mark
+
+
+def load_plugin_file(path: str) -> None:
+    """Import a file given by `--plugin`, so that what it registers is found first."""
+    file = Path(path)
+    if not file.is_file():
+        raise PluginError(f"plugin file {path!r} does not exist")
+    spec = importlib.util.spec_from_file_location(f"triptych_plugin_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise PluginError(f"plugin file {path!r} is not a Python file; its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    before = set(_registered)
+    try:
+        spec.loader.exec_module(module)
+    except PluginError:
+        raise
+    except Exception as error:
+        raise PluginError(f"plugin file {path!r} failed to import: {type(error).__name__}: {error}") from error
+    if before == set(_registered) and not any(c.__module__ == spec.name for c in _registered.values()):
+        raise PluginError(f"plugin file {path!r} registers nothing; put @register('name') above its dataclass")
+
+
+def names(kind: str) -> dict[str, str]:
+    """Every known name of the kind and where it comes from, without importing any."""
+    found = {e.name: f"package {e.dist.name if e.dist else e.value}" for e in _entry_points(kind)}
+    found |= dict.fromkeys(BUILT_IN[kind], "built in")
+    return found | {name: "--plugin" for k, name in _registered if k == kind and name not in BUILT_IN[kind]}
+
+
+def find(kind: str, name: str) -> type[Any]:
+    """The plugin class of that name.
+
+    Raises PluginError where no such name is known, or where its module fails to import (with the cause).
+    """
+    if (kind, name) not in _registered:
+        _import(kind, name)
+    return _registered[kind, name]
+
+
+def make(kind: str, name: str, options: Mapping[str, Any], **common: Any) -> Any:
+    """Find the plugin and build it from its options; `common` are fields set by the suite, where the class has them."""
+    cls = find(kind, name)
+    fields = {f.name for f in dataclasses.fields(cls) if f.init}
+    given = dict(options) | {k: v for k, v in common.items() if k in fields and k not in options}
+    return validated(cls, f"{kind.removesuffix('s')} {name!r}", given)
+
+
+def validated(cls: type[T], what: str, options: Mapping[str, Any]) -> T:
+    """The dataclass built from the options, each checked against its field's type. Raises ConfigError naming the option."""
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+    for option in options:
+        if option not in fields:
+            problem = unknown("option", option, fields)
+            raise ConfigError(f"{what} has {problem}")
+    if not hasattr(cls, "__pydantic_config__"):
+        cls.__pydantic_config__ = ConfigDict(arbitrary_types_allowed=True, extra="forbid")  # type: ignore[attr-defined]
+    try:
+        return TypeAdapter(cls).validate_python(dict(options))
+    except ValidationError as error:
+        raise ConfigError(f"{what}: {explain(error)}") from None
+
+
+def explain(error: Any) -> str:
+    """A pydantic ValidationError as one line: `option 'a.b' is 'x': why`."""
+    told = []
+    for detail in error.errors():
+        where = ".".join(str(part) for part in detail["loc"])
+        message = detail["msg"].removeprefix("Value error, ")
+        if detail["type"] == "missing":
+            told.append(f"option {where!r} is required")
+        elif where:
+            told.append(f"option {where!r} is {detail['input']!r}: {message[0].lower() + message[1:]}")
+        else:
+            told.append(message)
+    return "; ".join(told)
+
+
+def _kind(cls: type, name: str) -> str:
+    bases = {base.__name__ for base in cls.__mro__}
+    for kind, base in zip(KINDS, ("Pipeline", "Workload", "Metric"), strict=True):
+        if base in bases:
+            return kind
+    raise PluginError(f"plugin {name!r} ({cls.__qualname__}) derives from none of Pipeline, Workload, Metric")
+
+
+def _entry_points(kind: str) -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=f"triptych.{kind}"))
+
+
+def _import(kind: str, name: str) -> None:
+    if module := BUILT_IN[kind].get(name):
+        importlib.import_module(module)
+    elif entry := next((e for e in _entry_points(kind) if e.name == name), None):
+        try:
+            loaded = entry.load()
+        except Exception as error:
+            raise PluginError(
+                f"{kind.removesuffix('s')} {name!r} of entry point {entry.value!r} failed to import: {type(error).__name__}: {error}"
+            ) from error
+        _registered.setdefault((kind, name), loaded)
+    else:
+        raise PluginError(unknown(kind.removesuffix("s"), name, names(kind)))
+    assert (kind, name) in _registered, f"module of {kind} {name!r} registers another name"

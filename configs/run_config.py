@@ -1,0 +1,155 @@
+"""RunConfig: what a run is. Built from a preset or a YAML file, changed by `--set` and the command line's own options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from configs.errors import ConfigError, unknown
+from configs.registry import explain, find, names
+
+Scenario = Literal["offline", "server", "single_stream", "multi_stream"]
+Mode = Literal["performance", "accuracy", "both"]
+
+PRESETS = Path(__file__).parent
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LoadSettings(_Settings):
+    """How LoadGen asks. Counts and durations are lower limits; whichever takes longer decides.
+
+    The defaults are the suite's own `quick` rules: enough for a verdict within two minutes, not MLPerf's 600 seconds.
+    """
+
+    min_duration_s: float = Field(10.0, ge=0.1, description="the measured part lasts at least this long")
+    min_query_count: int = Field(64, ge=1, description="queries, or samples in the offline scenario")
+    target_qps: float | Literal["auto"] = Field(
+        "auto", description="offline: expected samples a second; server: queries a second; auto: from the warm-up"
+    )
+    target_latency_s: float = Field(10.0, gt=0, description="server and multi_stream: latency limit")
+    target_percentile: float = Field(0.90, gt=0, lt=1, description="the share of queries that must meet the limit")
+    samples_per_query: int = Field(4, ge=1, description="multi_stream: samples in each query")
+
+
+class RunConfig(_Settings):
+    """One launch: which samples, which pipeline, asked how, judged by what."""
+
+    workload: str
+    scenario: Scenario = "offline"
+    mode: Mode = "performance"
+    rules: Literal["quick"] = "quick"
+    seed: int = Field(42, ge=0, lt=2**63)
+    dataset: dict[str, Any] = Field(default_factory=dict, description="options of the workload")
+    pipeline: dict[str, Any] = Field(description="`name` and the options of that pipeline")
+    metrics: list[str] | None = Field(None, description="names; the workload's own where not given")
+    load: LoadSettings = Field(default_factory=LoadSettings)  # type: ignore[arg-type]
+    warmup_batches: int = Field(2, ge=1, description="batches each rank answers before the clock starts")
+    device: Literal["auto", "cpu"] = "auto"
+    num_threads: int | None = Field(None, ge=1, description="CPU threads a rank; torch's own choice where not given")
+    heartbeat_timeout_s: float = Field(30.0, gt=1, description="a rank silent for this long counts as dead")
+    report_videos: int = Field(48, ge=0, description="videos to embed in report.html")
+    allow_fallback: bool = Field(False, description="accept that an option could not be put in force")
+
+    @property
+    def pipeline_name(self) -> str:
+        return str(self.pipeline["name"])
+
+    @property
+    def pipeline_options(self) -> dict[str, Any]:
+        return {k: v for k, v in self.pipeline.items() if k != "name"}
+
+
+def load_config(workload: str | None, config: str | None, changes: Sequence[str] = (), **given: Any) -> RunConfig:
+    """The run that the command line describes.
+
+    config: a YAML file or a preset (`t2v/embedded`); the workload's `embedded` preset where None.
+    changes: `a.b=value` from `--set`, value read as YAML. given: options of the command line; None means not given.
+    Raises ConfigError naming the file or option and the fix.
+    """
+    if config is None:
+        if workload is None:
+            raise ConfigError(f"say what to run: --workload NAME or --config FILE; workloads: {', '.join(names('workloads'))}")
+        if workload not in names("workloads"):
+            raise ConfigError(unknown("workload", workload, names("workloads")))
+        config = f"{workload}/embedded"
+    if config in presets() or Path(config).suffix in (".yaml", ".yml"):
+        path = PRESETS / f"{config}.yaml" if config in presets() else Path(config)
+        values = read_yaml(path)
+    elif config == f"{workload}/embedded":  # a workload from a plugin, which has no preset
+        path, values = Path("--workload"), {"pipeline": {"name": find("workloads", str(workload)).default_pipeline}}
+    else:
+        raise ConfigError(unknown("preset", config, presets()) + "; a file's name ends in .yaml")
+    if workload is not None:
+        if config is not None and values.get("workload", workload) != workload:
+            raise ConfigError(f"--workload {workload} and {path} (workload: {values['workload']}) disagree; give one of them")
+        values["workload"] = workload
+    for change in changes:
+        apply_change(values, change)
+    values |= {k: v for k, v in given.items() if v is not None}
+    return parse_config(values, str(path))
+
+
+def parse_config(values: Mapping[str, Any], source: str) -> RunConfig:
+    """Check the values. Raises ConfigError naming the option, its value and what is allowed."""
+    for key in values:
+        if key not in RunConfig.model_fields:
+            raise ConfigError(f"{source} has {unknown('option', key, RunConfig.model_fields)}")
+    if isinstance(load := values.get("load"), Mapping):
+        for key in load:
+            if key not in LoadSettings.model_fields:
+                raise ConfigError(f"{source} has {unknown('option', f'load.{key}', [f'load.{k}' for k in LoadSettings.model_fields])}")
+    for key, allowed in (("scenario", get_args(Scenario)), ("mode", get_args(Mode))):
+        if key in values and values[key] not in allowed:
+            raise ConfigError(f"{source}: {unknown(key, values[key], allowed)}")
+    try:
+        config = RunConfig.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {explain(error)}") from None
+    if not isinstance(config.pipeline.get("name"), str):
+        raise ConfigError(f"{source}: 'pipeline' names no plugin; write 'pipeline: {{name: NAME, ...}}' or --set pipeline.name=NAME")
+    return config
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping. Raises ConfigError with the line where it does not parse."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"config file {str(path)!r} does not exist; presets: {', '.join(presets())}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config file {str(path)!r} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config file {str(path)!r} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        kind = "nothing" if values is None else f"a {type(values).__name__}"
+        raise ConfigError(f"config file {str(path)!r} holds {kind}; it must hold a mapping such as 'workload: t2v'")
+    return values
+
+
+def apply_change(values: dict[str, Any], change: str) -> None:
+    """Apply one `--set a.b=value` in place."""
+    key, sign, text = change.partition("=")
+    if not sign or not key:
+        raise ConfigError(f"--set {change!r} is not of the form name=value, such as pipeline.num_inference_steps=4")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {change!r}: the value is not YAML: {' '.join(str(error).split())}") from None
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set {change!r}: {parent!r} is a single value and has no options")
+    values[last] = value
+
+
+def presets() -> list[str]:
+    """Names of the shipped presets, such as `t2v/embedded`."""
+    return sorted(str(p.relative_to(PRESETS).with_suffix("")) for p in PRESETS.glob("*/*.yaml") if p.parent.name != "accelerate")

@@ -1,0 +1,150 @@
+"""The plugin interface for what is measured: Metric, SampleMetric, and the Figure both report."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from configs.run_config import RunConfig
+from metrics.statistics import mean_interval, wilson_interval
+from pipelines.media import read_video
+from workloads.base import Workload
+from workloads.records import Record, Sample
+
+Better = Literal["higher", "lower", "neither"]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One number of a report.
+
+    value: None where it cannot be said, `note` then says why. better: which way is good. n: how many observations it
+    rests on. ci95: a 95 % confidence interval, where one can be given.
+    """
+
+    value: float | None
+    unit: str
+    better: Better
+    n: int
+    ci95: tuple[float, float] | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run as metrics see it: everything comes from the run folder.
+
+    records: all, failed ones too, in the order in which they finished.
+    """
+
+    folder: Path
+    config: RunConfig
+    workload: Workload
+    samples: Sequence[Sample]
+    records: Sequence[Record]
+    outcome: Mapping[str, Any]
+
+    def of_mode(self, mode: str) -> list[Record]:
+        return [r for r in self.records if r.mode == mode]
+
+    @property
+    def timed(self) -> list[Record]:
+        """The records that speed is measured on: the performance test's, where there was one."""
+        return self.of_mode("performance") or list(self.records)
+
+    @property
+    def judged(self) -> list[Record]:
+        """The records that quality is measured on: one a sample, the accuracy test's where there was one.
+
+        A sample that was answered several times is judged by its first answer: the seed is the same.
+        """
+        records = self.of_mode("accuracy") or self.records
+        first: dict[int, Record] = {}
+        for record in records:
+            first.setdefault(record.sample_index, record)
+        return [first[index] for index in sorted(first)]
+
+    def video(self, record: Record) -> NDArray[np.uint8]:
+        """video_THWC as it was saved. Raises ValueError where the file is missing or damaged."""
+        if record.media is None:
+            raise ValueError(f"query {record.query_id} left no video")
+        return _video(self.folder / record.media)
+
+
+class Metric(ABC):
+    """Figures computed from a run's records. Subclasses are dataclasses; their fields are their options."""
+
+    @abstractmethod
+    def compute(self, run: Run) -> Mapping[str, Figure]:
+        """Figures by name. An empty mapping where the metric does not apply to this run."""
+
+
+class SampleMetric(Metric):
+    """A metric that scores each judged answer by itself and reports the mean.
+
+    A failed or unreadable answer scores `worst`. A score of bools gets a Wilson interval, any other Student's t.
+    """
+
+    name: ClassVar[str]
+    unit: ClassVar[str] = ""
+    better: ClassVar[Better] = "higher"
+    worst: ClassVar[float] = 0.0
+
+    @abstractmethod
+    def score(self, run: Run, sample: Sample, record: Record) -> Mapping[str, float]:
+        """Scores of one answer, by figure name; empty where the answer is not of the kind that is scored.
+
+        Raises ValueError where the answer cannot be read.
+        """
+
+    def compute(self, run: Run) -> Mapping[str, Figure]:
+        return self.summarise(self.scores(run))
+
+    def summarise(self, scores_by_query: Mapping[int, Mapping[str, float]]) -> dict[str, Figure]:
+        """Means of what `scores` gave."""
+        columns: dict[str, list[float]] = {}
+        for scores in scores_by_query.values():
+            for name, value in scores.items():
+                columns.setdefault(name, []).append(value)
+        return {name: self._figure(values) for name, values in columns.items()}
+
+    def scores(self, run: Run) -> dict[int, Mapping[str, float]]:
+        """Scores by query id of every judged answer that this metric scores."""
+        found: dict[int, Mapping[str, float]] = {}
+        unread = []
+        for record in run.judged:
+            try:
+                scores = self.score(run, run.samples[record.sample_index], record) if record.status == "done" else None
+            except ValueError:
+                scores = None
+            if scores is None:
+                unread.append(record)
+            elif scores:
+                found[record.query_id] = scores
+        names = sorted({n for scores in found.values() for n in scores}) or [self.name]
+        for record in unread:
+            found[record.query_id] = dict.fromkeys(self.worst_names(run.samples[record.sample_index]) or names, self.worst)
+        return found
+
+    def worst_names(self, sample: Sample) -> Sequence[str]:
+        """The figures that a missing answer to this sample scores worst in; all that others have, where empty."""
+        return ()
+
+    def _figure(self, values: list[float]) -> Figure:
+        mean = math.fsum(values) / len(values)
+        yes_no = all(v in (0.0, 1.0) for v in values)
+        interval = wilson_interval(round(sum(values)), len(values)) if yes_no else mean_interval(values)
+        return Figure(mean, self.unit, self.better, len(values), interval)
+
+
+@lru_cache(maxsize=512)
+def _video(path: Path) -> NDArray[np.uint8]:
+    return read_video(path)

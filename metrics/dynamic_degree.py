@@ -1,0 +1,39 @@
+"""Whether a video moves at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from configs.registry import register
+from metrics.base import Better, Run, SampleMetric
+from metrics.optical_flow import flows
+from workloads.records import Record, Sample
+
+
+@register("dynamic_degree")
+@dataclass(frozen=True)
+class DynamicDegree(SampleMetric):
+    """Share of videos with large motion, 0 to 1. Neither way is better by itself: prompts may ask for stillness.
+
+    A frame pair moves when the mean of its top 5 % of flow exceeds 6 pixels at 256 pixels of height or width, in
+    proportion; a video is dynamic when a quarter of 16 pairs do, in proportion. Thresholds are VBench's (Huang et al.,
+    CVPR 2024, dynamic degree); the flow is DIS instead of RAFT.
+    """
+
+    name: ClassVar[str] = "dynamic_degree"
+    better: ClassVar[Better] = "neither"
+
+    def score(self, run: Run, sample: Sample, record: Record) -> Mapping[str, float]:
+        if record.media is None:
+            return {}
+        video = run.video(record)
+        threshold = 6.0 * min(video.shape[1:3]) / 256
+        moving = 0
+        for flow in flows(run, record):
+            pace = np.sort(np.linalg.norm(flow, axis=-1).ravel())
+            moving += float(pace[-max(1, int(len(pace) * 0.05)) :].mean()) > threshold
+        return {self.name: float(moving >= max(1, round(4 * len(video) / 16)))}

@@ -1,0 +1,54 @@
+"""Whether LoadGen's summary and our own records tell the same story."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from metrics.base import Run
+from metrics.latency import query_latencies
+from metrics.statistics import percentile
+from workloads.loadgen import read_summary
+
+TOLERANCE = 0.01  # relative
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One figure as LoadGen gives it and as our records give it, in the same unit."""
+
+    name: str
+    unit: str
+    loadgen: float
+    own: float
+
+    @property
+    def agrees(self) -> bool:
+        return abs(self.own - self.loadgen) <= TOLERANCE * abs(self.loadgen)
+
+
+def compare(run: Run) -> list[Comparison]:
+    """Every figure that both have, for the performance test; empty where LoadGen left no summary."""
+    summary = read_summary(run.folder / "performance")
+    records = run.of_mode("performance")
+    if not summary or not records:
+        return []
+    latencies = query_latencies(records, run.config.scenario)
+    first, last = min(r.issued_s for r in records), max(r.completed_s for r in records)
+    own: Sequence[tuple[str, str, float, float]] = {
+        "offline": [("Samples per second", "1/s", 1.0, len(records) / (last - first))],
+        "single_stream": [
+            ("90th percentile latency (ns)", "s", 1e-9, percentile(latencies, 0.90)),
+            ("Mean latency (ns)", "s", 1e-9, sum(latencies) / len(latencies)),
+        ],
+        "multi_stream": [("Mean latency (ns)", "s", 1e-9, sum(latencies) / len(latencies))],
+        "server": [
+            ("Completed samples per second", "1/s", 1.0, len(records) / (last - first)),
+            ("Mean latency (ns)", "s", 1e-9, sum(latencies) / len(latencies)),
+        ],
+    }[run.config.scenario]
+    return [
+        Comparison(name.removesuffix(" (ns)"), unit, float(summary[name]) * factor, value)
+        for name, unit, factor, value in own
+        if name in summary
+    ]

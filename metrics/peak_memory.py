@@ -1,0 +1,31 @@
+"""Peak memory of the hungriest rank."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from configs.registry import register
+from metrics.base import Figure, Metric, Run
+
+
+@register("peak_memory")
+@dataclass(frozen=True)
+class PeakMemory(Metric):
+    """Largest over ranks, in bytes. Lower is better.
+
+    host: resident set of the process, model and libraries included. device: torch's peak of allocated GPU memory.
+    """
+
+    def compute(self, run: Run) -> Mapping[str, Figure]:
+        figures = {}
+        for where in ("host", "device"):
+            peaks = [
+                int(rank["memory"][where])
+                for outcome in run.outcome.values()
+                for rank in outcome.get("ranks", [])
+                if where in rank["memory"]
+            ]
+            if peaks:
+                figures[f"peak_{where}_memory"] = Figure(float(max(peaks)), "bytes", "lower", len(peaks))
+        return figures

@@ -1,0 +1,85 @@
+"""The report's plots, as SVG text to put into a page."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from workloads.records import Record
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK, GRID, BLUE, AMBER = "#1d2433", "#e3e6ec", "#2f6fde", "#d9822b"
+PALETTE = ("#2f6fde", "#12a594", "#d9822b", "#8e4ec6", "#e5484d", "#687076", "#30a46c", "#c2298a")
+
+
+def latency_svg(latencies: Sequence[float], label: str) -> str:
+    """Histogram and cumulative share, side by side, of seconds."""
+    figure = _figure(7.6, 2.5)
+    left, right = figure.subplots(1, 2)
+    left.hist(latencies, bins=min(40, max(8, len(latencies) // 4)), color=BLUE)
+    left.set(xlabel=f"{label}, s", ylabel="queries")
+    ordered = np.sort(latencies)
+    right.step(ordered, np.arange(1, len(ordered) + 1) / len(ordered), where="post", color=BLUE)
+    for share in (0.5, 0.9):
+        right.axhline(share, color=GRID, linewidth=1)
+        right.annotate(f"p{share * 100:.0f}", (ordered[0], share), fontsize=7, va="bottom", color=INK)
+    right.set(xlabel=f"{label}, s", ylabel="share of queries", ylim=(0, 1.02))
+    return _svg(figure)
+
+
+def stages_svg(seconds: Mapping[str, float]) -> str:
+    """One stacked bar: mean seconds an answer spends in each stage."""
+    figure = _figure(7.6, 1.25)
+    axes = figure.subplots()
+    at, total = 0.0, sum(seconds.values())
+    for (name, value), colour in zip(seconds.items(), PALETTE * 4, strict=False):
+        share = f"{name.replace('_', ' ')} {value:.3f} s ({value / total:.0%})" if total else name
+        axes.barh(0, value, left=at, color=colour, label=share, height=0.6)
+        at += value
+    axes.set(yticks=[], xlabel="seconds an answer", xlim=(0, total or 1), ylim=(-0.45, 0.45))
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, fontsize=7.5, frameon=False)
+    return _svg(figure)
+
+
+def timeline_svg(records: Sequence[Record]) -> str:
+    """Each query as a bar on its rank's row, from when the rank began on it; failed ones in amber."""
+    ranks = sorted({r.rank for r in records if r.started_s is not None})
+    figure = _figure(7.6, 0.9 + 0.28 * min(len(ranks), 24))
+    axes = figure.subplots()
+    for record in records:
+        if record.started_s is not None:
+            row = ranks.index(record.rank)
+            colour = AMBER if record.status == "failed" else PALETTE[0] if (record.query_id // record.batch_size) % 2 else "#8fb4f2"
+            axes.barh(row, record.completed_s - record.started_s, left=record.started_s, height=0.7, color=colour)
+    shown = ranks if len(ranks) <= 24 else ranks[:: len(ranks) // 12]
+    axes.set(yticks=[ranks.index(r) for r in shown], yticklabels=[f"rank {r}" for r in shown], xlabel="seconds since the first query")
+    axes.set_xlim(left=0)
+    return _svg(figure)
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _svg(figure: Figure) -> str:
+    """Text stays text, and ids are the same from run to run."""
+    import matplotlib
+
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8, colors=INK)
+        axes.xaxis.label.set_size(8)
+        axes.yaxis.label.set_size(8)
+    out = io.StringIO()
+    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "triptych", "font.family": "sans-serif"}
+    with matplotlib.rc_context(settings):
+        figure.savefig(out, format="svg", metadata={"Date": None}, transparent=True)
+    text = out.getvalue()
+    return text[text.index("<svg") :]

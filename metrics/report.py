@@ -1,0 +1,175 @@
+"""report.json: the contract. Rebuilt from a run folder alone, without a model or a GPU.
+
+schema, run, workload, scenario, mode, rules, verdict with reasons, device, effective, loadgen, agreement, figures
+(name -> value, unit, better, n, ci95, note), canaries, ranks, samples (per judged answer: prompt, media, scores).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from configs.registry import find, make
+from metrics import canaries, loadgen_agreement
+from metrics.base import Figure, Run, SampleMetric
+from workloads.loadgen import read_summary
+from workloads.run_folder import read_run, write_json
+
+SCHEMA = "triptych-report/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A report.json and the run it is of."""
+
+    run: Run
+    data: Mapping[str, Any]
+
+    @property
+    def valid(self) -> bool:
+        return bool(self.data["verdict"] == "VALID")
+
+
+def load_run(folder: Path) -> Run:
+    """The run in the folder. Raises ConfigError where it is none, naming the file."""
+    config, samples, records, outcome = read_run(folder)
+    return Run(folder, config, find("workloads", config.workload)(), samples, records, outcome)
+
+
+def build_report(folder: Path) -> Report:
+    """Compute every metric and the verdict, and write report.json."""
+    run = load_run(folder)
+    figures: dict[str, Figure] = {}
+    scores: dict[int, dict[str, float]] = {}
+    for name in run.config.metrics or run.workload.default_metrics:
+        metric = make("metrics", name, {})
+        if isinstance(metric, SampleMetric):
+            by_query = metric.scores(run)
+            figures |= metric.summarise(by_query)
+            for query_id, found in by_query.items():
+                scores.setdefault(query_id, {}).update(found)
+        else:
+            figures |= metric.compute(run)
+    sung = canaries.listen(run)
+    compared = loadgen_agreement.compare(run)
+    reasons = _reasons(run, sung, compared)
+    data = {
+        "schema": SCHEMA,
+        "run": folder.resolve().name,
+        "workload": run.config.workload,
+        "scenario": run.config.scenario,
+        "mode": run.config.mode,
+        "rules": run.config.rules,
+        "seed": run.config.seed,
+        "verdict": "INVALID" if reasons else "VALID",
+        "reasons": reasons,
+        "device": _devices(run),
+        "effective": _ranks(run)[0]["effective"] if _ranks(run) else {},
+        "num_queries": {"issued": _issued(run), "done": sum(r.status == "done" for r in run.records), "failed": _failed(run)},
+        "loadgen": {mode: read_summary(folder / mode) for mode in run.outcome},
+        "agreement": [asdict(c) | {"agrees": c.agrees} for c in compared],
+        "figures": {name: _plain(figure) for name, figure in figures.items()},
+        "canaries": {name: sum(name in names for names in sung.values()) for name in canaries.CANARIES},
+        "ranks": _ranks(run),
+        "samples": [_sample(run, record, scores, sung) for record in run.judged],
+    }
+    write_json(folder / "report.json", data)
+    return Report(run, data)
+
+
+def headline(report: Report) -> dict[str, float]:
+    """The few figures that a last line shows: throughput or latency, then quality."""
+    wanted = (f"{report.run.workload.noun}_per_s", f"{report.run.workload.unit}_per_s", "latency_p90", "world_score", "exact_match")
+    figures = report.data["figures"]
+    return {name: figures[name]["value"] for name in wanted if figures.get(name, {}).get("value") is not None}
+
+
+def _reasons(run: Run, sung: Mapping[int, list[str]], compared: list[loadgen_agreement.Comparison]) -> list[str]:
+    """Why the run is INVALID; empty where it is VALID."""
+    found = []
+    if not run.outcome:
+        found.append("the run never ended: it has no outcome.json")
+    for mode, outcome in run.outcome.items():
+        if outcome.get("aborted"):
+            found.append(f"the {mode} test was given up: {outcome['aborted']}")
+        summary = read_summary(run.folder / mode)
+        if mode == "performance" and not outcome.get("aborted"):
+            if not summary:
+                found.append("LoadGen left no summary of the performance test")
+            elif summary.get("Result is") != "VALID":
+                found.append(f"LoadGen says {summary.get('Result is', 'nothing')}: {_loadgen_why(summary)}")
+    num_failed = _failed(run)
+    if num_failed:
+        first = next((r.error for r in run.records if r.status == "failed"), None)
+        found.append(f"{num_failed} of {_issued(run)} queries failed or never finished" + (f"; first: {first}" if first else ""))
+    if not any(r.status == "done" for r in run.records):
+        found.append("no query was answered")
+    found += [
+        f"own {c.name} {c.own:.6g} and LoadGen's {c.loadgen:.6g} {c.unit} differ by more than {loadgen_agreement.TOLERANCE:.0%}"
+        for c in compared
+        if not c.agrees
+    ]
+    for name in canaries.CANARIES:
+        if hits := [q for q, names in sung.items() if name in names]:
+            found.append(f"canary {name!r}: {len(hits)} of {len(run.judged)} answers, first query {min(hits)}")
+    if not run.config.allow_fallback:
+        found += [f"rank {rank['rank']}: {text}" for rank in _ranks(run) for text in rank["fallbacks"]]
+    found += [f"rank {rank['rank']}: {rank['error']}" for rank in _ranks(run) if rank.get("error")]
+    return found
+
+
+def _loadgen_why(summary: Mapping[str, str]) -> str:
+    checks = ("Min duration satisfied", "Min queries satisfied", "Early stopping satisfied", "Performance constraints satisfied")
+    failed = [name.removesuffix(" satisfied").lower() for name in checks if summary.get(name, "Yes").upper().startswith("N")]
+    advice = [summary[k] for k in summary if k.startswith("Recommendations")]
+    return ", ".join(failed + advice) + " not satisfied" if failed else "see mlperf_log_summary.txt"
+
+
+def _issued(run: Run) -> int:
+    return sum(int(o.get("num_issued") or 0) for o in run.outcome.values()) or len(run.records)
+
+
+def _failed(run: Run) -> int:
+    """Queries without an answer: failed ones, and ones that never left a record."""
+    failed = sum(r.status == "failed" for r in run.records)
+    return failed + max(_issued(run) - len(run.records), 0)
+
+
+def _ranks(run: Run) -> list[dict[str, Any]]:
+    return next((list(o["ranks"]) for o in reversed(run.outcome.values()) if o.get("ranks")), [])
+
+
+def _devices(run: Run) -> str:
+    names = [str(rank["device"]) for rank in _ranks(run)]
+    kinds = sorted({n.split(":")[0] for n in names})
+    return ", ".join(f"{sum(n.split(':')[0] == kind for n in names)} x {kind}" for kind in kinds) or "none"
+
+
+def _plain(figure: Figure) -> dict[str, Any]:
+    """JSON knows no NaN: such a value is None, with a note."""
+    if figure.value is not None and not math.isfinite(figure.value):
+        figure = replace(figure, value=None, ci95=None, note=figure.note or "not a finite number")
+    plain = asdict(figure)
+    plain["ci95"] = list(figure.ci95) if figure.ci95 else None
+    return plain
+
+
+def _sample(run: Run, record: Any, scores: Mapping[int, Mapping[str, float]], sung: Mapping[int, list[str]]) -> dict[str, Any]:
+    sample = run.samples[record.sample_index]
+    return {
+        "query_id": record.query_id,
+        "sample_index": record.sample_index,
+        "prompt": sample.prompt,
+        "status": record.status,
+        "error": record.error,
+        "media": record.media,
+        "text": record.text,
+        "expected": sample.meta.get("answer"),
+        "held_out": sample.meta.get("held_out"),
+        "grade": sample.meta.get("grade"),
+        "scores": dict(scores.get(record.query_id, {})),
+        "canaries": sung.get(record.query_id, []),
+    }

@@ -1,0 +1,162 @@
+"""report.html: the report for reading. One file that needs nothing else and no network."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metrics import plots
+from metrics.latency import query_latencies
+from metrics.report import Report
+from pipelines.media import browser_video
+from workloads.run_folder import write_text
+
+SHEET_CLIPS, SHEET_FRAMES = 12, 5  # rows and columns of the contact sheet
+SHEET_PIXELS = 96  # a frame's width on it
+
+HEADINGS = {
+    "Speed": ("_per_s", "latency_", "service_", "step_mean"),
+    "Quality": ("world_", "exact_match", "temporal_", "motion_", "dynamic_"),
+    "Cost": ("peak_", "stage_"),
+}
+
+
+def write_html(report: Report) -> Path:
+    """Write report.html beside report.json."""
+    from jinja2 import Environment, FileSystemLoader
+
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["number"] = number
+    template = environment.get_template("report.html.j2")
+    path = report.run.folder / "report.html"
+    write_text(path, template.render(**_page(report)))
+    return path
+
+
+def number(value: float | None, unit: str = "") -> str:
+    """A figure with its unit, as a person would write it."""
+    if value is None:
+        return "-"
+    if unit == "bytes":
+        return f"{value / 2**20:,.0f} MiB" if value < 2**30 else f"{value / 2**30:,.2f} GiB"
+    digits = 3 if value == 0 or abs(value) >= 1000 else max(0, 2 - math.floor(math.log10(abs(value))))
+    text = f"{value:,.{min(digits, 4)}f}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{text} {unit}".strip()
+
+
+def _page(report: Report) -> dict[str, Any]:
+    run, data = report.run, report.data
+    timed = run.timed
+    offline = run.config.scenario == "offline"
+    latencies = (
+        [r.completed_s - r.started_s for r in timed if r.started_s is not None] if offline else query_latencies(timed, run.config.scenario)
+    )
+    stages = {k.removeprefix("stage_"): f["value"] for k, f in data["figures"].items() if k.startswith("stage_")}
+    return {
+        "r": data,
+        "config": run.config.model_dump(),
+        "figures": _grouped(data["figures"]),
+        "key_figures": _key_figures(report),
+        "latency_svg": plots.latency_svg(latencies, "time in service" if offline else "latency") if latencies else "",
+        "stages_svg": plots.stages_svg(stages) if stages else "",
+        "timeline_svg": plots.timeline_svg(timed) if any(r.started_s is not None for r in timed) else "",
+        "sheet": _contact_sheet(report),
+        "clips": _clips(report),
+        "texts": [s for s in data["samples"] if s["text"] is not None][:100],
+    }
+
+
+def _grouped(figures: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Figures under their heading; what fits none goes under Other."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, figure in figures.items():
+        heading = next(
+            (h for h, marks in HEADINGS.items() if any(m in name if m[0] == "_" else name.startswith(m) for m in marks)), "Other"
+        )
+        found.setdefault(heading, {})[name] = figure
+    return {h: found[h] for h in (*HEADINGS, "Other") if h in found}
+
+
+def _key_figures(report: Report) -> list[tuple[str, Any]]:
+    noun, unit = report.run.workload.noun, report.run.workload.unit
+    names = (
+        f"{noun}_per_s",
+        f"{unit}_per_s",
+        "latency_p90",
+        "service_mean",
+        "world_score",
+        "exact_match",
+        "peak_device_memory",
+        "peak_host_memory",
+    )
+    figures = report.data["figures"]
+    return [(name, figures[name]) for name in names if figures.get(name, {}).get("value") is not None][:5]
+
+
+def _clips(report: Report) -> list[dict[str, Any]]:
+    """Videos to play: the worst first, so that nobody has to hunt for what went wrong; at most `report_videos`."""
+    shown = []
+    for sample in _videos(report)[: report.run.config.report_videos]:
+        video, fps = _frames(report, sample), _fps(report, sample)
+        if video is not None:
+            content = base64.b64encode(browser_video(video, fps)).decode()
+            marks = {k.removeprefix("world_"): v > 0 for k, v in sample["scores"].items() if k.startswith("world_") and k != "world_score"}
+            shown.append({**sample, "src": f"data:video/webm;base64,{content}", "marks": marks})
+    return shown
+
+
+def _contact_sheet(report: Report) -> str:
+    """A PNG data URI: one row a video, frames from first to last; empty where the run made no videos."""
+    import imageio.v3 as iio
+
+    rows = []
+    for sample in sorted(_videos(report), key=lambda s: s["sample_index"])[:SHEET_CLIPS]:
+        video = _frames(report, sample)
+        if video is not None:
+            rows.append(contact_row(video))
+    if not rows or len({row.shape for row in rows}) > 1:
+        return ""
+    half = -(-len(rows) // 2)
+    columns = [np.concatenate(part) for part in (rows[:half], rows[half:]) if part]
+    tall = max(c.shape[0] for c in columns)
+    gap = np.full((tall, 12, 3), 255, np.uint8)
+    padded = [np.pad(c, ((0, tall - c.shape[0]), (0, 0), (0, 0)), constant_values=255) for c in columns]
+    sheet = padded[0] if len(padded) == 1 else np.concatenate([padded[0], gap, padded[1]], axis=1)
+    return "data:image/png;base64," + base64.b64encode(iio.imwrite("<bytes>", sheet, extension=".png")).decode()
+
+
+def contact_row(video_THWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """SHEET_FRAMES frames spread evenly over the video, side by side, about SHEET_PIXELS wide each."""
+    import cv2
+
+    index = np.linspace(0, len(video_THWC) - 1, SHEET_FRAMES).round().astype(int)
+    height, width = video_THWC.shape[1:3]
+    size = (SHEET_PIXELS, round(SHEET_PIXELS * height / width))
+    how = cv2.INTER_NEAREST if width < SHEET_PIXELS else cv2.INTER_AREA
+    frames = [np.pad(cv2.resize(video_THWC[i], size, interpolation=how), ((1, 1), (1, 1), (0, 0)), constant_values=255) for i in index]
+    return np.concatenate(frames, axis=1)
+
+
+def _videos(report: Report) -> list[dict[str, Any]]:
+    found = [s for s in report.data["samples"] if s["media"]]
+    return sorted(found, key=lambda s: (not s["canaries"], s["scores"].get("world_score", 1.0), s["sample_index"]))
+
+
+def _frames(report: Report, sample: Mapping[str, Any]) -> NDArray[np.uint8] | None:
+    record = next(r for r in report.run.judged if r.query_id == sample["query_id"])
+    try:
+        return report.run.video(record)
+    except ValueError:
+        return None
+
+
+def _fps(report: Report, sample: Mapping[str, Any]) -> float:
+    import imageio.v3 as iio
+
+    return float(iio.immeta(report.run.folder / str(sample["media"]), plugin="pyav")["fps"])

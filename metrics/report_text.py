@@ -1,0 +1,34 @@
+"""The report in a terminal: verdict, reasons, figures."""
+
+from __future__ import annotations
+
+import os
+
+from metrics.report import Report
+from metrics.report_html import number
+
+
+def print_summary(report: Report) -> None:
+    """To stderr, so that stdout holds nothing but the last JSON line."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(stderr=True, highlight=False)
+    data = report.data
+    colour = "green" if report.valid else "red"
+    console.print(
+        f"[bold {colour}]{data['verdict']}[/]  {data['workload']} {data['scenario']}, {data['device']}, "
+        f"{data['num_queries']['done']} of {data['num_queries']['issued']} queries (rules: {data['rules']}; not an MLPerf result)"
+    )
+    for reason in data["reasons"]:
+        console.print(f"  - {reason}", markup=False)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column, justify in (("figure", "left"), ("value", "right"), ("95 % interval", "right"), ("n", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for name, figure in data["figures"].items():
+        interval = f"{number(figure['ci95'][0])} to {number(figure['ci95'][1])}" if figure["ci95"] else ""
+        table.add_row(
+            name, number(figure["value"], figure["unit"]) if figure["value"] is not None else figure["note"], interval, str(figure["n"])
+        )
+    console.print(table)
+    console.print(f"report: {os.path.relpath(report.run.folder / 'report.html')}", markup=False)

@@ -1,0 +1,30 @@
+"""Where an answer's time goes: text encoding, denoising, decoding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from configs.registry import register
+from metrics.base import Figure, Metric, Run
+
+
+@register("stages")
+@dataclass(frozen=True)
+class Stages(Metric):
+    """Mean seconds an answer spends in each stage: a batch's stage time divided by its size. Lower is better.
+
+    step_mean is the mean denoising step of a batch.
+    """
+
+    def compute(self, run: Run) -> Mapping[str, Figure]:
+        done = [r for r in run.timed if r.status == "done" and r.stages]
+        names = list(dict.fromkeys(name for r in done for name in r.stages))
+        n = len(done)
+        figures = {
+            f"stage_{name}": Figure(math.fsum(r.stages.get(name, 0.0) / r.batch_size for r in done) / n, "s", "lower", n) for name in names
+        }
+        if steps := [s for r in done for s in r.step_s]:
+            figures["step_mean"] = Figure(math.fsum(steps) / len(steps), "s", "lower", len(steps))
+        return figures

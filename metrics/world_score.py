@@ -1,0 +1,38 @@
+"""Whether a video shows what its caption says, where the caption is of the embedded world."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from configs.registry import register
+from metrics.base import Run, SampleMetric
+from workloads.records import Record, Sample
+from workloads.world import parse_caption
+from workloads.world_checker import ATTRIBUTES, check_clip
+
+
+@register("world_score")
+@dataclass(frozen=True)
+class WorldScore(SampleMetric):
+    """Share of prompts with every attribute right, 0 to 1, and one share for each attribute. Higher is better.
+
+    Read off the saved pixels by `workloads.world_checker`, which knows nothing of the model. Prompts that are not of
+    the embedded world are not scored.
+    """
+
+    name: ClassVar[str] = "world_score"
+
+    def score(self, run: Run, sample: Sample, record: Record) -> Mapping[str, float]:
+        if not sample.meta.get("world"):
+            return {}
+        verdict = check_clip(run.video(record), sample.prompt)
+        return {"world_score": float(all(verdict.values()))} | {f"world_{a}": float(ok) for a, ok in verdict.items()}
+
+    def worst_names(self, sample: Sample) -> Sequence[str]:
+        stated = ATTRIBUTES if sample.meta.get("world") and parse_caption(sample.prompt).background else ATTRIBUTES[:5]
+        return ("world_score", *(f"world_{a}" for a in stated))
+
+    def scores(self, run: Run) -> dict[int, Mapping[str, float]]:
+        return super().scores(run) if any(s.meta.get("world") for s in run.samples) else {}

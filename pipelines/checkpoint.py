@@ -1,0 +1,63 @@
+"""Look a local diffusers folder over before loading it, so that what is missing or damaged is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from configs.errors import ConfigError
+
+FIX = "restore it from where the model came from (in this repository: git checkout -- PATH)"
+
+
+def check_diffusers_folder(folder: Path) -> None:
+    """Raises ConfigError naming the first file that is missing or cannot be a part of a checkpoint.
+
+    Safetensors only: a component whose weights are in another format counts as missing.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"checkpoint {str(folder)!r} is not a folder; give a folder written by save_pretrained")
+    index = _read_json(folder / "model_index.json")
+    for name, entry in index.items():
+        if not isinstance(entry, list) or entry[0] is None:
+            continue
+        part = folder / name
+        if not part.is_dir():
+            raise ConfigError(f"checkpoint {str(folder)!r} is incomplete: folder {name!r} is missing; {FIX}")
+        if (part / "config.json").exists() or entry[1].endswith(("Model", "Model3DModel", "Wan")):
+            _read_json(part / "config.json")
+            _check_weights(part)
+
+
+def _check_weights(part: Path) -> None:
+    found = sorted(part.glob("*.safetensors"))
+    for index in part.glob("*.safetensors.index.json"):
+        names = set(_read_json(index).get("weight_map", {}).values())
+        if missing := sorted(names - {f.name for f in found}):
+            raise ConfigError(f"checkpoint {str(part)!r} is incomplete: {missing[0]} is missing; {FIX}")
+    if not found:
+        raise ConfigError(f"checkpoint {str(part)!r} is incomplete: it has no .safetensors file; {FIX}")
+    for file in found:
+        _check_safetensors(file)
+
+
+def _check_safetensors(file: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            opened.keys()
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f"checkpoint file {str(file)!r} is damaged ({error}); {FIX}") from None
+
+
+def _read_json(path: Path) -> dict[str, object] | dict[str, dict[str, str]]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"checkpoint {str(path.parent)!r} is incomplete: {path.name} is missing; {FIX}") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"checkpoint file {str(path)!r} is damaged ({error}); {FIX}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"checkpoint file {str(path)!r} is damaged (not a mapping); {FIX}")
+    return value

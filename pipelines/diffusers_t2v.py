@@ -1,0 +1,207 @@
+"""Any diffusers text-to-video pipeline, by hub name or local folder."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from configs.errors import ConfigError
+from configs.registry import register
+from pipelines.base import Pipeline, Response
+from pipelines.checkpoint import check_diffusers_folder
+from workloads.records import Query, Sample
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipelines.stage_clock import StageClock
+
+EMBEDDED = Path(__file__).parent / "embedded" / "t2v"
+
+
+@register("diffusers_t2v")
+@dataclass
+class DiffusersT2V(Pipeline):
+    """Options carry diffusers' own names; None leaves the pipeline's own default.
+
+    model: `embedded` (the trained model that comes with the suite), a folder written by save_pretrained, or a hub name.
+    dtype: of all weights; `auto` is float32 on a CPU and bfloat16 on a GPU. offload: keep idle parts (`model`) or
+    layers (`sequential`) in host memory. compile: torch.compile the denoiser's repeated blocks. fps: of the saved file.
+    """
+
+    model: str = "embedded"
+    revision: str | None = None
+    num_frames: int | None = None
+    height: int | None = None
+    width: int | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    guidance_scale_2: float | None = None
+    negative_prompt: str | None = None
+    max_sequence_length: int | None = None
+    fps: float = 16.0
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    batch_size: int = 1
+    vae_tiling: bool = False
+    vae_slicing: bool = False
+    offload: Literal["none", "model", "sequential"] = "none"
+    compile: bool = False
+
+    workloads: ClassVar[tuple[str, ...]] = ("t2v",)
+
+    _pipe: Any = field(default=None, init=False, repr=False)
+    _clock: StageClock | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("num_frames", "height", "width", "num_inference_steps", "batch_size", "fps"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ConfigError(f"pipeline 'diffusers_t2v': option {name!r} is {value}; it must be above 0")
+
+    def load(self, device: torch.device) -> None:
+        import torch
+        from diffusers import DiffusionPipeline
+        from diffusers.utils import logging
+
+        from pipelines.stage_clock import StageClock
+
+        logging.disable_progress_bar()
+        folder = str(EMBEDDED) if self.model == "embedded" else self.model
+        if Path(folder).exists() or self.model == "embedded":
+            check_diffusers_folder(Path(folder))
+        dtype = getattr(torch, self._dtype_name(device))
+        try:
+            self._pipe = DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, revision=self.revision, use_safetensors=True)
+        except Exception as error:  # diffusers, transformers, safetensors and the hub raise many kinds
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ConfigError(f"model {self.model!r} cannot be loaded: {reason}; give a diffusers folder or a hub name") from error
+        self._refuse_what_it_cannot_do()
+        self._pipe.set_progress_bar_config(disable=True)
+        if self.offload == "model":
+            self._pipe.enable_model_cpu_offload(device=device)
+        elif self.offload == "sequential":
+            self._pipe.enable_sequential_cpu_offload(device=device)
+        else:
+            self._pipe.to(device)
+        if self.vae_tiling:
+            self._pipe.vae.enable_tiling()
+        if self.vae_slicing:
+            self._pipe.vae.enable_slicing()
+        if self.compile:
+            for denoiser in self._denoisers():
+                denoiser.compile_repeated_blocks()
+        self._clock = StageClock(device)
+        self._clock.install(self._pipe)
+
+    def generate(self, samples: Sequence[Sample], queries: Sequence[Query]) -> Sequence[Response]:
+        import torch
+
+        assert self._clock is not None
+        generators = [torch.Generator("cpu").manual_seed(q.seed) for q in queries]
+        arguments = {"prompt": [s.prompt for s in samples], "generator": generators, "output_type": "np", **self._given()}
+        if "callback_on_step_end" in self._accepted():
+            arguments["callback_on_step_end"] = self._clock.step_end
+        self._clock.start()
+        with torch.inference_mode():
+            frames_BTHWC = np.asarray(self._pipe(**arguments).frames)
+        stages, step_s = self._clock.stages()
+        responses = []
+        for frames_THWC in frames_BTHWC:
+            finite = bool(np.isfinite(frames_THWC).all())
+            pixels = np.rint(np.nan_to_num(frames_THWC).clip(0, 1) * 255).astype(np.uint8)
+            responses.append(Response(video_THWC=pixels, fps=self.fps, stages=stages, step_s=step_s, num_units=len(pixels), finite=finite))
+        return responses
+
+    def effective(self) -> Mapping[str, str]:
+        denoiser = self._denoisers()[0]
+        processor = next(iter(denoiser.attn_processors.values()), None) if hasattr(denoiser, "attn_processors") else None
+        backend = getattr(processor, "_attention_backend", None)
+        return {
+            "pipeline": type(self._pipe).__name__,
+            "scheduler": type(self._pipe.scheduler).__name__,
+            "dtype": str(denoiser.dtype).removeprefix("torch."),
+            "attention": str(getattr(backend, "value", backend) or "native"),
+            "quantisation": str(getattr(denoiser.config, "quantization_config", None) or "none"),
+            "cache": "on" if getattr(denoiser, "is_cache_enabled", False) else "none",
+            "compiled": str(self._is_compiled()),
+            "experts": str(len(self._denoisers())),
+        }
+
+    def fallbacks(self) -> Sequence[str]:
+        found = []
+        effective = self.effective()
+        if self.dtype != "auto" and effective["dtype"] != self.dtype:
+            found.append(f"dtype is {effective['dtype']}, not {self.dtype}")
+        if self.compile and not self._is_compiled():
+            found.append("no block of the denoiser is compiled")
+        if self.vae_tiling and not getattr(self._pipe.vae, "use_tiling", False):
+            found.append("the VAE does not tile")
+        if self.vae_slicing and not getattr(self._pipe.vae, "use_slicing", False):
+            found.append("the VAE does not slice")
+        return found
+
+    def _dtype_name(self, device: torch.device) -> str:
+        if self.dtype != "auto":
+            return self.dtype
+        return "float32" if device.type == "cpu" else "bfloat16"
+
+    def _given(self) -> dict[str, Any]:
+        """The call's options that were set."""
+        names = (
+            "num_frames",
+            "height",
+            "width",
+            "num_inference_steps",
+            "guidance_scale",
+            "guidance_scale_2",
+            "negative_prompt",
+            "max_sequence_length",
+        )
+        return {n: getattr(self, n) for n in names if getattr(self, n) is not None}
+
+    def _accepted(self) -> set[str]:
+        return set(inspect.signature(self._pipe.__call__).parameters)
+
+    def _denoisers(self) -> list[Any]:
+        parts = [getattr(self._pipe, name, None) for name in ("transformer", "transformer_2", "unet")]
+        return [p for p in parts if p is not None]
+
+    def _is_compiled(self) -> bool:
+        return any(getattr(m, "_compiled_call_impl", None) is not None for d in self._denoisers() for m in d.modules())
+
+    def _refuse_what_it_cannot_do(self) -> None:
+        """An option that this pipeline would ignore is refused, by name."""
+        name = type(self._pipe).__name__
+        if "prompt" not in self._accepted() or not self._denoisers():
+            raise ConfigError(f"model {self.model!r} is a {name}, which does not make videos from text")
+        for option in self._given():
+            if option not in self._accepted():
+                raise ConfigError(f"model {self.model!r} is a {name}, which has no option {option!r}; leave it out")
+        if self.guidance_scale_2 is not None and getattr(self._pipe.config, "boundary_ratio", None) is None:
+            raise ConfigError(f"model {self.model!r} has one expert; option 'guidance_scale_2' would do nothing; leave it out")
+        for option, method in (("vae_tiling", "enable_tiling"), ("vae_slicing", "enable_slicing")):
+            if getattr(self, option) and not hasattr(self._pipe.vae, method):
+                raise ConfigError(f"model {self.model!r} has a VAE without option {option!r}; leave it out")
+        if self.compile and not all(getattr(d, "_repeated_blocks", None) for d in self._denoisers()):
+            raise ConfigError(f"model {self.model!r} names no repeated blocks to compile; leave out option 'compile'")
+        self._check_size()
+
+    def _check_size(self) -> None:
+        """diffusers rounds sizes it cannot make with a warning only."""
+        spatial = getattr(self._pipe, "vae_scale_factor_spatial", None)
+        temporal = getattr(self._pipe, "vae_scale_factor_temporal", None)
+        patch = getattr(self._denoisers()[0].config, "patch_size", 1)
+        across = (patch[-1] if isinstance(patch, Sequence) else patch) * (spatial or 1)
+        for name in ("height", "width"):
+            value = getattr(self, name)
+            if spatial and value and value % across:
+                raise ConfigError(f"pipeline 'diffusers_t2v': option {name!r} is {value}; {self.model!r} needs a multiple of {across}")
+        if temporal and self.num_frames and (self.num_frames - 1) % temporal:
+            raise ConfigError(
+                f"pipeline 'diffusers_t2v': option 'num_frames' is {self.num_frames}; {self.model!r} needs a multiple of {temporal}, plus 1"
+            )

@@ -1,0 +1,108 @@
+"""What every embedded training shares: weight averaging, learning-rate shape, progress, and state that can be resumed."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+SAVE_EVERY_S = 60.0
+PRINT_EVERY_S = 15.0
+
+
+class Stateful(Protocol):
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
+
+
+class Ema:
+    """An exponential moving average of a module's parameters, starting as their plain mean."""
+
+    def __init__(self, module: torch.nn.Module, decay: float) -> None:
+        self.decay, self.updates = decay, 0
+        self.shadow = {k: v.detach().clone() for k, v in module.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, module: torch.nn.Module) -> None:
+        self.updates += 1
+        decay = min(self.decay, self.updates / (self.updates + 10))
+        for name, value in module.named_parameters():
+            self.shadow[name].lerp_(value, 1 - decay)
+
+    @torch.no_grad()
+    def copy_to(self, module: torch.nn.Module) -> None:
+        for name, value in module.named_parameters():
+            value.copy_(self.shadow[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"updates": self.updates, "shadow": self.shadow}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.updates, self.shadow = state_dict["updates"], state_dict["shadow"]
+
+
+class Progress:
+    """The step that comes next, seconds spent over all sittings, and a printed line now and then."""
+
+    def __init__(self, name: str, total: int, state: dict[str, Any] | None = None) -> None:
+        self.name, self.total = name, total
+        self.step: int = state["step"] if state else 0
+        self._before_s: float = state["seconds"] if state else 0.0
+        self._started = self._printed = self._saved = time.monotonic()
+        self._first, self._sums, self._n = self.step, dict[str, float](), 0
+        if self.step:
+            print(f"{name}: resuming at step {self.step} of {total}", flush=True)
+
+    @property
+    def seconds(self) -> float:
+        return self._before_s + time.monotonic() - self._started
+
+    def advance(self, **figures: float) -> None:
+        self.step += 1
+        self._n += 1
+        for key, value in figures.items():
+            self._sums[key] = self._sums.get(key, 0.0) + value
+        now = time.monotonic()
+        if now - self._printed >= PRINT_EVERY_S or self.step == self.total:
+            pace = (now - self._started) / (self.step - self._first)
+            shown = "  ".join(f"{k} {v / self._n:.4f}" for k, v in self._sums.items())
+            left = f"{pace:.2f} s a step, {pace * (self.total - self.step) / 60:.0f} min left"
+            print(f"{self.name} {self.step}/{self.total}  {shown}  ({left})", flush=True)
+            self._printed, self._sums, self._n = now, {}, 0
+
+    def due(self) -> bool:
+        """Whether it is time to save; true once every SAVE_EVERY_S."""
+        if time.monotonic() - self._saved < SAVE_EVERY_S:
+            return False
+        self._saved = time.monotonic()
+        return True
+
+
+def cosine(step: int, total: int, peak: float, warmup: int, floor: float = 0.02) -> float:
+    """Learning rate: linear warm-up to `peak`, then half a cosine down to `floor` of it."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    done = (step - warmup) / max(total - warmup, 1)
+    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
+
+
+def save_state(path: Path, progress: Progress, **parts: Stateful) -> None:
+    """Write atomically, so that an interruption leaves the last whole state."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {"step": progress.step, "seconds": progress.seconds, **{k: v.state_dict() for k, v in parts.items()}}
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+def load_state(path: Path, **parts: Stateful) -> dict[str, Any] | None:
+    """Fill the parts from `path`; None where nothing was saved yet."""
+    if not path.exists():
+        return None
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    return state

@@ -1,0 +1,237 @@
+"""The launcher: ranks and devices from Accelerate, one conductor for each test, a worker on every rank.
+
+python suite.py ...                                                      one rank
+accelerate launch suite.py ...                                           one rank
+accelerate launch --config_file configs/accelerate/cpu_2.yaml suite.py   two ranks on a CPU
+accelerate launch --num_processes 8 suite.py ...                         eight GPUs
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import yaml
+
+from configs.errors import ConfigError, RunError
+from configs.registry import find, make
+from configs.run_config import RunConfig
+from pipelines.base import Pipeline
+from pipelines.conductor import JobSpec
+from pipelines.worker import Worker
+from workloads.base import Workload
+from workloads.records import Sample
+from workloads.run_folder import create_run_folder, write_config, write_json, write_samples
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process among the others. device: where its model goes."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+
+def is_main_process() -> bool:
+    """Whether this process speaks for the run; known from the environment, before Accelerate is."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def launch(config: RunConfig, output: str | None) -> Path:
+    """Run every test of the config on all ranks; the run folder.
+
+    Raises ConfigError for what a user can mend before the run, RunError where a test had to be given up.
+    """
+    check_process_count()
+    workload: Workload = make("workloads", config.workload, config.dataset)
+    samples = list(workload.samples())
+    pipeline: Pipeline = make("pipelines", config.pipeline_name, config.pipeline_options)
+    if config.workload not in pipeline.workloads:
+        fitting = ", ".join(pipeline.workloads)
+        raise ConfigError(f"pipeline {config.pipeline_name!r} answers {fitting}, not workload {config.workload!r}")
+    for name in config.metrics or workload.default_metrics:
+        find("metrics", name)
+    folder = create_run_folder(output, config.workload) if is_main_process() else Path()
+    with _signals_as_interrupts():
+        ranks = join_ranks(config)
+        folder = Path(_share(str(folder.resolve()), ranks))
+        if ranks.rank == 0:
+            write_config(folder, config)
+            write_samples(folder, samples)
+            (folder / "records.jsonl").touch()
+        outcomes: dict[str, Any] = {}
+        loaded = False
+        for mode in ("performance", "accuracy") if config.mode == "both" else (config.mode,):
+            outcomes[mode] = _run_test(config, mode, ranks, pipeline, samples, folder, workload.noun, loaded)
+            loaded = True
+            if ranks.rank == 0:
+                write_json(folder / "outcome.json", outcomes)
+                _raise_if_given_up(outcomes[mode], folder)
+    return folder
+
+
+def join_ranks(config: RunConfig) -> Ranks:
+    """Initialise Accelerate and choose the device. Raises RunError where ranks would not know of each other."""
+    import torch
+    from accelerate import PartialState
+
+    if config.num_threads:
+        torch.set_num_threads(config.num_threads)
+    on_cpu = config.device == "cpu" or not torch.accelerator.is_available()
+    state = PartialState(cpu=on_cpu)
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if state.num_processes != world_size:
+        raise RunError(
+            f"{world_size} processes were started but Accelerate joined {state.num_processes}: every rank believes it is alone; "
+            "launch with --config_file configs/accelerate/cpu_2.yaml (CPU) or rocm_8.yaml, cuda_8.yaml (GPUs)"
+        )
+    if world_size != int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size))):
+        raise RunError("this version runs on one node; launch with --num_machines 1")
+    return Ranks(state.process_index, world_size, state.device)
+
+
+def check_process_count() -> None:
+    """Refuse the launch in which Accelerate was asked for several processes and started one.
+
+    `accelerate launch --cpu --num_processes 2` does that without a word (Accelerate 1.15).
+    """
+    asked = _processes_asked_for()
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if asked is not None and asked > 1 and started == 1:
+        raise RunError(
+            f"accelerate launch was asked for {asked} processes and started one, as it does with --cpu; "
+            f"use: accelerate launch --config_file configs/accelerate/cpu_2.yaml --num_processes {asked} suite.py ..."
+        )
+
+
+def _processes_asked_for() -> int | None:
+    """What `accelerate launch`, if it is our parent, was told about the number of processes on all machines."""
+    import psutil
+
+    try:
+        words = psutil.Process().parent().cmdline()  # type: ignore[union-attr]
+    except (psutil.Error, AttributeError):
+        return None
+    if not any(Path(w).name == "accelerate" or "accelerate.commands" in w for w in words[:4]) or "launch" not in words:
+        return None
+    values = {}
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, sign, value = word.lstrip("-").replace("-", "_").partition("=")
+        values.setdefault(name, value if sign else following)
+    if "num_processes" in values:
+        return int(values["num_processes"])
+    default = Path(os.environ.get("HF_HOME", Path.home() / ".cache/huggingface")) / "accelerate/default_config.yaml"
+    file = Path(values.get("config_file", default))
+    if not file.is_file():
+        return None
+    found = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("num_processes")
+    return int(found) if found else None
+
+
+def _run_test(
+    config: RunConfig,
+    mode: str,
+    ranks: Ranks,
+    pipeline: Pipeline,
+    samples: Sequence[Sample],
+    folder: Path,
+    noun: str,
+    loaded: bool,
+) -> dict[str, Any]:
+    """One LoadGen test; its outcome on rank 0, nothing elsewhere."""
+    job = JobSpec(config.model_dump(), mode, len(samples), ranks.world_size, str(folder), noun)
+    conductor = _Conductor(job) if ranks.rank == 0 else None  # before this rank loads anything
+    try:
+        address = _share(conductor.address if conductor else "", ranks)
+        worker = Worker(ranks.rank, pipeline, samples, folder, address, mode)
+        worker.run(ranks.device, config.warmup_batches, config.seed, loaded)
+        worker.close()
+        return conductor.outcome() if conductor else {}
+    except KeyboardInterrupt:
+        kept = conductor.abort() if conductor else None
+        if conductor:
+            write_json(folder / "outcome.json", {mode: kept})
+        shown = os.path.relpath(folder)
+        raise RunError(
+            f"interrupted; {(kept or {}).get('num_done', 0)} finished records are in {shown}; 'suite.py report {shown}' reports on them"
+        ) from None
+    except BaseException:
+        if conductor:
+            write_json(folder / "outcome.json", {mode: conductor.abort()})
+        raise
+
+
+class _Conductor:
+    """The child process that holds LoadGen, as rank 0 sees it."""
+
+    def __init__(self, job: JobSpec) -> None:
+        env = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        command = [sys.executable, "-m", "pipelines.conductor"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+        assert self._process.stdin
+        self._process.stdin.write(msgspec.json.encode(job).decode() + "\n")
+        self._process.stdin.flush()
+        self.address: str = self._line()["address"]
+
+    def outcome(self) -> dict[str, Any]:
+        """Wait for the test's end."""
+        return self._line()
+
+    def abort(self) -> dict[str, Any]:
+        """End the test now; what is known of it."""
+        assert self._process.stdin
+        self._process.stdin.close()
+        with contextlib.suppress(RunError):
+            return self._line()
+        return {"aborted": "the conductor process ended early"}
+
+    def _line(self) -> dict[str, Any]:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if not line:
+            code = self._process.wait()
+            raise RunError(f"the conductor process ended early, with exit code {code}; its own message is above")
+        found: dict[str, Any] = msgspec.json.decode(line)
+        return found
+
+
+def _share(value: str, ranks: Ranks) -> str:
+    """Rank 0's value on every rank."""
+    if ranks.world_size == 1:
+        return value
+    from accelerate.utils import broadcast_object_list
+
+    shared: list[str] = broadcast_object_list([value])
+    return shared[0]
+
+
+def _raise_if_given_up(outcome: dict[str, Any], folder: Path) -> None:
+    if reason := outcome.get("aborted"):
+        shown = os.path.relpath(folder)
+        raise RunError(f"the run was given up: {reason}; {outcome.get('num_done', 0)} finished records are in {shown}")
+
+
+@contextlib.contextmanager
+def _signals_as_interrupts() -> Iterator[None]:
+    """SIGTERM, which torch's launcher sends when another rank died, ends a run as Ctrl-C does: with its records kept."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,80 @@
+"""Video files: written losslessly in the background, read back for scoring, and recoded for a browser."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_WAITING = 64  # videos held in memory before `put` waits for the disk
+BROWSER_SIZE = 192  # pixels: smaller videos are enlarged by a whole factor, without smoothing
+
+
+class MediaWriter:
+    """Writes videos from a thread of its own, so that no query's clock waits for a file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._queue: queue.Queue[tuple[str, NDArray[np.uint8], float] | None] = queue.Queue(MAX_WAITING)
+        self._error: str | None = None
+        self._thread = threading.Thread(target=self._work, daemon=True, name="media")
+        self._thread.start()
+
+    def put(self, name: str, video_THWC: NDArray[np.uint8], fps: float) -> None:
+        self._queue.put((name, video_THWC, fps))
+
+    def finish(self) -> str | None:
+        """Wait until everything is on disk; the first error, if any."""
+        self._queue.put(None)
+        self._thread.join()
+        return self._error
+
+    def _work(self) -> None:
+        while (item := self._queue.get()) is not None:
+            name, video_THWC, fps = item
+            try:
+                write_video(self._folder / name, video_THWC, fps)
+            except Exception as error:
+                self._error = self._error or f"{name} could not be written: {error}"
+
+
+def write_video(path: Path, video_THWC: NDArray[np.uint8], fps: float) -> None:
+    """Lossless FFV1 in Matroska, whole or not at all: a half-written file never has the final name."""
+    import imageio.v3 as iio
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = iio.imwrite("<bytes>", video_THWC, extension=".mkv", plugin="pyav", codec="ffv1", fps=fps, out_pixel_format="bgr0")
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def read_video(path: Path) -> NDArray[np.uint8]:
+    """video_THWC, uint8. Raises ValueError, naming the file, where it is missing, cut short or no video."""
+    import imageio.v3 as iio
+
+    try:
+        video: NDArray[np.uint8] = iio.imread(path, plugin="pyav", format="rgb24")
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing") from None
+    except Exception as error:  # PyAV raises one class a cause
+        raise ValueError(f"{path} is not a readable video: {error}") from None
+    if video.ndim != 4 or not len(video):
+        raise ValueError(f"{path} holds no frames")
+    return video
+
+
+def browser_video(video_THWC: NDArray[np.uint8], fps: float) -> bytes:
+    """A small WebM (VP9) that every current browser plays; small videos are enlarged."""
+    import imageio.v3 as iio
+
+    factor = max(1, round(BROWSER_SIZE / max(video_THWC.shape[1:3])))
+    large = video_THWC.repeat(factor, axis=1).repeat(factor, axis=2)
+    large = large[:, : large.shape[1] // 2 * 2, : large.shape[2] // 2 * 2]
+    content: bytes = iio.imwrite(
+        "<bytes>", large, extension=".webm", plugin="pyav", codec="libvpx-vp9", fps=fps, out_pixel_format="yuv420p"
+    )
+    return content

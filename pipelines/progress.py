@@ -1,0 +1,74 @@
+"""The live display of a run: done, rate, time left, each rank's share. Silent where the output is no terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+REFRESH_S = 0.25
+
+
+class RunProgress:
+    """Used by the conductor, which alone knows what was asked and answered."""
+
+    def __init__(self, noun: str, mode: str, num_ranks: int) -> None:
+        self._noun, self._mode, self._num_ranks = noun, mode, num_ranks
+        self._progress: Progress | None = None
+        self._done = self._failed = self._total = 0
+        self._by_rank: dict[int, int] = {}
+        self._began = self._shown = 0.0
+        self.tty = sys.stderr.isatty()
+
+    def __enter__(self) -> RunProgress:
+        if self.tty:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            note = TextColumn("{task.fields[note]}")
+            self._progress = Progress(*columns, note, console=Console(stderr=True), transient=True)
+            self._progress.start()
+            self._task = self._progress.add_task("loading", total=self._num_ranks, note="ranks ready")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._progress:
+            self._progress.stop()
+
+    def ready(self, count: int) -> None:
+        if self._progress:
+            self._progress.update(self._task, completed=count)
+
+    def total(self, count: int) -> None:
+        if count and not self._began:
+            self._began = time.monotonic()
+        if count != self._total:
+            self._total = count
+            self._show()
+
+    def answered(self, rank: int, well: bool) -> None:
+        self._done += 1
+        self._failed += not well
+        self._by_rank[rank] = self._by_rank.get(rank, 0) + 1
+        if time.monotonic() - self._shown > REFRESH_S or self._done == self._total:
+            self._show()
+
+    def _show(self) -> None:
+        if not self._progress:
+            return
+        self._shown = time.monotonic()
+        rate = self._done / max(self._shown - self._began, 1e-9)
+        parts = [f"{rate:.2f} {self._noun}/s"]
+        if self._done:
+            parts.append(f"{(self._total - self._done) / rate:.0f} s left")
+        if len(self._by_rank) > 1:
+            parts.append(" ".join(f"rank {r}: {n}" for r, n in sorted(self._by_rank.items())))
+        if self._failed:
+            parts.append(f"{self._failed} failed")
+        text = ", ".join(parts)
+        self._progress.update(self._task, description=self._mode, completed=self._done, total=self._total, note=text)

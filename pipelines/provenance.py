@@ -1,0 +1,93 @@
+"""Where a run happened and what it was made of: system.json and manifest.json."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from configs.run_config import RunConfig
+from workloads.records import Sample
+from workloads.run_folder import file_hashes, prompt_set_hash, write_json
+
+PACKAGES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "mlcommons_loadgen",
+    "imageio",
+    "av",
+    "numpy",
+    "opencv-python-headless",
+    "scipy",
+)
+
+
+def write_system(folder: Path) -> None:
+    """system.json: processor, memory, accelerators, versions. Names no host and no user."""
+    import psutil
+    import torch
+
+    accelerators = []
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            found = torch.cuda.get_device_properties(index)
+            accelerators.append({"name": found.name, "memory_bytes": found.total_memory})
+    system = {
+        "os": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "processor": _processor(),
+        "num_cpus": os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "accelerators": accelerators,
+        "rocm": torch.version.hip,
+        "cuda": torch.version.cuda,
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+    write_json(folder / "system.json", system)
+
+
+def write_manifest(folder: Path, config: RunConfig, samples: Sequence[Sample]) -> None:
+    """manifest.json: what it takes to repeat the run, and the SHA-256 of what it left."""
+    manifest: dict[str, Any] = {
+        "schema": "triptych-manifest/1",
+        "seed": config.seed,
+        "prompt_set_sha256": prompt_set_hash(samples),
+        "num_samples": len(samples),
+        "suite_commit": _commit(),
+        "files": file_hashes(folder),
+    }
+    write_json(folder / "manifest.json", manifest)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _commit() -> str | None:
+    """The checkout's commit, with `+changes` where files differ from it; None outside a checkout."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

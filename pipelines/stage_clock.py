@@ -1,0 +1,86 @@
+"""Where a diffusers pipeline's time goes, seen from outside: hooks on its parts, none of its code changed.
+
+A stage is what passes between two marks on the same thread; the device is synchronised at each. Denoising runs from the
+first denoiser call to the last step's end.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+class StageClock:
+    """Collects one batch's stage times. `install` hooks a pipeline, `start` begins a batch, `stages` sums it up."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._spent: dict[str, float] = {}
+        self._steps: list[float] = []
+        self._began = self._denoise_began = 0.0
+
+    def install(self, pipe: Any) -> None:
+        for name in ("text_encoder", "text_encoder_2", "text_encoder_3"):
+            if isinstance(encoder := getattr(pipe, name, None), torch.nn.Module):
+                encoder.register_forward_pre_hook(self._begin("text_encode"))
+                encoder.register_forward_hook(self._end("text_encode"))
+        for name in ("transformer", "transformer_2", "unet"):
+            if isinstance(denoiser := getattr(pipe, name, None), torch.nn.Module):
+                denoiser.register_forward_pre_hook(self._first_denoise)
+        if (vae := getattr(pipe, "vae", None)) is not None:
+            vae.decode = self._timed("vae_decode", vae.decode)
+
+    def start(self) -> None:
+        self._spent, self._steps, self._denoise_began = {}, [], 0.0
+        self._began = self._now()
+
+    def step_end(self, pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        """A diffusers `callback_on_step_end`."""
+        self._steps.append(self._now())
+        return tensors
+
+    def stages(self) -> tuple[dict[str, float], list[float]]:
+        """Seconds by stage, `other` being the rest of the batch, and seconds of each denoising step."""
+        total = self._now() - self._began
+        spent = {k: v for k, v in self._spent.items() if not k.startswith("_")}
+        if self._steps:
+            spent["denoise"] = self._steps[-1] - self._denoise_began
+        spent["other"] = max(total - sum(spent.values()), 0.0)
+        starts = [self._denoise_began, *self._steps[:-1]]
+        return spent, [end - begin for begin, end in zip(starts, self._steps, strict=bool(self._steps))] if self._steps else []
+
+    def _now(self) -> float:
+        if self._device.type != "cpu":
+            torch.accelerator.synchronize(self._device)
+        return time.perf_counter()
+
+    def _begin(self, stage: str) -> Callable[..., None]:
+        def hook(*_: object) -> None:
+            self._spent["_" + stage] = self._now()
+
+        return hook
+
+    def _end(self, stage: str) -> Callable[..., None]:
+        def hook(*_: object) -> None:
+            self._spent[stage] = self._spent.get(stage, 0.0) + self._now() - self._spent["_" + stage]
+
+        return hook
+
+    def _first_denoise(self, *_: object) -> None:
+        if not self._denoise_began:
+            self._denoise_began = self._now()
+
+    def _timed(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        begin, end = self._begin(stage), self._end(stage)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            begin()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                end()
+
+        return timed

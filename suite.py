@@ -1,0 +1,138 @@
+"""Triptych: throughput, latency and quality of generative AI inference, in one run.
+
+python suite.py --workload t2v                      one process
+accelerate launch suite.py --workload t2v           the same, by Accelerate
+python suite.py report outputs/RUN                  rebuild a run's report
+python suite.py list                                what can be named
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from metrics.report import Report
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, no_args_is_help=False)
+
+EXIT_INVALID = 3
+
+EPILOG = (
+    "Examples: suite.py --workload t2v | suite.py --workload t2v --scenario single_stream --set pipeline.num_inference_steps=4 | "
+    "suite.py --workload t2v --set dataset.prompts=my_prompts.txt | accelerate launch --config_file configs/accelerate/cpu_2.yaml "
+    "suite.py --workload t2v.  Exit codes: 0 VALID, 3 INVALID, 1 an error, 2 wrong usage, 130 interrupted."
+)
+
+
+@app.callback(invoke_without_command=True, epilog=EPILOG)
+def run(
+    context: typer.Context,
+    workload: Annotated[str | None, typer.Option(help="What to run: t2v, llm, vlm, or a plugin's name.")] = None,
+    config: Annotated[str | None, typer.Option(help="A YAML file, or a preset such as t2v/embedded (see: suite.py list).")] = None,
+    scenario: Annotated[str | None, typer.Option(help="How LoadGen asks: offline, server, single_stream, multi_stream.")] = None,
+    mode: Annotated[str | None, typer.Option(help="performance, accuracy (every sample once, untimed), or both.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides every answer and LoadGen's order.")] = None,
+    output: Annotated[str | None, typer.Option(help="Run folder to make; outputs/WORKLOAD-TIME where not given.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Change one setting, such as load.min_duration_s=60; repeatable.")] = None,
+    plugin: Annotated[list[str] | None, typer.Option(help="A Python file that registers a plugin; repeatable.")] = None,
+) -> None:
+    """Run generative AI workloads and report throughput, latency and quality."""
+    if context.invoked_subcommand is not None:
+        return
+    if workload is None and config is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
+
+    from configs.registry import load_plugin_file
+    from configs.run_config import load_config
+    from pipelines.launcher import is_main_process, launch
+
+    for path in plugin or []:
+        load_plugin_file(path)
+    settings = load_config(workload, config, set_ or [], scenario=scenario, mode=mode, seed=seed)
+    folder = launch(settings, output)
+    if not is_main_process():
+        return
+    from metrics.report import load_run
+    from pipelines.provenance import write_manifest, write_system
+
+    write_system(folder)
+    finished = load_run(folder)
+    write_manifest(folder, settings, finished.samples)
+    _finish(_write_report(folder))
+
+
+@app.command()
+def report(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    plugin: Annotated[list[str] | None, typer.Option(help="A Python file that registers a plugin; repeatable.")] = None,
+) -> None:
+    """Rebuild report.json and report.html from a run folder; no model is needed."""
+    from configs.registry import load_plugin_file
+
+    for path in plugin or []:
+        load_plugin_file(path)
+    _finish(_write_report(run_folder))
+
+
+@app.command("list")
+def list_() -> None:
+    """List workloads, pipelines, metrics and presets that can be named."""
+    from configs.registry import KINDS, names
+    from configs.run_config import presets
+
+    for kind in KINDS:
+        typer.echo(f"{kind}:")
+        for name, origin in sorted(names(kind).items()):
+            typer.echo(f"  {name:24} {origin}")
+    typer.echo("presets (--config NAME):")
+    for name in presets():
+        typer.echo(f"  {name}")
+
+
+def main() -> None:
+    """Entry point: what a user can mend is told in one message, without a traceback."""
+    from configs.errors import SuiteError
+
+    try:
+        app()
+    except SuiteError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"suite: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(130 if str(error).startswith("interrupted") else 1) from None
+    except KeyboardInterrupt:
+        print("suite: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _write_report(folder: Path) -> Report:
+    import gc
+
+    from metrics.report import build_report
+    from metrics.report_html import write_html
+
+    gc.freeze()  # imageio's PyAV plugin collects garbage on every close; spare it the libraries' objects
+    built = build_report(folder)
+    write_html(built)
+    return built
+
+
+def _finish(built: Report) -> None:
+    """A short table for people on stderr, one JSON line for programs on stdout, and the exit code."""
+    from metrics.report import headline
+    from metrics.report_text import print_summary
+
+    print_summary(built)
+    print(json.dumps({"run": str(built.run.folder), "verdict": built.data["verdict"], "headline": headline(built)}), flush=True)
+    if not built.valid:
+        raise typer.Exit(EXIT_INVALID)
+
+
+if __name__ == "__main__":
+    main()

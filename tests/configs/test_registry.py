@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from configs.errors import ConfigError, PluginError
+from configs.registry import BUILT_IN, KINDS, find, load_plugin_file, make, names, register
+from pipelines.base import Pipeline
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_built_in_is_found_under_its_files_name(kind: str) -> None:
+    for name, module in BUILT_IN[kind].items():
+        assert find(kind, name).__module__ == module
+        assert module.endswith(name)
+        assert find(kind, name).__doc__
+
+
+def test_unknown_name_gives_the_nearest() -> None:
+    with pytest.raises(PluginError, match=r"unknown pipeline 'toy_t2w' \(did you mean 'toy_t2v'\?\); known: "):
+        find("pipelines", "toy_t2w")
+
+
+def test_unknown_option_names_the_known_ones() -> None:
+    message = r"pipeline 'toy_t2v' has unknown option 'second' \(did you mean 'seconds'\?\); known: batch_size, fail_every, fault, seconds"
+    with pytest.raises(ConfigError, match=message):
+        make("pipelines", "toy_t2v", {"second": 1})
+
+
+@pytest.mark.parametrize(("option", "value"), [("seconds", "soon"), ("batch_size", 1.5), ("fault", "hum")])
+def test_an_option_of_the_wrong_type_is_named_with_its_value(option: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=rf"option '{option}' is {value!r}"):
+        make("pipelines", "toy_t2v", {option: value})
+
+
+def test_a_private_field_is_no_option() -> None:
+    with pytest.raises(ConfigError, match="unknown option '_pipe'"):
+        make("pipelines", "diffusers_t2v", {"_pipe": None})
+
+
+def test_a_plugin_file_is_found_before_what_is_built_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("configs.registry._registered", {})
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from dataclasses import dataclass\nfrom configs.registry import register\nfrom metrics.base import Metric\n"
+        "@register('throughput')\n@dataclass(frozen=True)\nclass Mine(Metric):\n    def compute(self, run):\n        return {}\n",
+        encoding="utf-8",
+    )
+    load_plugin_file(str(file))
+    assert find("metrics", "throughput").__name__ == "Mine"
+    assert names("metrics")["throughput"] == "built in"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "does not exist"),
+        ("import no_such_module_at_all\n", "failed to import: ModuleNotFoundError"),
+        ("def broken(:\n", "failed to import: SyntaxError"),
+        ("x = 1\n", "registers nothing"),
+    ],
+)
+def test_a_plugin_file_that_cannot_be_used_says_why(tmp_path: Path, content: str | None, message: str) -> None:
+    file = tmp_path / "mine.py"
+    if content is not None:
+        file.write_text(content, encoding="utf-8")
+    with pytest.raises(PluginError, match=message):
+        load_plugin_file(str(file))
+
+
+def test_what_is_no_dataclass_or_no_plugin_is_refused() -> None:
+    with pytest.raises(PluginError, match="is not a dataclass"):
+
+        @register("bare")
+        class Bare(Pipeline): ...
+
+    with pytest.raises(PluginError, match="derives from none of Pipeline, Workload, Metric"):
+
+        @register("stray")
+        @dataclass
+        class Stray:
+            x: int = 0

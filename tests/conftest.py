@@ -1,0 +1,130 @@
+"""What many tests need: the suite as a user starts it, runs made by hand, and a tiny Wan with random weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from configs.run_config import parse_config
+from metrics.base import Run
+from pipelines.media import write_video
+from workloads.records import Record, Sample
+from workloads.t2v import TextToVideo
+
+ROOT = Path(__file__).parent.parent
+ACCELERATE = [str(Path(sys.executable).with_name("accelerate")), "launch"]
+TWO_RANKS = [*ACCELERATE, "--config_file", str(ROOT / "configs/accelerate/cpu_2.yaml")]
+QUICK = ["--set", "load.min_duration_s=0.2", "--set", "load.min_query_count=8", "--set", "dataset.num_prompts=8"]
+
+SuiteRun = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def suite_env() -> dict[str, str]:
+    env = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
+    return env | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> SuiteRun:
+    """Run suite.py with these arguments from an empty folder; `launcher` starts it in place of Python."""
+
+    def run(
+        *arguments: str, launcher: Sequence[str] = (sys.executable,), env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        command = [*launcher, str(ROOT / "suite.py"), *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=suite_env() | (env or {}), capture_output=True, text=True, timeout=240)
+
+    return run
+
+
+def last_line(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """The JSON line that ends a run's stdout."""
+    assert done.stdout.strip(), done.stderr
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def read_report(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((Path(last_line(done)["run"]) / "report.json").read_text(encoding="utf-8"))
+    return found
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., Run]:
+    """A Run from videos (one a sample), or from records made by hand."""
+
+    def make(
+        videos: Sequence[NDArray[np.uint8]] = (),
+        prompts: Sequence[str] = (),
+        records: Sequence[Record] | None = None,
+        metas: Sequence[dict[str, Any]] = (),
+        **config: Any,
+    ) -> Run:
+        texts = list(prompts) or [
+            f"prompt {i}" for i in range(max(len(videos), 1 + max((r.sample_index for r in records or ()), default=0)))
+        ]
+        samples = [Sample(i, text, metas[i] if metas else {}) for i, text in enumerate(texts)]
+        if records is None:
+            records = []
+            for i, video in enumerate(videos):
+                write_video(tmp_path / f"media/{i}.mkv", video, 8)
+                digest = f"{hash(video.tobytes()) & 0xFFFFFFFFFFFFFFFF:016x}"
+                records.append(record(i, media=f"media/{i}.mkv", digest=digest, num_units=len(video)))
+        values = {"workload": "t2v", "pipeline": {"name": "toy_t2v"}, **config}
+        return Run(tmp_path, parse_config(values, "test"), TextToVideo(), samples, records, {})
+
+    return make
+
+
+def record(query_id: int, **fields: Any) -> Record:
+    """A finished record; query i is issued at 0 s and done at i + 1 s, where nothing else is said."""
+    values: dict[str, Any] = {
+        "query_id": query_id,
+        "sample_index": query_id,
+        "seed": 1,
+        "mode": "performance",
+        "status": "done",
+        "rank": 0,
+        "issued_s": 0.0,
+        "completed_s": query_id + 1.0,
+    }
+    return Record(**values | fields)
+
+
+@pytest.fixture(scope="session")
+def tiny_wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A diffusers folder of Wan's classes with two experts and random weights, 4 frames a latent as the real one has."""
+    import torch
+    from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+
+    from pipelines.embedded.t2v_text import TEXT_DIM, build_text_encoder, build_tokenizer
+
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer()
+    experts = [
+        WanTransformer3DModel(
+            num_attention_heads=2, attention_head_dim=12, num_layers=2, ffn_dim=32, in_channels=16, out_channels=16, text_dim=TEXT_DIM
+        )
+        for _ in range(2)
+    ]
+    pipe = WanPipeline(
+        tokenizer=tokenizer,
+        text_encoder=build_text_encoder(tokenizer),
+        vae=AutoencoderKLWan(base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]),
+        scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
+        transformer=experts[0],
+        transformer_2=experts[1],
+        boundary_ratio=0.875,
+    )
+    folder = tmp_path_factory.mktemp("tiny-wan")
+    pipe.save_pretrained(folder)
+    return folder

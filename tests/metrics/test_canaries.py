@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from metrics.base import Run
+from metrics.canaries import listen, watch_video
+from tests.conftest import record
+from workloads.world import caption, render, sample_scene
+
+MakeRun = Callable[..., Run]
+
+
+def test_a_hundred_honest_clips_set_off_nothing() -> None:
+    rng = np.random.default_rng(0)
+    for i in range(100):
+        scene = sample_scene(rng, "rich" if i % 2 else "simple")
+        moves = any(g.direction != "still" for g in scene.groups)
+        assert watch_video(render(scene, rng), moves) == [], caption(scene)
+
+
+def test_each_spoiled_video_is_caught_by_name() -> None:
+    rng = np.random.default_rng(0)
+    honest = render(sample_scene(rng, "rich"), rng)
+    assert watch_video(np.zeros_like(honest)) == ["black"]
+    assert watch_video(np.repeat(honest[:1], 9, axis=0)) == ["frozen"]
+    assert watch_video(rng.integers(0, 256, honest.shape).astype(np.uint8)) == ["noise"]
+    assert watch_video(np.repeat(rng.integers(0, 256, honest[:1].shape), 9, axis=0).astype(np.uint8)) == ["frozen", "noise"]
+
+
+def test_a_still_video_is_right_where_the_prompt_asks_for_it() -> None:
+    rng = np.random.default_rng(0)
+    still = np.repeat(render(sample_scene(rng, "simple"), rng)[:1], 9, axis=0)
+    assert watch_video(still, expects_motion=False) == []
+
+
+def test_what_the_pixels_cannot_show_is_caught_from_the_records(make_run: MakeRun) -> None:
+    rng = np.random.default_rng(0)
+    run = make_run([render(sample_scene(rng, "rich"), rng) for _ in range(2)])
+    honest = run.records[0]
+    assert honest.media
+    records = [
+        record(0, media=honest.media, finite=False, digest="aa"),
+        record(1, media="media/gone.mkv", digest="bb"),
+        record(2, media=honest.media, digest="cc"),
+        record(3, media=honest.media, digest="cc"),
+    ]
+    samples = [*run.samples, *run.samples]
+    samples = [type(s)(i, f"prompt {i}") for i, s in enumerate(samples)]
+    found = listen(Run(run.folder, run.config, run.workload, samples, records, {}))
+    assert found == {0: ["nan"], 1: ["unreadable"], 2: ["identical"], 3: ["identical"]}
+
+
+@pytest.mark.parametrize("content", [b"", b"not a video", b"\x1a\x45\xdf\xa3 cut"])
+def test_a_corrupt_file_is_unreadable_not_a_crash(make_run: MakeRun, content: bytes) -> None:
+    rng = np.random.default_rng(0)
+    run = make_run([render(sample_scene(rng, "rich"), rng)])
+    assert run.records[0].media
+    (run.folder / run.records[0].media).write_bytes(content)
+    assert listen(run) == {0: ["unreadable"]}

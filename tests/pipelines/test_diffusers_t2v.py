@@ -1,0 +1,121 @@
+"""The diffusers pipeline on a Wan with random weights: the same code that a 14-billion one runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from configs.errors import ConfigError
+from pipelines.base import Response
+from pipelines.diffusers_t2v import DiffusersT2V
+from workloads.records import Query, Sample
+
+CPU = torch.device("cpu")
+SMALL: dict[str, Any] = {
+    "num_frames": 5,
+    "height": 32,
+    "width": 48,
+    "num_inference_steps": 4,
+    "guidance_scale": 3.0,
+    "max_sequence_length": 16,
+}
+
+
+def load(folder: Path, **options: Any) -> DiffusersT2V:
+    pipeline = DiffusersT2V(model=str(folder), **{**SMALL, **options})
+    pipeline.load(CPU)
+    return pipeline
+
+
+def ask(pipeline: DiffusersT2V, *seeds: int) -> Sequence[Response]:
+    samples = [Sample(i, f"a red disc number {i}") for i in range(len(seeds))]
+    return pipeline.generate(samples, [Query(i, i, seed) for i, seed in enumerate(seeds)])
+
+
+def pixels(response: Response) -> Any:
+    assert response.video_THWC is not None
+    return response.video_THWC
+
+
+def test_one_seed_gives_one_video_alone_or_in_a_batch(tiny_wan: Path) -> None:
+    pipeline = load(tiny_wan)
+    (alone,), (again,) = ask(pipeline, 5), ask(pipeline, 5)
+    first, second = ask(pipeline, 5, 6)
+    assert pixels(alone).shape == (5, 32, 48, 3)
+    assert np.array_equal(pixels(alone), pixels(again))
+    assert np.abs(pixels(alone).astype(int) - pixels(first)).max() <= 1  # a batch's sums are rounded in another order
+    assert np.abs(pixels(first).astype(int) - pixels(second)).mean() > 1
+
+
+def test_stages_add_up_and_every_step_is_timed(tiny_wan: Path) -> None:
+    (response,) = ask(load(tiny_wan), 1)
+    assert set(response.stages) == {"text_encode", "denoise", "vae_decode", "other"}
+    assert all(seconds > 0 for seconds in response.stages.values())
+    assert len(response.step_s) == 4
+    assert sum(response.step_s) == pytest.approx(response.stages["denoise"], rel=1e-6)
+
+
+def test_both_experts_work_and_each_guidance_scale_counts(tiny_wan: Path) -> None:
+    plain, high, low = (load(tiny_wan, **o) for o in ({}, {"guidance_scale": 9.0, "guidance_scale_2": 3.0}, {"guidance_scale_2": 9.0}))
+    videos = [pixels(ask(p, 1)[0]).astype(int) for p in (plain, high, low)]
+    assert np.abs(videos[0] - videos[1]).max() > 0
+    assert np.abs(videos[0] - videos[2]).max() > 0
+
+
+def test_the_negative_prompt_counts(tiny_wan: Path) -> None:
+    plain, negative = pixels(ask(load(tiny_wan), 1)[0]), pixels(ask(load(tiny_wan, negative_prompt="blue ring"), 1)[0])
+    assert not np.array_equal(plain, negative)
+
+
+def test_what_is_in_force_is_read_back(tiny_wan: Path) -> None:
+    pipeline = load(tiny_wan, vae_tiling=True, vae_slicing=True)
+    effective = pipeline.effective()
+    assert effective["pipeline"] == "WanPipeline"
+    assert effective["scheduler"] == "UniPCMultistepScheduler"
+    assert (effective["dtype"], effective["experts"], effective["compiled"]) == ("float32", "2", "False")
+    assert pipeline.fallbacks() == []
+
+
+def test_asked_for_dtype_is_in_force(tiny_wan: Path) -> None:
+    pipeline = load(tiny_wan, dtype="bfloat16")
+    assert pipeline.effective()["dtype"] == "bfloat16"
+    assert pipeline.fallbacks() == []
+    assert pixels(ask(pipeline, 1)[0]).std() > 0
+
+
+def test_a_fallback_is_told(tiny_wan: Path) -> None:
+    pipeline = load(tiny_wan)
+    pipeline.compile, pipeline.dtype = True, "float16"
+    assert pipeline.fallbacks() == ["dtype is float32, not float16", "no block of the denoiser is compiled"]
+
+
+def test_numbers_that_are_not_finite_are_told(tiny_wan: Path) -> None:
+    pipeline = load(tiny_wan)
+    with torch.no_grad():
+        pipeline._pipe.vae.post_quant_conv.bias.fill_(float("nan"))
+    assert not ask(pipeline, 1)[0].finite
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"height": 40}, "option 'height' is 40; .* needs a multiple of 16"),
+        ({"num_frames": 6}, "option 'num_frames' is 6; .* needs a multiple of 4, plus 1"),
+        ({"model": "/no/such/folder"}, "cannot be loaded"),
+    ],
+)
+def test_what_the_model_cannot_do_is_refused_by_name(tiny_wan: Path, options: dict[str, Any], message: str) -> None:
+    pipeline = DiffusersT2V(**{"model": str(tiny_wan), **SMALL, **options})
+    with pytest.raises(ConfigError, match=message):
+        pipeline.load(CPU)
+
+
+@pytest.mark.parametrize("name", ["num_frames", "num_inference_steps", "batch_size", "fps"])
+def test_a_size_of_nought_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"option '{name}' is 0"):
+        DiffusersT2V(**{name: 0})

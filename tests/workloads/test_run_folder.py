@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from configs.errors import ConfigError
+from configs.run_config import parse_config
+from tests.conftest import record
+from workloads.records import Sample
+from workloads.run_folder import create_run_folder, prompt_set_hash, read_run, write_config, write_samples
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_config(tmp_path, parse_config({"workload": "t2v", "pipeline": {"name": "toy_t2v"}}, "test"))
+    write_samples(tmp_path, [Sample(0, "a"), Sample(1, "b")])
+    (tmp_path / "records.jsonl").write_bytes(b"".join(msgspec.json.encode(record(i)) + b"\n" for i in range(2)))
+    return tmp_path
+
+
+def test_what_was_written_is_read_back(folder: Path) -> None:
+    config, samples, records, outcome = read_run(folder)
+    assert config.pipeline_name == "toy_t2v"
+    assert [s.prompt for s in samples] == ["a", "b"]
+    assert records == [record(0), record(1)]
+    assert outcome == {}
+
+
+def test_a_record_cut_short_by_a_crash_is_dropped(folder: Path) -> None:
+    file = folder / "records.jsonl"
+    file.write_bytes(file.read_bytes()[:-9])
+    assert len(read_run(folder)[2]) == 1
+
+
+def test_a_damaged_line_in_the_middle_is_named(folder: Path) -> None:
+    file = folder / "records.jsonl"
+    file.write_bytes(b"{oops\n" + file.read_bytes())
+    with pytest.raises(ConfigError, match=r"records\.jsonl, line 1 is damaged"):
+        read_run(folder)
+
+
+def test_a_record_of_a_sample_that_is_not_there_is_named(folder: Path) -> None:
+    (folder / "records.jsonl").write_bytes(msgspec.json.encode(record(7)) + b"\n")
+    with pytest.raises(ConfigError, match="asks sample 7 of 2"):
+        read_run(folder)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not a run folder"):
+        read_run(tmp_path)
+
+
+def test_a_folder_that_holds_a_run_is_not_written_over(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="already holds a run"):
+        create_run_folder(str(folder), "t2v")
+
+
+def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(ConfigError, match="not writable"):
+        create_run_folder(str(tmp_path / "file" / "run"), "t2v")
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workloads.run_folder.shutil.disk_usage", lambda _: type("Usage", (), {"free": 2**20})())
+    with pytest.raises(ConfigError, match="1 MiB free"):
+        create_run_folder(str(tmp_path / "run"), "t2v")
+
+
+def test_the_prompt_set_hash_depends_on_prompts_and_their_order() -> None:
+    one, other = Sample(0, "a"), Sample(1, "b")
+    assert prompt_set_hash([one, other]) != prompt_set_hash([other, one])
+    assert prompt_set_hash([one]) == prompt_set_hash([Sample(5, "a")])

@@ -1,0 +1,25 @@
+"""Workload: what is asked, what it is judged by, and what answers where nobody says otherwise."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+from workloads.records import Sample
+
+
+class Workload(ABC):
+    """A data set with its defaults. Subclasses are dataclasses; their fields are the options under `dataset:`.
+
+    unit: what a throughput counts beside answers, such as `frames`. noun: what one answer is, in the plural.
+    """
+
+    unit: ClassVar[str]
+    noun: ClassVar[str]
+    default_pipeline: ClassVar[str]
+    default_metrics: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def samples(self) -> Sequence[Sample]:
+        """The data set, in a fixed order: sample i has index i. Raises ConfigError where it cannot be read."""

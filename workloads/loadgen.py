@@ -1,0 +1,139 @@
+"""MLPerf LoadGen: its settings from a RunConfig, one test, and what its summary says.
+
+LoadGen keeps state per process, so a process runs one test. Its seeds here come from the run's seed; MLPerf's own
+seeds and limits belong to the MLPerf rules, not to `quick`.
+Source of field meanings: mlcommons/inference, loadgen/test_settings.h.
+"""
+
+from __future__ import annotations
+
+import array
+import re
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from configs.run_config import RunConfig
+from workloads.records import query_seed
+
+OFFLINE_HEADROOM = 1.3  # over the warm-up's rate, so that a run that speeds up still lasts the minimum duration
+SERVER_SHARE = 0.7  # of the warm-up's rate, where the server's target is `auto`
+
+
+class LoadTest:
+    """One LoadGen test in a thread of its own.
+
+    on_issue(issued): called on LoadGen's thread with [(LoadGen's id, sample index), ...]; it must return at once.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        mode: str,
+        num_samples: int,
+        samples_per_s: float,
+        folder: Path,
+        on_issue: Callable[[list[tuple[int, int]]], None],
+    ) -> None:
+        self._config, self._mode, self._num_samples = config, mode, num_samples
+        self._folder, self._on_issue = folder, on_issue
+        self.target_qps = target_qps(config, samples_per_s)
+        self._thread = threading.Thread(target=self._run, name="loadgen", daemon=True)
+        self.error: str | None = None
+
+    def start(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
+
+    def join(self, timeout_s: float) -> bool:
+        self._thread.join(timeout_s)
+        return not self.running
+
+    def complete(self, answers: Sequence[tuple[int, bytes]]) -> None:
+        """Tell LoadGen that these queries, by its own ids, are answered; the bytes go into the accuracy log."""
+        import mlperf_loadgen as lg
+
+        kept = [array.array("B", content) for _, content in answers]  # LoadGen reads through raw pointers
+        responses = []
+        for (loadgen_id, _), content in zip(answers, kept, strict=True):
+            address, length = content.buffer_info()
+            responses.append(lg.QuerySampleResponse(loadgen_id, address, length))
+        lg.QuerySamplesComplete(responses)
+
+    def _run(self) -> None:
+        import mlperf_loadgen as lg
+
+        def issue(samples: Sequence[Any]) -> None:
+            self._on_issue([(s.id, s.index) for s in samples])
+
+        def nothing(*_: object) -> None:
+            """Workers hold the whole data set and flush nothing."""
+
+        sut = lg.ConstructSUT(issue, nothing)
+        qsl = lg.ConstructQSL(self._num_samples, self._num_samples, nothing, nothing)
+        try:
+            lg.StartTestWithLogSettings(sut, qsl, self._settings(), self._log_settings(), "no-audit.config")
+        except Exception as error:
+            self.error = f"LoadGen stopped: {error}"
+        finally:
+            lg.DestroyQSL(qsl)
+            lg.DestroySUT(sut)
+
+    def _settings(self) -> Any:
+        import mlperf_loadgen as lg
+
+        load, scenario = self._config.load, self._config.scenario
+        s = lg.TestSettings()
+        s.scenario = {
+            "offline": lg.TestScenario.Offline,
+            "server": lg.TestScenario.Server,
+            "single_stream": lg.TestScenario.SingleStream,
+            "multi_stream": lg.TestScenario.MultiStream,
+        }[scenario]
+        s.mode = {"performance": lg.TestMode.PerformanceOnly, "accuracy": lg.TestMode.AccuracyOnly}[self._mode]
+        s.min_duration_ms = round(load.min_duration_s * 1000)
+        s.min_query_count = load.min_query_count
+        if scenario == "offline":  # at least once through the data set
+            s.min_query_count = max(load.min_query_count, self._num_samples)
+            s.offline_expected_qps = self.target_qps / 1.1  # LoadGen adds the tenth again
+        s.server_target_qps = self.target_qps
+        s.server_target_latency_ns = round(load.target_latency_s * 1e9)
+        s.server_target_latency_percentile = load.target_percentile
+        s.single_stream_expected_latency_ns = round(1e9 / self.target_qps)
+        s.multi_stream_expected_latency_ns = round(load.target_latency_s * 1e9)
+        s.multi_stream_target_latency_percentile = load.target_percentile
+        s.multi_stream_samples_per_query = load.samples_per_query
+        s.qsl_rng_seed, s.sample_index_rng_seed, s.schedule_rng_seed = (query_seed(self._config.seed, -i) for i in (2, 3, 4))
+        return s
+
+    def _log_settings(self) -> Any:
+        import mlperf_loadgen as lg
+
+        output = lg.LogOutputSettings()
+        output.outdir = str(self._folder)
+        output.copy_summary_to_stdout = False
+        log = lg.LogSettings()
+        log.log_output = output
+        log.enable_trace = False
+        return log
+
+
+def target_qps(config: RunConfig, samples_per_s: float) -> float:
+    """The rate LoadGen is told: the one given, else from the warm-up's samples a second over all ranks."""
+    if config.load.target_qps != "auto":
+        return float(config.load.target_qps)
+    return samples_per_s * {"offline": OFFLINE_HEADROOM, "server": SERVER_SHARE}.get(config.scenario, 1.0)
+
+
+def read_summary(folder: Path) -> dict[str, str]:
+    """mlperf_log_summary.txt as {name: value}; empty where LoadGen wrote none."""
+    path = folder / "mlperf_log_summary.txt"
+    if not path.exists():
+        return {}
+    pairs = re.findall(r"^\s*\*?\s*([^:\n]+?)\s*:[ \t]*(.*?)\s*$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {name: value for name, value in pairs if value}

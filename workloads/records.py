@@ -1,0 +1,75 @@
+"""What passes through a run: Sample -> Query -> Record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One item of a workload's data set.
+
+    prompt: what the pipeline is asked. meta: what the metrics may know and the pipeline must not (`grade`, `split`,
+    `answer`, `expects_motion` ...). image: an encoded image (PNG or JPEG), for vlm.
+    """
+
+    index: int
+    prompt: str
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    image: bytes | None = None
+
+
+class Query(msgspec.Struct, frozen=True):
+    """A sample issued. `seed` depends on the run's seed and the sample alone: asked again, the same answer is due."""
+
+    id: int
+    sample_index: int
+    seed: int
+
+
+Status = Literal["done", "failed"]
+
+
+class Record(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is kept of one query: one line of records.jsonl.
+
+    Times are seconds since the first query was issued. latency_s = completed_s - issued_s; in the server scenario
+    issued_s is the time LoadGen scheduled the query for. stages: seconds by stage, of the batch the query was in.
+    marks: where each stage began and ended within the batch. num_units: frames, or tokens. media: path in the run folder.
+    """
+
+    query_id: int
+    sample_index: int
+    seed: int
+    mode: str
+    status: Status
+    rank: int
+    issued_s: float
+    completed_s: float
+    started_s: float | None = None  # when the rank began on it
+    batch_size: int = 1
+    group: int = 0  # multi_stream: the LoadGen query this sample was part of
+    stages: dict[str, float] = {}
+    step_s: list[float] = []  # seconds of each denoising step
+    num_units: int = 0
+    digest: str = ""  # SHA-256 of the answer's pixels or text, first 16 hex digits
+    media: str | None = None
+    text: str | None = None
+    finite: bool = True  # False where the pipeline's own numbers held NaN or infinity
+    error: str | None = None
+
+    @property
+    def latency_s(self) -> float:
+        return self.completed_s - self.issued_s
+
+
+def query_seed(run_seed: int, sample_index: int) -> int:
+    """The seed of a sample's answer, 63 bits, from the run's seed: SplitMix64's finaliser (Steele et al., 2014)."""
+    z = (run_seed + (sample_index + 1) * 0x9E3779B97F4A7C15) % 2**64
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+    return (z ^ (z >> 31)) >> 1

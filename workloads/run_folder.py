@@ -1,0 +1,134 @@
+"""A run folder: what a run leaves behind, and all that a report needs.
+
+outputs/<run>/
+  config.yaml       the RunConfig in force, with the samples' hash
+  system.json       machine, devices, package versions
+  samples.jsonl     the data set as it was asked
+  records.jsonl     one line a query, appended as they finish
+  outcome.json      how each test ended, what each rank really ran with, peak memory
+  <mode>/           LoadGen's logs: mlperf_log_summary.txt, mlperf_log_detail.txt ...
+  media/            answers that are files, named by query
+  manifest.json     seeds, hashes of all files
+  report.json, report.html
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from configs.errors import ConfigError
+from configs.run_config import RunConfig, parse_config, read_yaml
+from workloads.records import Record, Sample
+
+MIN_FREE_BYTES = 64 * 2**20
+
+
+def create_run_folder(output: str | None, workload: str) -> Path:
+    """A new folder: `output`, or outputs/<workload>-<time>. Raises ConfigError where it is in use, unwritable or full."""
+    folder = Path(output) if output else _unused(Path("outputs") / f"{workload}-{time.strftime('%Y%m%d-%H%M%S')}")
+    if (folder / "records.jsonl").exists():
+        raise ConfigError(f"output folder {str(folder)!r} already holds a run; give --output another folder, or remove it")
+    try:
+        (folder / "media").mkdir(parents=True, exist_ok=True)
+        probe = folder / ".probe"
+        probe.write_bytes(b"\0" * 4096)
+        probe.unlink()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise ConfigError(f"output folder {str(folder)!r} is on a full disk; free some space or give --output another") from None
+        raise ConfigError(f"output folder {str(folder)!r} is not writable ({error.strerror}); give --output one that is") from None
+    if free < MIN_FREE_BYTES:
+        raise ConfigError(f"output folder {str(folder)!r} has {free // 2**20} MiB free, under {MIN_FREE_BYTES // 2**20}; free some space")
+    return folder
+
+
+def write_config(folder: Path, config: RunConfig) -> None:
+    write_text(folder / "config.yaml", yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True))
+
+
+def write_samples(folder: Path, samples: Sequence[Sample]) -> None:
+    lines = (json.dumps({"index": s.index, "prompt": s.prompt, "meta": dict(s.meta)}, ensure_ascii=False) for s in samples)
+    write_text(folder / "samples.jsonl", "".join(f"{line}\n" for line in lines))
+
+
+def read_run(folder: Path) -> tuple[RunConfig, list[Sample], list[Record], dict[str, Any]]:
+    """Configuration, samples, records and outcome of a run. Raises ConfigError naming the file that is wrong.
+
+    A last record cut short by a crash is dropped; records are in the order in which they finished.
+    """
+    if not (folder / "config.yaml").is_file():
+        raise ConfigError(f"{str(folder)!r} is not a run folder: it has no config.yaml; give a folder that a run wrote")
+    config = parse_config(read_yaml(folder / "config.yaml"), str(folder / "config.yaml"))
+    samples = [Sample(v["index"], v["prompt"], v["meta"]) for v in _read_lines(folder / "samples.jsonl", dict[str, Any])]
+    records = _read_lines(folder / "records.jsonl", Record)
+    for record in records:
+        if not 0 <= record.sample_index < len(samples):
+            raise ConfigError(f"{folder / 'records.jsonl'}: query {record.query_id} asks sample {record.sample_index} of {len(samples)}")
+    outcome_file = folder / "outcome.json"
+    try:
+        outcome = json.loads(outcome_file.read_text(encoding="utf-8")) if outcome_file.exists() else {}
+    except ValueError as error:
+        raise ConfigError(f"{outcome_file} is damaged: {error}") from None
+    return config, samples, records, outcome
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def prompt_set_hash(samples: Iterable[Sample]) -> str:
+    """SHA-256 over the prompts in order, and their images."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(sample.prompt.encode() + b"\0" + (sample.image or b"") + b"\0")
+    return digest.hexdigest()
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of the run but the manifest and what is computed from the others."""
+    computed = {"manifest.json", "report.json", "report.html"}
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in computed and p.suffix != ".partial")
+    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def _read_lines(path: Path, kind: type[Any]) -> list[Any]:
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}); this run folder is incomplete") from None
+    if lines and not lines[-1].endswith(b"\n"):
+        lines.pop()
+    decode = msgspec.json.Decoder(kind).decode
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            found.append(decode(line))
+        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            raise ConfigError(f"{path}, line {number} is damaged: {error}; remove the line to go on without that record") from None
+    return found
+
+
+def _unused(folder: Path) -> Path:
+    """The folder, or with -2, -3 ... where two runs start in one second."""
+    candidate, number = folder, 2
+    while candidate.exists():
+        candidate, number = folder.with_name(f"{folder.name}-{number}"), number + 1
+    return candidate

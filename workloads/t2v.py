@@ -1,0 +1,92 @@
+"""Text to video: captions of the embedded world, or any prompts from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from configs.errors import ConfigError
+from configs.registry import register
+from workloads.base import Workload
+from workloads.prompt_file import read_prompts
+from workloads.records import Sample
+from workloads.world import Scene, Split, caption, is_held_out, parse_caption, sample_scene
+
+GIVE_UP_AFTER = 300  # captions in a row that were all drawn before
+_DATA_SEED = 20_261  # of the shipped prompt sets; training draws from other seeds
+
+
+@register("t2v")
+@dataclass(frozen=True)
+class TextToVideo(Workload):
+    """Prompts for a video model.
+
+    prompts: a text file with one prompt a line; else captions are drawn from the embedded world. grade: `simple`,
+    `rich`, or `mixed` (half and half). num_prompts: how many to draw, or at most to read. split: whether drawn captions
+    """
+
+    prompts: str | None = None
+    grade: Literal["simple", "rich", "mixed"] = "simple"
+    num_prompts: int | None = None
+    split: Literal["train", "held_out", "any"] = "any"
+
+    unit: ClassVar[str] = "frames"
+    noun: ClassVar[str] = "videos"
+    default_pipeline: ClassVar[str] = "diffusers_t2v"
+    default_metrics: ClassVar[tuple[str, ...]] = (
+        "throughput",
+        "latency",
+        "stages",
+        "peak_memory",
+        "world_score",
+        "temporal_flickering",
+        "motion_smoothness",
+        "dynamic_degree",
+    )
+
+    def __post_init__(self) -> None:
+        if self.num_prompts is not None and self.num_prompts < 1:
+            raise ConfigError(f"workload 't2v': option 'num_prompts' is {self.num_prompts}: at least 1 is needed")
+
+    def samples(self) -> Sequence[Sample]:
+        if self.prompts is not None:
+            texts = read_prompts(self.prompts)[: self.num_prompts]
+            return [Sample(i, text, _meta_of_prompt(text)) for i, text in enumerate(texts)]
+        drawn = draw_captions(self.grade, self.num_prompts or 64, self.split)
+        return [Sample(i, text, _meta(scene)) for i, (scene, text) in enumerate(drawn)]
+
+
+def draw_captions(grade: str, count: int, split: Split, seed: int = _DATA_SEED) -> list[tuple[Scene, str]]:
+    """`count` different captions with their scenes, the same for the same arguments; the first n of more are the n."""
+    rng = np.random.default_rng((seed, ("simple", "rich", "mixed").index(grade)))
+    found: dict[str, Scene] = {}
+    attempt = last_new = 0
+    while len(found) < count and attempt - last_new < GIVE_UP_AFTER:
+        attempt += 1
+        one: Literal["simple", "rich"] = "rich" if grade == "rich" or (grade == "mixed" and attempt % 2 == 0) else "simple"
+        scene = sample_scene(rng, one, split)
+        text = caption(scene, rng)
+        if text not in found:
+            found[text], last_new = scene, attempt
+    if len(found) < count:
+        raise ConfigError(f"workload 't2v': grade {grade!r} has no {count} different captions; ask for at most {len(found)}")
+    return [(scene, text) for text, scene in found.items()]
+
+
+def _meta(scene: Scene) -> dict[str, object]:
+    return {
+        "world": True,
+        "grade": "simple" if scene.background is None else "rich",
+        "held_out": any(is_held_out(g) for g in scene.groups),
+        "expects_motion": any(g.direction != "still" for g in scene.groups),
+    }
+
+
+def _meta_of_prompt(text: str) -> dict[str, object]:
+    try:
+        return _meta(parse_caption(text))
+    except ValueError:
+        return {"world": False}
