@@ -129,7 +129,7 @@ def _finish(built: Report) -> None:
     from metrics.report_text import print_summary
 
     print_summary(built)
-    print(json.dumps({"run": str(built.run.folder), "verdict": built.data["verdict"], "headline": headline(built)}), flush=True)
+    print(json.dumps({"run": str(built.run.folder.resolve()), "verdict": built.data["verdict"], "headline": headline(built)}), flush=True)
     if not built.valid:
         raise typer.Exit(EXIT_INVALID)
 

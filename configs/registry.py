@@ -104,7 +104,7 @@ def make(kind: str, name: str, options: Mapping[str, Any], **common: Any) -> Any
 
 def validated(cls: type[T], what: str, options: Mapping[str, Any]) -> T:
     """The dataclass built from the options, each checked against its field's type. Raises ConfigError naming the option."""
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
+    from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
     for option in options:
@@ -117,6 +117,11 @@ def validated(cls: type[T], what: str, options: Mapping[str, Any]) -> T:
         return TypeAdapter(cls).validate_python(dict(options))
     except ValidationError as error:
         raise ConfigError(f"{what}: {explain(error)}") from None
+    except PydanticUserError as error:
+        reason = str(error).splitlines()[0]
+        raise PluginError(
+            f"{what} has a field whose type cannot be checked ({reason}); import the type at the file's top, or use Any"
+        ) from None
 
 
 def explain(error: Any) -> str:

@@ -25,7 +25,7 @@ def flow(first_HWC: NDArray[np.uint8], second_HWC: NDArray[np.uint8]) -> NDArray
 
     factor = max(1, -(-128 // min(first_HWC.shape[:2])))
     grey = [_grey(frame, factor) for frame in (first_HWC, second_HWC)]
-    found: NDArray[np.float32] = _dis().calc(grey[0], grey[1], None)  # type: ignore[arg-type]
+    found: NDArray[np.float32] = _dis().calc(grey[0], grey[1], None)
     if factor > 1:
         found = cv2.resize(found, first_HWC.shape[1::-1], interpolation=cv2.INTER_AREA) / factor
     return np.asarray(found, np.float32)
@@ -65,4 +65,4 @@ def _flows(path: Path) -> NDArray[np.float32]:
 def _dis() -> Any:
     import cv2
 
-    return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)

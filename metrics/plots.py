@@ -75,8 +75,8 @@ def _svg(figure: Figure) -> str:
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8, colors=INK)
-        axes.xaxis.label.set_size(8)
-        axes.yaxis.label.set_size(8)
+        axes.xaxis.label.set_fontsize(8)
+        axes.yaxis.label.set_fontsize(8)
     out = io.StringIO()
     settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "triptych", "font.family": "sans-serif"}
     with matplotlib.rc_context(settings):

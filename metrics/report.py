@@ -139,7 +139,7 @@ def _failed(run: Run) -> int:
 
 
 def _ranks(run: Run) -> list[dict[str, Any]]:
-    return next((list(o["ranks"]) for o in reversed(run.outcome.values()) if o.get("ranks")), [])
+    return next((list(o["ranks"]) for o in reversed(list(run.outcome.values())) if o.get("ranks")), [])
 
 
 def _devices(run: Run) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from configs.errors import ConfigError
 
@@ -32,7 +33,7 @@ def check_diffusers_folder(folder: Path) -> None:
 def _check_weights(part: Path) -> None:
     found = sorted(part.glob("*.safetensors"))
     for index in part.glob("*.safetensors.index.json"):
-        names = set(_read_json(index).get("weight_map", {}).values())
+        names: set[str] = set(_read_json(index).get("weight_map", {}).values())
         if missing := sorted(names - {f.name for f in found}):
             raise ConfigError(f"checkpoint {str(part)!r} is incomplete: {missing[0]} is missing; {FIX}")
     if not found:
@@ -51,7 +52,7 @@ def _check_safetensors(file: Path) -> None:
         raise ConfigError(f"checkpoint file {str(file)!r} is damaged ({error}); {FIX}") from None
 
 
-def _read_json(path: Path) -> dict[str, object] | dict[str, dict[str, str]]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

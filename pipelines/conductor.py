@@ -28,7 +28,7 @@ from pipelines.progress import RunProgress
 from workloads.loadgen import LoadTest
 from workloads.records import Query, Record, query_seed
 
-POLL_S = 0.1
+POLL_MS = 100
 RELEASE_S = 5.0  # how long an aborted LoadGen may take to return
 GOODBYE_S = 120.0  # how long workers may take to write their media
 
@@ -42,6 +42,7 @@ class JobSpec(msgspec.Struct):
     world_size: int
     folder: str
     noun: str
+    show_progress: bool
 
 
 class Asked(msgspec.Struct):
@@ -77,7 +78,7 @@ class Conductor:
         self._last_seen: dict[int, float] = {}
         self.aborted: str | None = None
         self.num_done = self.num_failed = 0
-        self.progress = RunProgress(job.noun, job.mode, job.world_size)
+        self.progress = RunProgress(job.noun, job.mode, job.world_size, job.show_progress)
 
     def run(self) -> dict[str, Any]:
         """Carry the test through; the outcome as it goes into outcome.json."""
@@ -86,7 +87,7 @@ class Conductor:
             poller.register(source, zmq.POLLIN)
         with self.progress:
             while not self._finished():
-                events = dict(poller.poll(POLL_S * 1000))
+                events = dict(poller.poll(POLL_MS))
                 if self._parent.fileno() in events and not self._parent.read():
                     poller.unregister(self._parent.fileno())
                     self.abort("interrupted")
@@ -149,6 +150,9 @@ class Conductor:
     def _on_issue(self, issued: list[tuple[int, int]]) -> None:
         """On LoadGen's thread."""
         now = time.perf_counter()
+        assert self._test is not None
+        scheduled_s = self._test.scheduled_s(self._next_id) or 0.0
+        self._began = min(self._began or now, now - scheduled_s)  # the best-kept appointment tells when the test began
         for loadgen_id, index in issued:
             query = Query(self._next_id, index, query_seed(self.config.seed, index))
             self._issued.append(Asked(query, loadgen_id, now, self._next_group))
@@ -158,10 +162,7 @@ class Conductor:
 
     def _take_issued(self) -> None:
         while self._issued:
-            asked = self._issued.popleft()
-            if self._began is None:
-                self._began = asked.issued
-            self._waiting.append(asked)
+            self._waiting.append(self._issued.popleft())
         self.progress.total(self._next_id)
         if self.aborted and self._waiting:
             self._release()
@@ -199,7 +200,9 @@ class Conductor:
             self.abort(f"records.jsonl cannot be written: {error.strerror}; free some space and run again")
 
     def _record(self, asked: Asked, result: wire.Result, rank: int, completed: float) -> Record:
-        began = self._began or 0.0
+        assert self._began is not None
+        assert self._test is not None
+        began, scheduled_s = self._began, self._test.scheduled_s(asked.query.id)
         fields = msgspec.structs.asdict(result)
         del fields["query_id"]
         return Record(
@@ -208,7 +211,7 @@ class Conductor:
             seed=asked.query.seed,
             mode=self.job.mode,
             rank=rank,
-            issued_s=asked.issued - began,
+            issued_s=asked.issued - began if scheduled_s is None else scheduled_s,
             completed_s=completed - began,
             started_s=None if asked.started is None else asked.started - began,
             batch_size=asked.batch_size,
@@ -229,7 +232,7 @@ class Conductor:
     def _await_byes(self, poller: zmq.Poller) -> None:
         give_up = time.monotonic() + (RELEASE_S if self.aborted else GOODBYE_S)
         while set(self.byes) < set(self.ready) and time.monotonic() < give_up:
-            events = dict(poller.poll(POLL_S * 1000))
+            events = dict(poller.poll(POLL_MS))
             if not self.aborted and self._parent.fileno() in events and not self._parent.read():
                 self.aborted = "interrupted"
                 break

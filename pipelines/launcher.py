@@ -126,7 +126,7 @@ def _processes_asked_for() -> int | None:
         return None
     if not any(Path(w).name == "accelerate" or "accelerate.commands" in w for w in words[:4]) or "launch" not in words:
         return None
-    values = {}
+    values: dict[str, str] = {}
     for word, following in zip(words, [*words[1:], ""], strict=True):
         name, sign, value = word.lstrip("-").replace("-", "_").partition("=")
         values.setdefault(name, value if sign else following)
@@ -151,7 +151,7 @@ def _run_test(
     loaded: bool,
 ) -> dict[str, Any]:
     """One LoadGen test; its outcome on rank 0, nothing elsewhere."""
-    job = JobSpec(config.model_dump(), mode, len(samples), ranks.world_size, str(folder), noun)
+    job = JobSpec(config.model_dump(), mode, len(samples), ranks.world_size, str(folder), noun, sys.stdout.isatty() and sys.stderr.isatty())
     conductor = _Conductor(job) if ranks.rank == 0 else None  # before this rank loads anything
     try:
         address = _share(conductor.address if conductor else "", ranks)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -16,16 +15,16 @@ REFRESH_S = 0.25
 class RunProgress:
     """Used by the conductor, which alone knows what was asked and answered."""
 
-    def __init__(self, noun: str, mode: str, num_ranks: int) -> None:
+    def __init__(self, noun: str, mode: str, num_ranks: int, shown: bool) -> None:
         self._noun, self._mode, self._num_ranks = noun, mode, num_ranks
         self._progress: Progress | None = None
         self._done = self._failed = self._total = 0
         self._by_rank: dict[int, int] = {}
         self._began = self._shown = 0.0
-        self.tty = sys.stderr.isatty()
+        self._wanted = shown
 
     def __enter__(self) -> RunProgress:
-        if self.tty:
+        if self._wanted:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 

@@ -52,9 +52,9 @@ class ToyT2V(Pipeline):
 
     def _spoil(self, video: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
         if self.fault == "noise":
-            return rng.integers(0, 256, video.shape, dtype=np.uint8)
+            return rng.integers(0, 256, video.shape).astype(np.uint8)
         if self.fault == "frozen":
-            return np.repeat(video[:1], len(video), axis=0)
+            return np.repeat(video[:1], len(video), axis=0).astype(np.uint8)
         return np.zeros_like(video) if self.fault in ("black", "nan") else video
 
 
@@ -65,4 +65,4 @@ def _draw(prompt: str, rng: np.random.Generator) -> NDArray[np.uint8]:
         t, y, x = np.mgrid[:NUM_FRAMES, :SIZE, :SIZE] / SIZE
         phase = rng.uniform(0, 2 * np.pi, 3)
         wave = np.sin(2 * np.pi * (x + y)[..., None] + 8 * t[..., None] + phase)
-        return np.rint((wave + 1) * 127.5).astype(np.uint8)
+        return np.asarray(np.rint((wave + 1) * 127.5), np.uint8)

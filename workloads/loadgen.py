@@ -16,8 +16,10 @@ from typing import Any
 
 from configs.run_config import RunConfig
 from workloads.records import query_seed
+from workloads.server_schedule import server_schedule
 
-OFFLINE_HEADROOM = 1.3  # over the warm-up's rate, so that a run that speeds up still lasts the minimum duration
+OFFLINE_HEADROOM = 1.5  # over the warm-up's rate, so that a run that speeds up still lasts the minimum duration
+LIBRARY, ORDER, SCHEDULE = -2, -3, -4  # where a sample's index stands when LoadGen's own seeds are drawn
 SERVER_SHARE = 0.7  # of the warm-up's rate, where the server's target is `auto`
 
 
@@ -40,6 +42,7 @@ class LoadTest:
         self._folder, self._on_issue = folder, on_issue
         self.target_qps = target_qps(config, samples_per_s)
         self._thread = threading.Thread(target=self._run, name="loadgen", daemon=True)
+        self._schedule = server_schedule(0, 1.0, 0)
         self.error: str | None = None
 
     def start(self) -> None:
@@ -53,6 +56,15 @@ class LoadTest:
     def join(self, timeout_s: float) -> bool:
         self._thread.join(timeout_s)
         return not self.running
+
+    def scheduled_s(self, number: int) -> float | None:
+        """When the server scenario scheduled its query of that number, seconds from the test's start; else None."""
+        if self._config.scenario != "server" or self._mode != "performance":
+            return None
+        if number >= len(self._schedule):
+            seed = self._seed(SCHEDULE)
+            self._schedule = server_schedule(seed, self.target_qps, max(1024, 2 * number))
+        return float(self._schedule[number])
 
     def complete(self, answers: Sequence[tuple[int, bytes]]) -> None:
         """Tell LoadGen that these queries, by its own ids, are answered; the bytes go into the accuracy log."""
@@ -108,8 +120,11 @@ class LoadTest:
         s.multi_stream_expected_latency_ns = round(load.target_latency_s * 1e9)
         s.multi_stream_target_latency_percentile = load.target_percentile
         s.multi_stream_samples_per_query = load.samples_per_query
-        s.qsl_rng_seed, s.sample_index_rng_seed, s.schedule_rng_seed = (query_seed(self._config.seed, -i) for i in (2, 3, 4))
+        s.qsl_rng_seed, s.sample_index_rng_seed, s.schedule_rng_seed = map(self._seed, (LIBRARY, ORDER, SCHEDULE))
         return s
+
+    def _seed(self, purpose: int) -> int:
+        return query_seed(self._config.seed, purpose)
 
     def _log_settings(self) -> Any:
         import mlperf_loadgen as lg

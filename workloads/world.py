@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -121,7 +121,7 @@ def coverage(shape: str, x: float, y: float, size: float, extent: int = SIZE) ->
         distance = np.abs(np.hypot(dx, dy) - (half - width / 2)) - width / 2
     else:
         raise ValueError(f"unknown shape {shape!r}; known: {', '.join(SHAPES)}")
-    return np.clip(0.5 - distance, 0.0, 1.0)
+    return np.asarray(np.clip(0.5 - distance, 0.0, 1.0), np.float64)
 
 
 # Words. Every list's first entry is the plain wording; the others are paraphrases.
@@ -263,8 +263,7 @@ def _ground(background: str, rng: np.random.Generator) -> NDArray[np.float64]:
     return np.repeat((level + contrast * pattern)[..., None], 3, axis=2)
 
 
-def _clause(group: Group, pick: object) -> str:
-    assert callable(pick)
+def _clause(group: Group, pick: Callable[[Sequence[str]], str]) -> str:
     one = group.count == 1
     noun = pick(_SHAPE_WORDS[group.shape])
     subject = f"a {group.colour} {noun}" if one else f"{_COUNT_WORDS[group.count]} small {group.colour} {_plural(noun)}"
@@ -290,7 +289,7 @@ def _parse_clause(clause: str, text: str) -> Group:
     return Group(colour, shape, direction, _one_of(clause, _SPEED_WORDS, "speed", text), count)
 
 
-def _one_of(clause: str, words: dict[str, tuple[str, ...]], what: str, text: str) -> str:
+def _one_of(clause: str, words: Mapping[str, tuple[str, ...]], what: str, text: str) -> str:
     found = [key for key, forms in words.items() if any(re.search(rf"\b{re.escape(f)}\b", clause) for f in forms)]
     if len(found) != 1:
         known = ", ".join(forms[0] for forms in words.values())

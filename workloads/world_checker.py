@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from workloads.world import BACKGROUND_PERIOD, COLOURS, DIRECTIONS, SHAPES, Group, coverage, parse_caption
+from workloads.world import BACKGROUND_PERIOD, COLOURS, DIRECTIONS, NUM_FRAMES, SHAPES, SIZE, Group, coverage, parse_caption
 
 ATTRIBUTES = ("colour", "shape", "direction", "speed", "count", "background")
 
@@ -45,8 +45,8 @@ class GroupReading:
 def check_clip(video_THWC: NDArray[np.uint8], caption: str) -> dict[str, bool]:
     """Whether the clip shows what the caption states, by attribute.
 
-    video_THWC: uint8, at least 4 frames. An attribute is right when it is right for every object of the caption; an
-    object of a colour that the caption does not name makes `colour` wrong.
+    video_THWC: uint8, at least 4 frames; other sizes are brought to the world's. An attribute is right when it is right
+    for every object of the caption; an object of a colour that the caption does not name makes `colour` wrong.
     Raises ValueError where the caption is not of this world.
     """
     scene = parse_caption(caption)
@@ -61,9 +61,7 @@ def check_clip(video_THWC: NDArray[np.uint8], caption: str) -> dict[str, bool]:
 
 def read_clip(video_THWC: NDArray[np.uint8]) -> list[GroupReading]:
     """The groups seen in the clip, one a colour, largest first."""
-    if video_THWC.ndim != 4 or video_THWC.shape[-1] != 3 or len(video_THWC) < 4:
-        raise ValueError(f"a clip is video_THWC of at least 4 RGB frames, got shape {video_THWC.shape}")
-    rgb = video_THWC.astype(np.float64) / 255
+    rgb = _at_world_size(video_THWC).astype(np.float64) / 255
     chroma = rgb.max(-1) - rgb.min(-1)
     nearest = _hue_class(rgb)
     seen = []
@@ -86,7 +84,7 @@ def read_clip(video_THWC: NDArray[np.uint8]) -> list[GroupReading]:
 
 def read_background(video_THWC: NDArray[np.uint8]) -> str:
     """`plain`, `striped` or `checked`, from the grey pixels' mean over time."""
-    rgb = video_THWC.astype(np.float64) / 255
+    rgb = _at_world_size(video_THWC).astype(np.float64) / 255
     ground = (rgb.max(-1) - rgb.min(-1)) < MIN_CHROMA / 2
     weight = ground.sum(0)
     grey_HW = (rgb.mean(-1) * ground).sum(0) / np.maximum(weight, 1)
@@ -102,6 +100,19 @@ def read_background(video_THWC: NDArray[np.uint8]) -> str:
     if max(striped, checked) < MIN_GROUND_SWING:
         return "plain"
     return "striped" if striped > checked else "checked"
+
+
+def _at_world_size(video_THWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The clip at the world's own 9 frames of 48 x 48, in which distances are measured."""
+    import cv2
+
+    if video_THWC.ndim != 4 or video_THWC.shape[-1] != 3 or len(video_THWC) < 4:
+        raise ValueError(f"a clip is video_THWC of at least 4 RGB frames, got shape {video_THWC.shape}")
+    if video_THWC.shape[:3] == (NUM_FRAMES, SIZE, SIZE):
+        return video_THWC
+    index = np.linspace(0, len(video_THWC) - 1, NUM_FRAMES).round().astype(int)
+    frames = [cv2.resize(np.ascontiguousarray(video_THWC[i]), (SIZE, SIZE), interpolation=cv2.INTER_AREA) for i in index]
+    return np.stack(frames).astype(np.uint8)
 
 
 def _match(groups: tuple[Group, ...], readings: list[GroupReading]) -> list[tuple[Group, GroupReading | None]]:
@@ -168,7 +179,7 @@ def _motion(velocity: NDArray[np.float64]) -> tuple[str | None, str | None]:
 
 def _centroid(alpha_HW: NDArray[np.float64]) -> NDArray[np.float64]:
     y, x = np.mgrid[: alpha_HW.shape[0], : alpha_HW.shape[1]] + 0.5
-    return np.array([(alpha_HW * x).sum(), (alpha_HW * y).sum()]) / alpha_HW.sum()
+    return np.asarray([(alpha_HW * x).sum(), (alpha_HW * y).sum()], np.float64) / float(alpha_HW.sum())
 
 
 def _fit(alpha_HW: NDArray[np.float64], shape: str) -> float:
@@ -176,7 +187,7 @@ def _fit(alpha_HW: NDArray[np.float64], shape: str) -> float:
     area_factor, offset = _template_moments(shape)
     size = float(np.sqrt(alpha_HW.sum() / area_factor))
     x, y = _centroid(alpha_HW)
-    template = coverage(shape, x, y - offset * size, size, alpha_HW.shape[0])
+    template = coverage(shape, x, y - offset * size, size)
     return float(np.minimum(alpha_HW, template).sum() / np.maximum(alpha_HW, template).sum())
 
 

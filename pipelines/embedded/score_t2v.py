@@ -7,6 +7,7 @@ Captions come from a seed that training never used. Prints a table and one JSON 
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -91,7 +92,7 @@ def _settings(pipe: Any) -> Iterator[tuple[str, Callable[[], Any], dict[str, Any
         if denoiser.is_cache_enabled:
             denoiser.disable_cache()
     for bits in (8, 4, 3, 2):
-        yield f"8 steps, int{bits} weights", lambda bits=bits: _rounded(pipe, bits), {"num_inference_steps": 8}
+        yield f"8 steps, int{bits} weights", functools.partial(_rounded, pipe, bits), {"num_inference_steps": 8}
     yield "8 steps, last 2 blocks cut", lambda: _truncated(pipe, 2), {"num_inference_steps": 8}
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 BATCH = 64
 BASE_STEPS, BASE_RATE = 1700, 1.5e-3
-EXPERT_STEPS, EXPERT_RATE = 800, 8e-4
+EXPERT_STEPS, EXPERT_RATE = 600, 8e-4
 BOUNDARY = 0.875  # share of the noise range above which the first expert works; Wan 2.2 A14B's
 FLOW_SHIFT = 3.0  # the sampler's: half of the training times are drawn as it spaces its steps
 EMPTY_SHARE = 0.10  # captions dropped, for guidance
@@ -174,7 +174,7 @@ class _PaddingWeight:
 
     def __call__(self, attn: Any, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor, *_: Any) -> torch.Tensor:
         def heads(x: torch.Tensor) -> torch.Tensor:
-            return x.unflatten(2, (attn.heads, -1)).transpose(1, 2)
+            return torch.unflatten(x, 2, (attn.heads, -1)).transpose(1, 2)
 
         query = heads(attn.norm_q(attn.to_q(hidden_states)))
         key = heads(attn.norm_k(attn.to_k(encoder_hidden_states)))

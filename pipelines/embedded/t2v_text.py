@@ -57,7 +57,6 @@ def build_text_encoder(tokenizer: T5Tokenizer) -> UMT5EncoderModel:
         relative_attention_num_buckets=16,
         relative_attention_max_distance=32,
         dropout_rate=0.0,
-        tie_word_embeddings=True,
     )
     return UMT5EncoderModel(config)
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from configs.errors import ConfigError
+from configs.registry import make
 from pipelines.base import Response
 from pipelines.diffusers_t2v import DiffusersT2V
 from workloads.records import Query, Sample
@@ -118,4 +119,4 @@ def test_what_the_model_cannot_do_is_refused_by_name(tiny_wan: Path, options: di
 @pytest.mark.parametrize("name", ["num_frames", "num_inference_steps", "batch_size", "fps"])
 def test_a_size_of_nought_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=f"option '{name}' is 0"):
-        DiffusersT2V(**{name: 0})
+        make("pipelines", "diffusers_t2v", {name: 0})

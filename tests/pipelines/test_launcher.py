@@ -9,10 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
+from configs.errors import RunError
+from configs.run_config import load_config
+from pipelines.launcher import join_ranks
 from tests.conftest import ACCELERATE, QUICK, ROOT, TWO_RANKS, SuiteRun, last_line, read_report, suite_env
 
 SLOW = ["--config", "t2v/toy", "--set", "pipeline.seconds=0.2", "--set", "load.min_query_count=400", "--output", "run"]
@@ -65,16 +69,12 @@ def test_accelerates_silent_single_process_is_refused(suite: SuiteRun) -> None:
     assert "configs/accelerate/cpu_2.yaml" in done.stderr
 
 
-def test_ranks_that_believe_they_are_alone_are_refused(suite: SuiteRun, tmp_path: Path) -> None:
-    lonely = tmp_path / "lonely.py"
-    code = "import os, accelerate\nos.environ['WORLD_SIZE'] = '2'\n"
-    code += "from configs.run_config import load_config\nfrom pipelines.launcher import join_ranks\n"
-    code += "accelerate.PartialState._shared_state.clear()\nos.environ.pop('LOCAL_RANK', None)\n"
-    code += "try:\n    join_ranks(load_config(None, 't2v/toy'))\nexcept Exception as error:\n    print(type(error).__name__, error)\n"
-    lonely.write_text(code, encoding="utf-8")
-    env = suite_env() | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, str(lonely)], env=env, capture_output=True, text=True, timeout=120)
-    assert "RunError 2 processes were started but Accelerate joined 1: every rank believes it is alone" in done.stdout, done.stderr
+def test_ranks_that_believe_they_are_alone_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = SimpleNamespace(num_processes=1, process_index=0, device="cpu")
+    monkeypatch.setattr("accelerate.PartialState", lambda **_: alone)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RunError, match="2 processes were started but Accelerate joined 1: every rank believes it is alone"):
+        join_ranks(load_config(None, "t2v/toy"))
 
 
 def test_a_killed_rank_ends_the_run_and_loses_no_finished_record(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from workloads.world import Grade, Group, Scene, caption, render, sample_scene
+from workloads.world import COLOURS, Grade, Group, Scene, caption, render, sample_scene
 from workloads.world_checker import check_clip, read_clip
 
 Clip = NDArray[np.uint8]
@@ -63,7 +65,11 @@ def test_frozen_clips_fail_where_motion_is_stated() -> None:
 
 
 def test_a_wrong_colour_fails_in_colour_alone() -> None:
-    verdicts = [check_clip(clip[..., [2, 0, 1]], text) for _, text, clip in _clips("simple", 60, 16)]
+    verdicts = []
+    for i, (scene, text, _) in enumerate(_clips("simple", 60, 16)):
+        colours = [c for c in COLOURS if c != scene.groups[0].colour]
+        recoloured = Scene((replace(scene.groups[0], colour=colours[i % 5]),))
+        verdicts.append(check_clip(render(recoloured, np.random.default_rng(i)), text))
     assert not any(v["colour"] for v in verdicts)
     assert all(v["shape"] and v["direction"] and v["speed"] and v["count"] for v in verdicts)
 
@@ -84,6 +90,12 @@ def test_an_extra_object_makes_the_colour_wrong() -> None:
     scene = Scene((Group("red", "disc", "still", "still"), Group("blue", "ring", "still", "still")), "plain")
     verdict = check_clip(render(scene, np.random.default_rng(0)), "a red disc stays still")
     assert not verdict["colour"]
+
+
+def test_a_clip_of_another_size_is_read_alike() -> None:
+    for _, text, clip in _clips("rich", 20, 18):
+        large = clip.repeat(3, 1).repeat(4, 2).repeat(2, 0)
+        assert all(check_clip(large, text).values()), text
 
 
 def test_an_empty_clip_shows_nothing() -> None:
