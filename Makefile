@@ -11,7 +11,7 @@ t2v: $(READY)
 	$(BIN)/accelerate launch --config_file configs/accelerate/one.yaml suite.py --workload t2v
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 check: $(READY)
 	$(BIN)/ruff check .

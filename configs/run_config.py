@@ -53,7 +53,7 @@ class RunConfig(_Settings):
     warmup_batches: int = Field(2, ge=1, description="batches each rank answers before the clock starts")
     device: Literal["auto", "cpu"] = "auto"
     num_threads: int | None = Field(None, ge=1, description="CPU threads a rank; torch's own choice where not given")
-    heartbeat_timeout_s: float = Field(30.0, gt=1, description="a rank silent for this long counts as dead")
+    heartbeat_timeout_s: float = Field(20.0, gt=1, description="a rank silent for this long counts as dead")
     report_videos: int = Field(48, ge=0, description="videos to embed in report.html")
     allow_fallback: bool = Field(False, description="accept that an option could not be put in force")
 

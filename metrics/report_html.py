@@ -28,7 +28,7 @@ HEADINGS = {
 
 
 def write_html(report: Report) -> Path:
-    """Write report.html beside report.json."""
+    """Write report.html beside report.json, and contact_sheet.png where the run made videos."""
     from jinja2 import Environment, FileSystemLoader
 
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -128,7 +128,9 @@ def _contact_sheet(report: Report) -> str:
     gap = np.full((tall, 12, 3), 255, np.uint8)
     padded = [np.pad(c, ((0, tall - c.shape[0]), (0, 0), (0, 0)), constant_values=255) for c in columns]
     sheet = padded[0] if len(padded) == 1 else np.concatenate([padded[0], gap, padded[1]], axis=1)
-    return "data:image/png;base64," + base64.b64encode(iio.imwrite("<bytes>", sheet, extension=".png")).decode()
+    content: bytes = iio.imwrite("<bytes>", sheet, extension=".png")
+    (report.run.folder / "contact_sheet.png").write_bytes(content)
+    return "data:image/png;base64," + base64.b64encode(content).decode()
 
 
 def contact_row(video_THWC: NDArray[np.uint8]) -> NDArray[np.uint8]:

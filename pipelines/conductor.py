@@ -10,6 +10,7 @@ uneven or busy devices balance themselves in every scenario.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -226,7 +227,7 @@ class Conductor:
                 self.abort(f"rank {rank} has been silent for {self.config.heartbeat_timeout_s:.0f} s; it died or its machine hangs")
 
     def _say_stop(self) -> None:
-        for rank in self.ready:
+        for rank in self._last_seen:
             self._send(rank, wire.Stop("aborted" if self.aborted else "finished"))
 
     def _await_byes(self, poller: zmq.Poller) -> None:
@@ -283,8 +284,9 @@ def main() -> None:
         router.bind(address)
         print(msgspec.json.encode({"address": address}).decode(), flush=True)
         outcome = Conductor(job, router, sys.stdin).run()
-        print(msgspec.json.encode(outcome).decode(), flush=True)
         router.close(linger=1000)
+        with contextlib.suppress(BrokenPipeError):  # the parent may be dead
+            print(msgspec.json.encode(outcome).decode(), flush=True)
     sys.stderr.flush()
     os._exit(0)
 

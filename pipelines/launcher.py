@@ -156,7 +156,7 @@ def _run_test(
     try:
         address = _share(conductor.address if conductor else "", ranks)
         worker = Worker(ranks.rank, pipeline, samples, folder, address, mode)
-        worker.run(ranks.device, config.warmup_batches, config.seed, loaded)
+        worker.run(ranks.device, config.warmup_batches, config.seed, loaded, conductor.check if conductor else _nothing)
         worker.close()
         return conductor.outcome() if conductor else {}
     except KeyboardInterrupt:
@@ -167,9 +167,12 @@ def _run_test(
         raise RunError(
             f"interrupted; {(kept or {}).get('num_done', 0)} finished records are in {shown}; 'suite.py report {shown}' reports on them"
         ) from None
-    except BaseException:
+    except BaseException as error:
         if conductor:
-            write_json(folder / "outcome.json", {mode: conductor.abort()})
+            outcome = conductor.abort()
+            write_json(folder / "outcome.json", {mode: outcome})
+            if isinstance(error, RunError):
+                _raise_if_given_up(outcome, folder)
         raise
 
 
@@ -184,6 +187,11 @@ class _Conductor:
         self._process.stdin.write(msgspec.json.encode(job).decode() + "\n")
         self._process.stdin.flush()
         self.address: str = self._line()["address"]
+
+    def check(self) -> None:
+        """Raises RunError where the process is gone."""
+        if (code := self._process.poll()) is not None:
+            raise RunError(f"the conductor process ended early, with exit code {code}; its own message is above")
 
     def outcome(self) -> dict[str, Any]:
         """Wait for the test's end."""
@@ -205,6 +213,10 @@ class _Conductor:
             raise RunError(f"the conductor process ended early, with exit code {code}; its own message is above")
         found: dict[str, Any] = msgspec.json.decode(line)
         return found
+
+
+def _nothing() -> None:
+    """Ranks other than the first are ended by their launcher where the first is gone."""
 
 
 def _share(value: str, ranks: Ranks) -> str:

@@ -12,12 +12,13 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import zmq
 
+from configs.errors import RunError
 from pipelines import wire
 from pipelines.base import Pipeline, Response
 from pipelines.media import MediaWriter
@@ -35,7 +36,7 @@ class Worker:
 
     def __init__(self, rank: int, pipeline: Pipeline, samples: Sequence[Sample], folder: Path, address: str, mode: str) -> None:
         self.rank, self.pipeline, self.samples, self.mode = rank, pipeline, samples, mode
-        self._folder, self._address = folder, address
+        self._address = address
         self._context = zmq.Context()
         self._socket = self._connect(f"worker-{rank}")
         self._leaving = threading.Event()
@@ -43,10 +44,12 @@ class Worker:
         self._writer = MediaWriter(folder)
         self._beating.start()
 
-    def run(self, device: torch.device, num_warmups: int, seed: int, loaded: bool) -> None:
+    def run(self, device: torch.device, num_warmups: int, seed: int, loaded: bool, check: Callable[[], None]) -> None:
         """Load unless `loaded`, warm up, answer until told to stop.
 
-        What goes wrong before the first query is told to the conductor and raised.
+        check: called every second of waiting; it raises where waiting has become pointless.
+        What goes wrong before the first query is told to the conductor and raised. Raises RunError where the conductor
+        gave the run up.
         """
         try:
             if not loaded:
@@ -68,16 +71,23 @@ class Worker:
             )
         )
         self._send(wire.Want(self.rank, self.pipeline.batch_size))
-        while isinstance(message := wire.decode_from_conductor(self._socket.recv()), wire.Work):
+        while isinstance(message := self._next(check), wire.Work):
             self._send(wire.Done(self.rank, self._answer(message.queries)))
             self._send(wire.Want(self.rank, self.pipeline.batch_size))
         self._send(wire.Bye(self.rank, _peak_memory(device), self._writer.finish()))
+        if message.reason == "aborted":
+            raise RunError("the run was given up")
 
     def close(self) -> None:
         self._leaving.set()
         self._beating.join()
-        self._socket.close(linger=2000)
+        self._socket.close()
         self._context.term()
+
+    def _next(self, check: Callable[[], None]) -> wire.FromConductor:
+        while not self._socket.poll(1000):
+            check()
+        return wire.decode_from_conductor(self._socket.recv())
 
     def _warm_up(self, num_warmups: int, seed: int) -> float:
         """Full batches outside the clock; seconds a sample in the fastest of the later half.
@@ -133,6 +143,7 @@ class Worker:
     def _connect(self, name: str) -> zmq.Socket[bytes]:
         socket = self._context.socket(zmq.DEALER)
         socket.setsockopt(zmq.IDENTITY, name.encode())
+        socket.setsockopt(zmq.LINGER, 2000)
         socket.connect(self._address)
         return socket
 

@@ -22,7 +22,7 @@ from workloads.t2v import TextToVideo
 
 ROOT = Path(__file__).parent.parent
 ACCELERATE = [str(Path(sys.executable).with_name("accelerate")), "launch"]
-TWO_RANKS = [*ACCELERATE, "--config_file", str(ROOT / "configs/accelerate/cpu_2.yaml")]
+TWO_RANKS = [*ACCELERATE, "--config_file", str(ROOT / "configs/accelerate/cpu_2.yaml"), "--main_process_port", "0"]
 QUICK = ["--set", "load.min_duration_s=0.2", "--set", "load.min_query_count=8", "--set", "dataset.num_prompts=8"]
 
 SuiteRun = Callable[..., "subprocess.CompletedProcess[str]"]

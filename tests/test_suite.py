@@ -112,9 +112,7 @@ def test_the_manifest_holds_what_a_repeat_needs(suite: SuiteRun, tmp_path: Path)
     assert system["packages"]["torch"]
 
 
-@pytest.mark.parametrize(
-    ("fault", "canary"), [("black", "black"), ("frozen", "frozen"), ("noise", "noise"), ("nan", "nan"), ("same", "identical")]
-)
+@pytest.mark.parametrize(("fault", "canary"), [("noise", "noise"), ("nan", "nan"), ("same", "identical")])
 def test_a_fast_but_broken_pipeline_is_invalid_by_the_canarys_name(suite: SuiteRun, fault: str, canary: str) -> None:
     done = suite("--config", "t2v/toy", "--set", f"pipeline.fault={fault}", *QUICK)
     assert done.returncode == 3

@@ -9,7 +9,7 @@ outputs/<run>/
   <mode>/           LoadGen's logs: mlperf_log_summary.txt, mlperf_log_detail.txt ...
   media/            answers that are files, named by query
   manifest.json     seeds, hashes of all files
-  report.json, report.html
+  report.json, report.html, contact_sheet.png
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def prompt_set_hash(samples: Iterable[Sample]) -> str:
 
 def file_hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of every file of the run but the manifest and what is computed from the others."""
-    computed = {"manifest.json", "report.json", "report.html"}
+    computed = {"manifest.json", "report.json", "report.html", "contact_sheet.png"}
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in computed and p.suffix != ".partial")
     return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
