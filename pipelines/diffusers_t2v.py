@@ -74,7 +74,7 @@ class DiffusersT2V(Pipeline):
             check_diffusers_folder(Path(folder))
         dtype = getattr(torch, self._dtype_name(device))
         try:
-            self._pipe = DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, revision=self.revision, use_safetensors=True)
+            self._pipe = DiffusionPipeline.from_pretrained(folder, dtype=dtype, revision=self.revision, use_safetensors=True)
         except Exception as error:  # diffusers, transformers, safetensors and the hub raise many kinds
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ConfigError(f"model {self.model!r} cannot be loaded: {reason}; give a diffusers folder or a hub name") from error

@@ -9,6 +9,7 @@ import pytest
 
 from tests.conftest import QUICK, ROOT, SuiteRun, last_line, read_report
 
+FEW = ["--set", "load.target_qps=100"]  # a pipeline without work would be asked thousands of queries
 PLUGIN = """
 from dataclasses import dataclass
 from typing import ClassVar
@@ -133,7 +134,7 @@ def test_failed_queries_make_a_run_invalid_and_stay_in_the_denominator(suite: Su
 
 def test_a_plugin_file_adds_a_pipeline(suite: SuiteRun, tmp_path: Path) -> None:
     (tmp_path / "grey.py").write_text(PLUGIN, encoding="utf-8")
-    done = suite("--config", "t2v/toy", "--plugin", "grey.py", "--set", "pipeline={name: plain_grey, level: 40}", *QUICK)
+    done = suite("--config", "t2v/toy", "--plugin", "grey.py", "--set", "pipeline={name: plain_grey, level: 40}", *QUICK, *FEW)
     assert done.returncode == 0, done.stderr
     assert read_report(done)["figures"]["world_score"]["value"] == 0.0
 
@@ -146,7 +147,7 @@ def test_an_installed_package_adds_a_pipeline_by_entry_point(suite: SuiteRun, tm
     (info / "entry_points.txt").write_text("[triptych.pipelines]\nplain_grey = grey_video:PlainGrey\n", encoding="utf-8")
     env = {"PYTHONPATH": str(tmp_path / "site")}
     assert "plain_grey               package grey-video" in suite("list", env=env).stdout
-    done = suite("--config", "t2v/toy", "--set", "pipeline={name: plain_grey}", *QUICK, env=env)
+    done = suite("--config", "t2v/toy", "--set", "pipeline={name: plain_grey}", *QUICK, *FEW, env=env)
     assert done.returncode == 0, done.stderr
 
 

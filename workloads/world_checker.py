@@ -141,8 +141,8 @@ def _hue_class(rgb_THWC: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def _objects(alpha_HW: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-    """The connected objects of one frame, each as its own coverage map."""
-    labels, _ = ndimage.label(alpha_HW > 0.35)
+    """The connected objects of one frame, each as its own coverage map; a pixel that is half covered connects."""
+    labels, _ = ndimage.label(alpha_HW > 0.5)
     found = []
     for i in np.flatnonzero(np.bincount(labels.ravel())[1:] >= MIN_AREA / 2) + 1:
         near = ndimage.binary_dilation(labels == i)

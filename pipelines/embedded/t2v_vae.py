@@ -98,7 +98,7 @@ def encode_clips(vae: AutoencoderKLWan, clips: NDArray[np.uint8], path: Path) ->
 
 def to_model(clips_BTHWC: NDArray[np.uint8]) -> torch.Tensor:
     """uint8 clips to the autoencoder's float x_BCTHW in -1 to 1."""
-    x = torch.from_numpy(np.ascontiguousarray(clips_BTHWC)).permute(0, 4, 1, 2, 3)
+    x = torch.from_numpy(np.array(clips_BTHWC)).permute(0, 4, 1, 2, 3)
     return x.float() / 127.5 - 1
 
 
