@@ -9,11 +9,12 @@ accelerate launch --num_processes 8 suite.py ...                         eight G
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,14 +72,10 @@ def launch(config: RunConfig, output: str | None) -> Path:
             write_config(folder, config)
             write_samples(folder, samples)
             (folder / "records.jsonl").touch()
-        outcomes: dict[str, Any] = {}
         loaded = False
         for mode in ("performance", "accuracy") if config.mode == "both" else (config.mode,):
-            outcomes[mode] = _run_test(config, mode, ranks, pipeline, samples, folder, workload.noun, loaded)
+            _run_test(config, mode, ranks, pipeline, samples, folder, workload.noun, loaded)
             loaded = True
-            if ranks.rank == 0:
-                write_json(folder / "outcome.json", outcomes)
-                _raise_if_given_up(outcomes[mode], folder)
     return folder
 
 
@@ -95,7 +92,7 @@ def join_ranks(config: RunConfig) -> Ranks:
     if state.num_processes != world_size:
         raise RunError(
             f"{world_size} processes were started but Accelerate joined {state.num_processes}: every rank believes it is alone; "
-            "launch with --config_file configs/accelerate/cpu_2.yaml (CPU) or rocm_8.yaml, cuda_8.yaml (GPUs)"
+            "launch with --config_file configs/accelerate/cpu_2.yaml on a CPU, with --multi_gpu on GPUs"
         )
     if world_size != int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size))):
         raise RunError("this version runs on one node; launch with --num_machines 1")
@@ -149,8 +146,8 @@ def _run_test(
     folder: Path,
     noun: str,
     loaded: bool,
-) -> dict[str, Any]:
-    """One LoadGen test; its outcome on rank 0, nothing elsewhere."""
+) -> None:
+    """One LoadGen test; its outcome goes into outcome.json however it ends."""
     job = JobSpec(config.model_dump(), mode, len(samples), ranks.world_size, str(folder), noun, sys.stdout.isatty() and sys.stderr.isatty())
     conductor = _Conductor(job) if ranks.rank == 0 else None  # before this rank loads anything
     try:
@@ -158,22 +155,20 @@ def _run_test(
         worker = Worker(ranks.rank, pipeline, samples, folder, address, mode)
         worker.run(ranks.device, config.warmup_batches, config.seed, loaded, conductor.check if conductor else _nothing)
         worker.close()
-        return conductor.outcome() if conductor else {}
-    except KeyboardInterrupt:
-        kept = conductor.abort() if conductor else None
-        if conductor:
-            write_json(folder / "outcome.json", {mode: kept})
-        shown = os.path.relpath(folder)
-        raise RunError(
-            f"interrupted; {(kept or {}).get('num_done', 0)} finished records are in {shown}; 'suite.py report {shown}' reports on them"
-        ) from None
+        outcome = conductor.outcome() if conductor else {}
     except BaseException as error:
+        outcome = conductor.abort() if conductor else {}
         if conductor:
-            outcome = conductor.abort()
-            write_json(folder / "outcome.json", {mode: outcome})
-            if isinstance(error, RunError):
-                _raise_if_given_up(outcome, folder)
+            _write_outcome(folder, mode, outcome)
+        if isinstance(error, KeyboardInterrupt):
+            shown, count = os.path.relpath(folder), outcome.get("num_done", 0)
+            raise RunError(f"interrupted; {count} finished records are in {shown}; 'suite.py report {shown}' reports on them") from None
+        if isinstance(error, RunError):
+            _raise_if_given_up(outcome, folder)
         raise
+    if conductor:
+        _write_outcome(folder, mode, outcome)
+        _raise_if_given_up(outcome, folder)
 
 
 class _Conductor:
@@ -186,6 +181,7 @@ class _Conductor:
         assert self._process.stdin
         self._process.stdin.write(msgspec.json.encode(job).decode() + "\n")
         self._process.stdin.flush()
+        self._outcome: dict[str, Any] | None = None
         self.address: str = self._line()["address"]
 
     def check(self) -> None:
@@ -195,14 +191,16 @@ class _Conductor:
 
     def outcome(self) -> dict[str, Any]:
         """Wait for the test's end."""
-        return self._line()
+        if self._outcome is None:
+            self._outcome = self._line()
+        return self._outcome
 
     def abort(self) -> dict[str, Any]:
-        """End the test now; what is known of it."""
+        """End the test now, if it has not ended; what is known of it."""
         assert self._process.stdin
         self._process.stdin.close()
         with contextlib.suppress(RunError):
-            return self._line()
+            return self.outcome()
         return {"aborted": "the conductor process ended early"}
 
     def _line(self) -> dict[str, Any]:
@@ -229,7 +227,14 @@ def _share(value: str, ranks: Ranks) -> str:
     return shared[0]
 
 
-def _raise_if_given_up(outcome: dict[str, Any], folder: Path) -> None:
+def _write_outcome(folder: Path, mode: str, outcome: Mapping[str, Any]) -> None:
+    """Add one test's outcome to those of the tests before it."""
+    file = folder / "outcome.json"
+    earlier = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    write_json(file, {**earlier, mode: outcome})
+
+
+def _raise_if_given_up(outcome: Mapping[str, Any], folder: Path) -> None:
     if reason := outcome.get("aborted"):
         shown = os.path.relpath(folder)
         raise RunError(f"the run was given up: {reason}; {outcome.get('num_done', 0)} finished records are in {shown}")

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 REFRESH_S = 0.25
+MAX_NAMED_RANKS = 8  # with more, the least and the most answered by one rank are shown
 
 
 class RunProgress:
@@ -65,7 +66,9 @@ class RunProgress:
         parts = [f"{rate:.2f} {self._noun}/s"]
         if self._done:
             parts.append(f"{(self._total - self._done) / rate:.0f} s left")
-        if len(self._by_rank) > 1:
+        if len(self._by_rank) > MAX_NAMED_RANKS:
+            parts.append(f"{min(self._by_rank.values())} to {max(self._by_rank.values())} a rank")
+        elif len(self._by_rank) > 1:
             parts.append(" ".join(f"rank {r}: {n}" for r, n in sorted(self._by_rank.items())))
         if self._failed:
             parts.append(f"{self._failed} failed")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 BATCH = 64
 BASE_STEPS, BASE_RATE = 1500, 1.5e-3
-EXPERT_STEPS, EXPERT_RATE = 450, 8e-4
+EXPERT_STEPS, EXPERT_RATE = 750, 1e-3
 BOUNDARY = 0.875  # share of the noise range above which the first expert works; Wan 2.2 A14B's
 FLOW_SHIFT = 3.0  # the sampler's: half of the training times are drawn as it spaces its steps
 EMPTY_SHARE = 0.10  # captions dropped, for guidance
