@@ -87,7 +87,8 @@ class Worker:
     def _next(self, check: Callable[[], None]) -> wire.FromConductor:
         while not self._socket.poll(1000):
             check()
-        return wire.decode_from_conductor(self._socket.recv())
+        message: wire.FromConductor = wire.decode_from_conductor(self._socket.recv())
+        return message
 
     def _warm_up(self, num_warmups: int, seed: int) -> float:
         """Full batches outside the clock; seconds a sample in the fastest of the later half.

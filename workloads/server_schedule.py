@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 def server_schedule(seed: int, target_qps: float, count: int) -> NDArray[np.float64]:
     """Seconds from the test's start at which each of the first `count` queries is scheduled, ascending from 0."""
     bits = np.random.MT19937()
-    bits._legacy_seeding(seed % 2**32)  # type: ignore[attr-defined]
+    bits._legacy_seeding(seed % 2**32)
     words = bits.random_raw(2 * max(count - 1, 0)).astype(np.float64)
     uniform = (words[0::2] + words[1::2] * 2.0**32) / 2.0**64
     gaps_ns = np.floor(-np.log1p(-uniform) / target_qps * 1e9)
