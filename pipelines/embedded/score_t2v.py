@@ -37,7 +37,7 @@ EVERY_SET: tuple[tuple[str, Split], ...] = (("simple", "train"), ("simple", "hel
 
 def main(
     model: Annotated[Path, typer.Option(help="A diffusers folder.")] = EMBEDDED,
-    prompts: Annotated[int, typer.Option(help="Captions of each grade; half of them hold a held-out combination.")] = 200,
+    prompts: Annotated[int, typer.Option(help="Captions of the simple grade, half of them held out; rich has half as many.")] = 200,
     guidance: Annotated[float, typer.Option(help="guidance_scale.")] = 2.0,
     only: Annotated[str | None, typer.Option(help="Score this setting alone, such as '8 steps'.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
@@ -53,7 +53,8 @@ def main(
     for name, changed, options in _settings(pipe):
         if only is None or name == only:
             for grade, split in EVERY_SET if name in STEP_COUNTS else EVERY_SET[:1]:
-                rows.append(_row(name, changed(), grade, split, prompts // 2, {"guidance_scale": guidance, **options}))
+                count = prompts // (2 if grade == "simple" else 4)
+                rows.append(_row(name, changed(), grade, split, count, {"guidance_scale": guidance, **options}))
     print(json.dumps(rows))
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 BATCH = 64
 BASE_STEPS, BASE_RATE = 1500, 1.5e-3
-EXPERT_STEPS, EXPERT_RATE = 750, 1e-3
+EXPERT_STEPS, EXPERT_RATE = 850, 1.5e-3
 BOUNDARY = 0.875  # share of the noise range above which the first expert works; Wan 2.2 A14B's
 FLOW_SHIFT = 3.0  # the sampler's: half of the training times are drawn as it spaces its steps
 EMPTY_SHARE = 0.10  # captions dropped, for guidance
@@ -76,13 +76,13 @@ def train_base(folder: Path, data: Latents, text_encoder: UMT5EncoderModel, seed
 
 
 def train_expert(
-    folder: Path, name: str, base: WanTransformer3DModel, data: Latents, text_encoder: UMT5EncoderModel, seed: int
+    folder: Path, name: str, base: WanTransformer3DModel, data: Latents, text_encoder: UMT5EncoderModel, seed: int, steps: int
 ) -> WanTransformer3DModel:
     """A copy of `base` trained on one side of the boundary: `name` is `high_noise` or `low_noise`."""
     times = {"high_noise": (BOUNDARY, 1.0), "low_noise": (0.0, BOUNDARY)}[name]
     model = copy.deepcopy(base)
     both = torch.nn.ModuleDict({"model": model, "text": text_encoder})
-    _train(name, folder / f"{name}.pt", both, data, times, EXPERT_STEPS, EXPERT_RATE, seed, frozen_text=True)
+    _train(name, folder / f"{name}.pt", both, data, times, steps, EXPERT_RATE, seed, frozen_text=True)
     return model
 
 
@@ -101,7 +101,7 @@ def _train(
     both["model"].train().requires_grad_(True)
     weigh = _weigh_padding(both["model"])
     trained: torch.nn.Module = both["model"] if frozen_text else both
-    ema = Ema(trained, 0.997)
+    ema = Ema(trained, 0.99 if frozen_text else 0.997)
     optimiser = torch.optim.AdamW(trained.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     progress = Progress(name, steps, load_state(path, both=both, ema=ema, optimiser=optimiser))
     while progress.step < steps:

@@ -5,8 +5,9 @@ Stages, each kept under --work and resumed where it was left (Ctrl-C loses at mo
   vae        train the autoencoder, check its round trip, encode the clips
   grammar    teach the text encoder to read captions
   denoiser   train one denoiser, and the text encoder with it, on all noise levels
-  experts    train the high-noise and the low-noise copies, side by side
+  experts    train the high-noise and the low-noise copies, side by side, on the simple grade
   export     write the diffusers folder
+To go on from the shipped weights: `--start pipelines/embedded/t2v --work build/more --expert-steps 3000 --grades both`.
 Scores for the model card: `python -m pipelines.embedded.score_t2v`.
 """
 
@@ -16,7 +17,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import typer
@@ -24,14 +25,16 @@ import typer
 from pipelines.diffusers_t2v import EMBEDDED
 from pipelines.embedded.score_t2v import round_trip
 from pipelines.embedded.t2v_clips import load_clips
-from pipelines.embedded.t2v_denoiser import BOUNDARY, FLOW_SHIFT, Latents, build_transformer, train_base, train_expert
+from pipelines.embedded.t2v_denoiser import BOUNDARY, EXPERT_STEPS, FLOW_SHIFT, Latents, build_transformer, train_base, train_expert
 from pipelines.embedded.t2v_text import build_text_encoder, build_tokenizer, teach_grammar, tokenize
 from pipelines.embedded.t2v_vae import build_vae, encode_clips, train_vae
+from workloads.world import parse_caption
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
 
 NUM_CLIPS = 16_384
+EXPERTS = {"high_noise": "transformer", "low_noise": "transformer_2"}  # and where WanPipeline keeps them
 
 
 def main(
@@ -39,28 +42,39 @@ def main(
     output: Annotated[Path, typer.Option(help="The diffusers folder to write.")] = EMBEDDED,
     seed: Annotated[int, typer.Option(help="Decides clips, weights and batches.")] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads; the experts get half each.")] = 2,
+    start: Annotated[Path | None, typer.Option(help="Go on from this diffusers folder: only its experts are trained further.")] = None,
+    expert_steps: Annotated[int, typer.Option(help="Steps of each expert; more is better.")] = EXPERT_STEPS,
+    grades: Annotated[str, typer.Option(help="What the experts see: simple, or both.")] = "simple",
     expert: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Train the embedded text-to-video model; see this module's docstring for the stages."""
     torch.set_num_threads(threads)
+    if grades not in ("simple", "both"):
+        raise typer.BadParameter("grades is simple or both")
     clips, captions = load_clips(work, NUM_CLIPS, seed)
-    vae = train_vae(work, clips, seed)
+    vae = _part(start, "vae") if start else train_vae(work, clips, seed)
     if expert is None and not (work / "latents.pt").exists():
         print("round trip through the autoencoder:", json.dumps(round_trip(vae)), flush=True)
     mean, std = encode_clips(vae, clips, work / "latents.pt")
     centre, spread = mean.mean((0, 2, 3, 4)), mean.std((0, 2, 3, 4))
     data = _prepare(mean, std, centre, spread, captions)
     torch.manual_seed(seed + 1)
-    text_encoder = build_text_encoder(build_tokenizer())
-    if not (work / "denoiser.pt").exists():
-        teach_grammar(text_encoder, data.ids, data.mask, captions, seed)
-    base = train_base(work, data, text_encoder, seed)
+    if start:
+        text_encoder = _part(start, "text_encoder")
+        bases = {name: _part(start, folder) for name, folder in EXPERTS.items()}
+    else:
+        text_encoder = build_text_encoder(build_tokenizer())
+        if not (work / "denoiser.pt").exists():
+            teach_grammar(text_encoder, data.ids, data.mask, captions, seed)
+        bases = dict.fromkeys(EXPERTS, train_base(work, data, text_encoder, seed))
+    data = _only_simple(data, captions) if grades == "simple" else data
     if expert:
         torch.set_num_threads(max(1, threads // 2))
-        train_expert(work, expert, base, data, text_encoder, seed)
+        train_expert(work, expert, bases[expert], data, text_encoder, seed, expert_steps)
         return
-    _train_experts_apart(work, seed, threads)
-    experts = [train_expert(work, name, base, data, text_encoder, seed) for name in ("high_noise", "low_noise")]
+    arguments = ["--work", work, "--seed", seed, "--threads", threads, "--expert-steps", expert_steps, "--grades", grades]
+    _train_experts_apart([str(a) for a in (*arguments, *(("--start", start) if start else ()))])
+    experts = [train_expert(work, name, bases[name], data, text_encoder, seed, expert_steps) for name in EXPERTS]
     _export(output, vae, centre, spread, text_encoder, experts)
 
 
@@ -73,10 +87,26 @@ def _prepare(mean: torch.Tensor, std: torch.Tensor, centre: torch.Tensor, spread
     return Latents((mean - centre.view(shape)) / spread.view(shape), std / spread.view(shape), ids, mask, empty_ids, empty_mask)
 
 
-def _train_experts_apart(work: Path, seed: int, threads: int) -> None:
+def _only_simple(data: Latents, captions: list[str]) -> Latents:
+    """The clips of the simple grade: the experts have no time for both."""
+    simple = torch.tensor([parse_caption(text).background is None for text in captions])
+    return data._replace(mean=data.mean[simple], std=data.std[simple], ids=data.ids[simple], mask=data.mask[simple])
+
+
+def _part(folder: Path, name: str) -> Any:
+    """One component of a diffusers folder, in float32."""
+    import diffusers
+    import transformers
+
+    library, kind = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))[name]
+    found = getattr({"diffusers": diffusers, "transformers": transformers}[library], kind)
+    return found.from_pretrained(folder / name, dtype=torch.float32).eval()
+
+
+def _train_experts_apart(arguments: list[str]) -> None:
     """Both experts at once, a process each: two single threads do more than one pair."""
-    command = [sys.executable, "-m", "pipelines.embedded.train_t2v", "--work", str(work), "--seed", str(seed), "--threads", str(threads)]
-    running = [subprocess.Popen([*command, "--expert", name]) for name in ("high_noise", "low_noise")]
+    command = [sys.executable, "-m", "pipelines.embedded.train_t2v", *arguments]
+    running = [subprocess.Popen([*command, "--expert", name]) for name in EXPERTS]
     codes = [process.wait() for process in running]
     if any(codes):
         raise SystemExit(f"an expert's training ended with exit codes {codes}; run the same command again to resume")
@@ -94,7 +124,7 @@ def _export(
     from diffusers import UniPCMultistepScheduler, WanPipeline
 
     final_vae = build_vae(centre.tolist(), spread.tolist())
-    final_vae.load_state_dict(vae.state_dict())
+    final_vae.load_state_dict(vae.state_dict())  # with the statistics of the latents just measured
     scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=FLOW_SHIFT)
     transformers = []
     for expert in experts:
