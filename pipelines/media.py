@@ -20,6 +20,7 @@ class MediaWriter:
         self._folder = folder
         self._queue: queue.Queue[tuple[str, NDArray[np.uint8], float] | None] = queue.Queue(MAX_WAITING)
         self._error: str | None = None
+        _encode(np.zeros((2, 16, 16, 3), np.uint8), 1.0)  # imports and opens codecs now, not beside the first query
         self._thread = threading.Thread(target=self._work, daemon=True, name="media")
         self._thread.start()
 
@@ -43,13 +44,17 @@ class MediaWriter:
 
 def write_video(path: Path, video_THWC: NDArray[np.uint8], fps: float) -> None:
     """Lossless FFV1 in Matroska, whole or not at all: a half-written file never has the final name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(_encode(video_THWC, fps))
+    partial.replace(path)
+
+
+def _encode(video_THWC: NDArray[np.uint8], fps: float) -> bytes:
     import imageio.v3 as iio
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = iio.imwrite("<bytes>", video_THWC, extension=".mkv", plugin="pyav", codec="ffv1", fps=fps, out_pixel_format="bgr0")
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+    content: bytes = iio.imwrite("<bytes>", video_THWC, extension=".mkv", plugin="pyav", codec="ffv1", fps=fps, out_pixel_format="bgr0")
+    return content
 
 
 def read_video(path: Path) -> NDArray[np.uint8]:
