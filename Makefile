@@ -8,7 +8,7 @@ READY := .venv/.ready
 .PHONY: t2v test check format setup clean
 
 t2v: $(READY)
-	$(BIN)/accelerate launch --config_file configs/accelerate/one.yaml suite.py --workload t2v
+	$(BIN)/accelerate launch suite.py --workload t2v
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2
