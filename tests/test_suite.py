@@ -9,8 +9,8 @@ import pytest
 
 from tests.conftest import QUICK, ROOT, SuiteRun, last_line, read_report
 
-FEW = ["--set", "load.target_qps=100"]  # a pipeline without work would be asked thousands of queries
 PLUGIN = """
+import time
 from dataclasses import dataclass
 from typing import ClassVar
 import numpy as np
@@ -25,6 +25,7 @@ class PlainGrey(Pipeline):
     def load(self, device):
         pass
     def generate(self, samples, queries):
+        time.sleep(0.01)
         rng = np.random.default_rng(queries[0].seed)
         ramp = np.linspace(0, 80, 32)[None, None, :, None] + 5 * np.arange(9)[:, None, None, None]
         video = (self.level + ramp + rng.uniform(0, 30) + np.zeros((9, 32, 32, 3))).astype(np.uint8)
@@ -142,7 +143,7 @@ def test_failed_queries_make_a_run_invalid_and_stay_in_the_denominator(suite: Su
 
 def test_a_plugin_file_adds_a_pipeline(suite: SuiteRun, tmp_path: Path) -> None:
     (tmp_path / "grey.py").write_text(PLUGIN, encoding="utf-8")
-    done = suite("--config", "t2v/toy", "--plugin", "grey.py", "--set", "pipeline={name: plain_grey, level: 40}", *QUICK, *FEW)
+    done = suite("--config", "t2v/toy", "--plugin", "grey.py", "--set", "pipeline={name: plain_grey, level: 40}", *QUICK)
     assert done.returncode == 0, done.stderr
     assert read_report(done)["figures"]["world_score"]["value"] == 0.0
 
@@ -155,7 +156,7 @@ def test_an_installed_package_adds_a_pipeline_by_entry_point(suite: SuiteRun, tm
     (info / "entry_points.txt").write_text("[triptych.pipelines]\nplain_grey = grey_video:PlainGrey\n", encoding="utf-8")
     env = {"PYTHONPATH": str(tmp_path / "site")}
     assert "plain_grey               package grey-video" in suite("list", env=env).stdout
-    done = suite("--config", "t2v/toy", "--set", "pipeline={name: plain_grey}", *QUICK, *FEW, env=env)
+    done = suite("--config", "t2v/toy", "--set", "pipeline={name: plain_grey}", *QUICK, env=env)
     assert done.returncode == 0, done.stderr
 
 

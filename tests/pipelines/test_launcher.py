@@ -25,7 +25,14 @@ SLOW = ["--config", "t2v/toy", "--set", "pipeline.seconds=0.2", "--set", "load.m
 def start(folder: Path, *arguments: str, launcher: list[str]) -> subprocess.Popen[str]:
     command = [*launcher, str(ROOT / "suite.py"), *arguments]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=folder, env=suite_env(), stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    return subprocess.Popen(
+        command, cwd=folder, env=suite_env(), stdout=pipe, stderr=pipe, text=True, start_new_session=True, preexec_fn=_hear_ctrl_c
+    )
+
+
+def _hear_ctrl_c() -> None:
+    """A shell's background jobs, which a CI's may be, start with SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for_records(folder: Path, count: int) -> None:
