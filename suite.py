@@ -9,7 +9,6 @@ python suite.py list                                what can be named
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -103,7 +102,9 @@ def main() -> None:
     try:
         app()
     except SuiteError as error:
-        if os.environ.get("RANK", "0") == "0":
+        from pipelines.launcher import is_main_process
+
+        if is_main_process():
             print(f"suite: {error}", file=sys.stderr, flush=True)
         raise SystemExit(130 if str(error).startswith("interrupted") else 1) from None
     except KeyboardInterrupt:
