@@ -2,12 +2,13 @@
 
 Stages, each kept under --work and resumed where it was left (Ctrl-C loses at most a minute):
   clips      draw the training clips
-  vae        train the autoencoder, check its round trip, encode the clips
+  vae        train the autoencoder, encode the clips
+  decoder    train the decoder alone on what was encoded, check the round trip
   grammar    teach the text encoder to read captions
   denoiser   train one denoiser, and the text encoder with it, on all noise levels
-  experts    train the high-noise and the low-noise copies, side by side, on the simple grade
+  experts    train the high-noise and the low-noise copies, side by side
   export     write the diffusers folder
-To go on from the shipped weights: `--start pipelines/embedded/t2v --work build/more --expert-steps 3000 --grades both`.
+To go on from the shipped weights: `--start pipelines/embedded/t2v --work build/more --expert-steps 3000`.
 Scores for the model card: `python -m pipelines.embedded.score_t2v`.
 """
 
@@ -19,6 +20,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import torch
 import typer
 
@@ -27,7 +29,7 @@ from pipelines.embedded.score_t2v import round_trip
 from pipelines.embedded.t2v_clips import load_clips
 from pipelines.embedded.t2v_denoiser import BOUNDARY, EXPERT_STEPS, FLOW_SHIFT, Latents, build_transformer, train_base, train_expert
 from pipelines.embedded.t2v_text import build_text_encoder, build_tokenizer, teach_grammar, tokenize
-from pipelines.embedded.t2v_vae import build_vae, encode_clips, train_vae
+from pipelines.embedded.t2v_vae import build_vae, encode_clips, train_vae, tune_decoder
 from workloads.world import parse_caption
 
 if TYPE_CHECKING:
@@ -43,8 +45,9 @@ def main(
     seed: Annotated[int, typer.Option(help="Decides clips, weights and batches.")] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads; the experts get half each.")] = 2,
     start: Annotated[Path | None, typer.Option(help="Go on from this diffusers folder: only its experts are trained further.")] = None,
-    expert_steps: Annotated[int, typer.Option(help="Steps of each expert; more is better.")] = EXPERT_STEPS,
-    grades: Annotated[str, typer.Option(help="What the experts see: simple, or both.")] = "simple",
+    expert_steps: Annotated[int | None, typer.Option(help="Steps of each expert; more is better.")] = None,
+    grades: Annotated[str, typer.Option(help="What the experts see: simple, or both.")] = "both",
+    compiled: Annotated[bool, typer.Option("--compile", help="torch.compile the denoiser: a fifth faster, needs a C++ compiler.")] = False,
     expert: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Train the embedded text-to-video model; see this module's docstring for the stages."""
@@ -53,9 +56,13 @@ def main(
         raise typer.BadParameter("grades is simple or both")
     clips, captions = load_clips(work, NUM_CLIPS, seed)
     vae = _part(start, "vae") if start else train_vae(work, clips, seed)
-    if expert is None and not (work / "latents.pt").exists():
-        print("round trip through the autoencoder:", json.dumps(round_trip(vae)), flush=True)
     mean, std = encode_clips(vae, clips, work / "latents.pt")
+    if not start:
+        groups = np.array([parse_caption(text).groups[0].count > 1 for text in captions])
+        new = not (work / "decoder.pt").exists()
+        tune_decoder(work, vae, (mean, std), clips, groups, seed)
+        if new:
+            print("round trip through the autoencoder:", json.dumps(round_trip(vae)), flush=True)
     centre, spread = mean.mean((0, 2, 3, 4)), mean.std((0, 2, 3, 4))
     data = _prepare(mean, std, centre, spread, captions)
     torch.manual_seed(seed + 1)
@@ -66,15 +73,20 @@ def main(
         text_encoder = build_text_encoder(build_tokenizer())
         if not (work / "denoiser.pt").exists():
             teach_grammar(text_encoder, data.ids, data.mask, captions, seed)
-        bases = dict.fromkeys(EXPERTS, train_base(work, data, text_encoder, seed))
+        bases = dict.fromkeys(EXPERTS, train_base(work, data, text_encoder, seed, compiled))
     data = _only_simple(data, captions) if grades == "simple" else data
     if expert:
         torch.set_num_threads(max(1, threads // 2))
-        train_expert(work, expert, bases[expert], data, text_encoder, seed, expert_steps)
+        train_expert(work, expert, bases[expert], data, text_encoder, seed, expert_steps or EXPERT_STEPS[expert], compiled)
         return
-    arguments = ["--work", work, "--seed", seed, "--threads", threads, "--expert-steps", expert_steps, "--grades", grades]
-    _train_experts_apart([str(a) for a in (*arguments, *(("--start", start) if start else ()))])
-    experts = [train_expert(work, name, bases[name], data, text_encoder, seed, expert_steps) for name in EXPERTS]
+    arguments: list[object] = ["--work", work, "--seed", seed, "--threads", threads, "--grades", grades]
+    arguments += ["--start", start] if start else []
+    arguments += ["--compile"] if compiled else []
+    arguments += ["--expert-steps", expert_steps] if expert_steps else []
+    _train_experts_apart([str(a) for a in arguments])
+    experts = [
+        train_expert(work, name, bases[name], data, text_encoder, seed, expert_steps or EXPERT_STEPS[name], compiled) for name in EXPERTS
+    ]
     _export(output, vae, centre, spread, text_encoder, experts)
 
 
@@ -88,7 +100,7 @@ def _prepare(mean: torch.Tensor, std: torch.Tensor, centre: torch.Tensor, spread
 
 
 def _only_simple(data: Latents, captions: list[str]) -> Latents:
-    """The clips of the simple grade: the experts have no time for both."""
+    """The clips of the simple grade."""
     simple = torch.tensor([parse_caption(text).background is None for text in captions])
     return data._replace(mean=data.mean[simple], std=data.std[simple], ids=data.ids[simple], mask=data.mask[simple])
 

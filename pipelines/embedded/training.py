@@ -57,6 +57,11 @@ class Progress:
             print(f"{name}: resuming at step {self.step} of {total}", flush=True)
 
     @property
+    def was_finished(self) -> bool:
+        """Whether there was nothing left to do when this sitting began."""
+        return self._first >= self.total
+
+    @property
     def seconds(self) -> float:
         return self._before_s + time.monotonic() - self._started
 
