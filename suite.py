@@ -3,6 +3,7 @@
 python suite.py --workload t2v                      one process
 accelerate launch suite.py --workload t2v           the same, by Accelerate
 python suite.py report outputs/RUN                  rebuild a run's report
+python suite.py combine RUN RUN ...                 one page over several runs
 python suite.py list                                what can be named
 """
 
@@ -34,11 +35,12 @@ def run(
     context: typer.Context,
     workload: Annotated[str | None, typer.Option(help="What to run: t2v, llm, vlm, or a plugin's name.")] = None,
     config: Annotated[str | None, typer.Option(help="A YAML file, or a preset such as t2v/embedded (see: suite.py list).")] = None,
-    scenario: Annotated[str | None, typer.Option(help="How LoadGen asks: offline, server, single_stream, multi_stream.")] = None,
+    scenario: Annotated[str | None, typer.Option(help="offline, server, interactive, single_stream, multi_stream.")] = None,
     mode: Annotated[str | None, typer.Option(help="performance, accuracy (every sample once, untimed), or both.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides every answer and LoadGen's order.")] = None,
     output: Annotated[str | None, typer.Option(help="Run folder to make; outputs/WORKLOAD-TIME where not given.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change one setting, such as load.min_duration_s=60; repeatable.")] = None,
+    find_max_rate: Annotated[bool, typer.Option("--find-max-rate", help="Server scenarios: find the highest rate that is VALID.")] = False,
     plugin: Annotated[list[str] | None, typer.Option(help="A Python file that registers a plugin; repeatable.")] = None,
 ) -> None:
     """Run generative AI workloads and report throughput, latency and quality."""
@@ -55,7 +57,7 @@ def run(
     for path in plugin or []:
         load_plugin_file(path)
     settings = load_config(workload, config, set_ or [], scenario=scenario, mode=mode, seed=seed)
-    folder = launch(settings, output)
+    folder = launch(settings, output, find_max_rate)
     if not is_main_process():
         return
     from metrics.report import load_run
@@ -78,6 +80,18 @@ def report(
     for path in plugin or []:
         load_plugin_file(path)
     _finish(_write_report(run_folder))
+
+
+@app.command()
+def combine(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, in the order in which they are shown.")],
+    output: Annotated[Path, typer.Option(help="The page to write.")] = Path("outputs/combined.html"),
+) -> None:
+    """Write one page over several runs, such as the three panels."""
+    from metrics.combined_report import write_combined
+
+    write_combined(runs, output)
+    typer.echo(str(output))
 
 
 @app.command("list")

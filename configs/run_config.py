@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from configs.errors import ConfigError, unknown
 from configs.registry import explain, find, names
 
-Scenario = Literal["offline", "server", "single_stream", "multi_stream"]
+Scenario = Literal["offline", "server", "interactive", "single_stream", "multi_stream"]
 Mode = Literal["performance", "accuracy", "both"]
 
 PRESETS = Path(__file__).parent
@@ -20,6 +20,24 @@ PRESETS = Path(__file__).parent
 
 class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Limits(_Settings):
+    """What the answers of a server or interactive run must keep to, at `target_percentile`. None: no such limit.
+
+    Where a token limit is given, the latency of the whole answer is not judged, as in MLPerf's token mode.
+    """
+
+    target_latency_s: float | None = Field(None, gt=0, description="the whole answer, from its scheduled time")
+    target_ttft_s: float | None = Field(None, gt=0, description="time to first token, from the scheduled time")
+    target_tpot_s: float | None = Field(None, gt=0, description="time per output token after the first")
+
+    @property
+    def by_token(self) -> bool:
+        return self.target_ttft_s is not None or self.target_tpot_s is not None
+
+
+_NO_LIMITS = Limits.model_validate({})
 
 
 class LoadSettings(_Settings):
@@ -34,6 +52,9 @@ class LoadSettings(_Settings):
         "auto", description="offline: expected samples a second; server: queries a second; auto: from the warm-up"
     )
     target_latency_s: float = Field(10.0, gt=0, description="server and multi_stream: latency limit")
+    target_ttft_s: float | None = Field(None, gt=0, description="server, where tokens are streamed: limit of the time to first token")
+    target_tpot_s: float | None = Field(None, gt=0, description="server, where tokens are streamed: limit of the time per output token")
+    interactive: Limits | None = Field(None, description="the limits of the interactive scenario, which is server with tighter ones")
     target_percentile: float = Field(0.90, gt=0, lt=1, description="the share of queries that must meet the limit")
     samples_per_query: int = Field(4, ge=1, description="multi_stream: samples in each query")
 
@@ -56,6 +77,21 @@ class RunConfig(_Settings):
     heartbeat_timeout_s: float = Field(20.0, gt=1, description="a rank silent for this long counts as dead")
     report_videos: int = Field(48, ge=0, description="videos to embed in report.html")
     allow_fallback: bool = Field(False, description="accept that an option could not be put in force")
+
+    @property
+    def is_server(self) -> bool:
+        """Whether queries come at random times, at a rate: the server scenario, or interactive."""
+        return self.scenario in ("server", "interactive")
+
+    @property
+    def limits(self) -> Limits:
+        """What this run's scenario holds the answers to; nothing in scenarios without limits."""
+        if self.scenario == "interactive":
+            return self.load.interactive or _NO_LIMITS
+        if self.scenario in ("server", "multi_stream"):
+            load = self.load
+            return Limits(target_latency_s=load.target_latency_s, target_ttft_s=load.target_ttft_s, target_tpot_s=load.target_tpot_s)
+        return _NO_LIMITS
 
     @property
     def pipeline_name(self) -> str:
@@ -112,6 +148,11 @@ def parse_config(values: Mapping[str, Any], source: str) -> RunConfig:
         config = RunConfig.model_validate(dict(values))
     except ValidationError as error:
         raise ConfigError(f"{source}: {explain(error)}") from None
+    if config.scenario == "interactive" and config.load.interactive is None:
+        raise ConfigError(
+            f"{source}: scenario 'interactive' needs its own limits; add load.interactive, such as "
+            "--set load.interactive.target_ttft_s=0.5 --set load.interactive.target_tpot_s=0.03"
+        )
     if not isinstance(config.pipeline.get("name"), str):
         raise ConfigError(f"{source}: 'pipeline' names no plugin; write 'pipeline: {{name: NAME, ...}}' or --set pipeline.name=NAME")
     return config

@@ -1,11 +1,11 @@
-"""The plugin interface for what answers: Pipeline, and the Response it gives."""
+"""The plugin interface for what answers: Pipeline, StreamingPipeline, and the Response they give."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,10 @@ class Response:
     """One answer: a video or a text, and how long its stages took.
 
     video_THWC: uint8. fps: its frame rate. stages: seconds by stage name, of the batch; step_s: seconds of each denoising
-    step. num_units: frames or tokens. finite: False where the pipeline's own numbers held NaN or infinity.
+    step. num_units: frames, or tokens of the answer. num_input_tokens: tokens of the prompt, images included.
+    first_token_id: for checks that two runs say the same. finish_reason: `stop` at an end token, `length` where it was
+    cut off. token_gap_s: seconds between one token and the next, num_units - 1 of them, where the engine tells.
+    finite: False where the pipeline's own numbers held NaN or infinity.
     error: why there is no answer; the query then counts as failed.
     """
 
@@ -31,6 +34,10 @@ class Response:
     stages: Mapping[str, float] = field(default_factory=dict)
     step_s: Sequence[float] = ()
     num_units: int = 0
+    num_input_tokens: int = 0
+    first_token_id: int | None = None
+    finish_reason: Literal["stop", "length"] | None = None
+    token_gap_s: Sequence[float] = ()
     finite: bool = True
     error: str | None = None
 
@@ -62,3 +69,41 @@ class Pipeline(ABC):
     def fallbacks(self) -> Sequence[str]:
         """Options that were asked for and are not in force, one sentence each. A run with any is INVALID."""
         return ()
+
+    def close(self) -> None:  # noqa: B027  (nothing to let go of is the usual case)
+        """Let go of threads and processes; called once, after the last test."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What happened to one query: its first token is there or, where there is a response, it is finished."""
+
+    query_id: int
+    first_token_id: int | None = None
+    response: Response | None = None
+
+
+class StreamingPipeline(Pipeline):
+    """An engine with a queue of its own, such as continuous batching: queries join and leave while others run.
+
+    batch_size: how many queries it is given at the same time at most.
+    """
+
+    @abstractmethod
+    def submit(self, samples: Sequence[Sample], queries: Sequence[Query]) -> None:
+        """Take the queries into the queue and return at once: samples[i] is what queries[i] asks.
+
+        A query that cannot be answered, such as one longer than the context, is not an error here: `step` says so in its
+        Response. Raises where the engine is broken.
+        """
+
+    @abstractmethod
+    def step(self, timeout_s: float) -> Sequence[Event]:
+        """What has happened since the last call; waits up to `timeout_s` for something to. Raises where the engine is broken."""
+
+    def generate(self, samples: Sequence[Sample], queries: Sequence[Query]) -> Sequence[Response]:
+        self.submit(samples, queries)
+        answers: dict[int, Response] = {}
+        while len(answers) < len(queries):
+            answers |= {event.query_id: event.response for event in self.step(1.0) if event.response is not None}
+        return [answers[query.id] for query in queries]

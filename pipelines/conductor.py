@@ -44,6 +44,7 @@ class JobSpec(msgspec.Struct):
     folder: str
     noun: str
     show_progress: bool
+    streams: bool = False  # tokens come one by one
 
 
 class Asked(msgspec.Struct):
@@ -55,6 +56,7 @@ class Asked(msgspec.Struct):
     group: int
     rank: int = -1
     started: float | None = None
+    first_token: float | None = None
     batch_size: int = 1
 
 
@@ -136,6 +138,8 @@ class Conductor:
                         self._start_test()
                 case wire.Want():
                     self._room.append([message.rank, message.count])
+                case wire.First():
+                    self._take_first(message)
                 case wire.Done():
                     self._take_done(message)
                 case wire.Failed():
@@ -145,7 +149,9 @@ class Conductor:
 
     def _start_test(self) -> None:
         samples_per_s = sum(1 / max(r.sample_s, 1e-9) for r in self.ready.values())
-        self._test = LoadTest(self.config, self.job.mode, self.job.num_samples, samples_per_s, self.folder / self.job.mode, self._on_issue)
+        self._test = LoadTest(
+            self.config, self.job.mode, self.job.num_samples, samples_per_s, self.job.streams, self.folder / self.job.mode, self._on_issue
+        )
         self._test.start()
 
     def _on_issue(self, issued: list[tuple[int, int]]) -> None:
@@ -174,9 +180,18 @@ class Conductor:
             batch = [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]
             now = time.perf_counter()
             for asked in batch:
-                asked.rank, asked.started, asked.batch_size = rank, now, len(batch)
+                asked.rank, asked.started, asked.batch_size = rank, now, 1 if self.job.streams else len(batch)
                 self._out[asked.query.id] = asked
             self._send(rank, wire.Work([a.query for a in batch]))
+
+    def _take_first(self, first: wire.First) -> None:
+        """Stop the clock of the first tokens."""
+        now = time.perf_counter()
+        known = [(self._out[query_id], token_id) for query_id, token_id in first.tokens if query_id in self._out]
+        for asked, _ in known:
+            asked.first_token = now
+        assert self._test is not None
+        self._test.first_tokens([(asked.loadgen_id, token_id) for asked, token_id in known])
 
     def _take_done(self, done: wire.Done) -> None:
         known = [(self._out.pop(r.query_id), r, done.rank) for r in done.results if r.query_id in self._out]
@@ -188,7 +203,7 @@ class Conductor:
         if not answered:
             return
         assert self._test is not None
-        self._test.complete([(a.loadgen_id, bytes.fromhex(r.digest)) for a, r, _ in answered])
+        self._test.complete([(a.loadgen_id, bytes.fromhex(r.digest), r.num_units, a.first_token is not None) for a, r, _ in answered])
         lines = [msgspec.json.encode(self._record(a, r, rank, completed)) + b"\n" for a, r, rank in answered]
         for _, result, rank in answered:
             self.num_done += result.status == "done"
@@ -215,6 +230,7 @@ class Conductor:
             issued_s=asked.issued - began if scheduled_s is None else scheduled_s,
             completed_s=completed - began,
             started_s=None if asked.started is None else asked.started - began,
+            first_token_s=None if asked.first_token is None else asked.first_token - began,
             batch_size=asked.batch_size,
             group=asked.group,
             **fields,

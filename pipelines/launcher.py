@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import yaml
@@ -25,8 +25,9 @@ import yaml
 from configs.errors import ConfigError, RunError
 from configs.registry import find, make
 from configs.run_config import RunConfig
-from pipelines.base import Pipeline
+from pipelines.base import Pipeline, StreamingPipeline
 from pipelines.conductor import JobSpec
+from pipelines.rate_search import search_rate
 from pipelines.worker import Worker
 from workloads.base import Workload
 from workloads.records import Sample
@@ -34,6 +35,9 @@ from workloads.run_folder import create_run_folder, write_config, write_json, wr
 
 if TYPE_CHECKING:
     import torch
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +54,10 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def launch(config: RunConfig, output: str | None) -> Path:
+def launch(config: RunConfig, output: str | None, find_max_rate: bool = False) -> Path:
     """Run every test of the config on all ranks; the run folder.
 
+    find_max_rate: run the server scenario at several rates instead, and then in full at the highest that holds.
     Raises ConfigError for what a user can mend before the run, RunError where a test had to be given up.
     """
     check_process_count()
@@ -62,20 +67,27 @@ def launch(config: RunConfig, output: str | None) -> Path:
     if config.workload not in pipeline.workloads:
         fitting = ", ".join(pipeline.workloads)
         raise ConfigError(f"pipeline {config.pipeline_name!r} answers {fitting}, not workload {config.workload!r}")
+    if config.limits.by_token and not isinstance(pipeline, StreamingPipeline):
+        raise ConfigError(f"pipeline {config.pipeline_name!r} streams no tokens; give load.target_latency_s instead of token limits")
+    if find_max_rate and not config.is_server:
+        raise ConfigError(f"--find-max-rate needs a rate to change: add --scenario server or interactive, not {config.scenario!r}")
     for name in config.metrics or workload.default_metrics:
         find("metrics", name)
     folder = create_run_folder(output, config.workload) if is_main_process() else Path()
     with _signals_as_interrupts():
         ranks = join_ranks(config)
-        folder = Path(_share(str(folder.resolve()), ranks))
-        if ranks.rank == 0:
-            write_config(folder, config)
-            write_samples(folder, samples)
-            (folder / "records.jsonl").touch()
-        loaded = False
-        for mode in ("performance", "accuracy") if config.mode == "both" else (config.mode,):
-            _run_test(config, mode, ranks, pipeline, samples, folder, workload.noun, loaded)
-            loaded = True
+        folder = Path(share(str(folder.resolve()), ranks))
+        if ranks.rank == 0 and not find_max_rate:
+            begin_run(folder, config, samples)
+        test = Test(ranks, pipeline, samples, workload.noun)
+        try:
+            if find_max_rate:
+                search_rate(config, test, folder)
+            else:
+                for mode in ("performance", "accuracy") if config.mode == "both" else (config.mode,):
+                    test.run(config, mode, folder)
+        finally:
+            pipeline.close()
     return folder
 
 
@@ -137,38 +149,60 @@ def _processes_asked_for() -> int | None:
     return int(found) if found else None
 
 
-def _run_test(
-    config: RunConfig,
-    mode: str,
-    ranks: Ranks,
-    pipeline: Pipeline,
-    samples: Sequence[Sample],
-    folder: Path,
-    noun: str,
-    loaded: bool,
-) -> None:
-    """One LoadGen test; its outcome goes into outcome.json however it ends."""
-    job = JobSpec(config.model_dump(), mode, len(samples), ranks.world_size, str(folder), noun, sys.stdout.isatty() and sys.stderr.isatty())
-    conductor = _Conductor(job) if ranks.rank == 0 else None  # before this rank loads anything
-    try:
-        address = _share(conductor.address if conductor else "", ranks)
-        worker = Worker(ranks.rank, pipeline, samples, folder, address, mode)
-        worker.run(ranks.device, config.warmup_batches, config.seed, loaded, conductor.check if conductor else _nothing)
-        worker.close()
-        outcome = conductor.outcome() if conductor else {}
-    except BaseException as error:
-        outcome = conductor.abort() if conductor else {}
+def begin_run(folder: Path, config: RunConfig, samples: Sequence[Sample]) -> None:
+    """What a run folder holds before the first answer."""
+    write_config(folder, config)
+    write_samples(folder, samples)
+    (folder / "records.jsonl").touch()
+
+
+class Test:
+    """A pipeline on its rank, and how it is put to a LoadGen test; the model is loaded for the first one only."""
+
+    def __init__(self, ranks: Ranks, pipeline: Pipeline, samples: Sequence[Sample], noun: str) -> None:
+        self.ranks, self.pipeline, self.samples, self.noun = ranks, pipeline, samples, noun
+        self._loaded = False
+
+    def run(self, config: RunConfig, mode: str, folder: Path) -> dict[str, Any]:
+        """One test on all ranks. Its outcome goes into outcome.json however it ends, and is returned on every rank."""
+        job = JobSpec(
+            config.model_dump(),
+            mode,
+            len(self.samples),
+            self.ranks.world_size,
+            str(folder),
+            self.noun,
+            sys.stdout.isatty() and sys.stderr.isatty(),
+            isinstance(self.pipeline, StreamingPipeline),
+        )
+        conductor = _Conductor(job) if self.ranks.rank == 0 else None  # before this rank loads anything
+        try:
+            address = share(conductor.address if conductor else "", self.ranks)
+            worker = Worker(self.ranks.rank, self.pipeline, self.samples, folder, address, mode)
+            worker.run(
+                self.ranks.device,
+                1 if self._loaded else config.warmup_batches,
+                config.seed,
+                self._loaded,
+                conductor.check if conductor else _nothing,
+            )
+            worker.close()
+            outcome = conductor.outcome() if conductor else {}
+        except BaseException as error:
+            outcome = conductor.abort() if conductor else {}
+            if conductor:
+                _write_outcome(folder, mode, outcome)
+            if isinstance(error, KeyboardInterrupt):
+                shown, count = os.path.relpath(folder), outcome.get("num_done", 0)
+                raise RunError(f"interrupted; {count} finished records are in {shown}; 'suite.py report {shown}' reports on them") from None
+            if isinstance(error, RunError):
+                _raise_if_given_up(outcome, folder)
+            raise
+        self._loaded = True
         if conductor:
             _write_outcome(folder, mode, outcome)
-        if isinstance(error, KeyboardInterrupt):
-            shown, count = os.path.relpath(folder), outcome.get("num_done", 0)
-            raise RunError(f"interrupted; {count} finished records are in {shown}; 'suite.py report {shown}' reports on them") from None
-        if isinstance(error, RunError):
             _raise_if_given_up(outcome, folder)
-        raise
-    if conductor:
-        _write_outcome(folder, mode, outcome)
-        _raise_if_given_up(outcome, folder)
+        return share(outcome, self.ranks)
 
 
 class _Conductor:
@@ -217,13 +251,13 @@ def _nothing() -> None:
     """Ranks other than the first are ended by their launcher where the first is gone."""
 
 
-def _share(value: str, ranks: Ranks) -> str:
+def share(value: T, ranks: Ranks) -> T:
     """Rank 0's value on every rank."""
     if ranks.world_size == 1:
         return value
     from accelerate.utils import broadcast_object_list
 
-    shared: list[str] = broadcast_object_list([value])
+    shared: list[T] = broadcast_object_list([value])
     return shared[0]
 
 

@@ -1,18 +1,21 @@
-"""A weightless language pipeline: answers the world's questions by reading the description. For tests."""
+"""A weightless language engine: answers the world's tasks by reading them, token by token at a stated pace. For tests."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from configs.registry import register
-from pipelines.base import Pipeline, Response
-from workloads.llm import QUESTIONS
+from pipelines.base import Event, Response, StreamingPipeline
 from workloads.records import Query, Sample
-from workloads.world import parse_caption
+from workloads.world import SHAPES, Group, parse_caption
+from workloads.world_language import count_answer, find_answer, motion_answer, number_answer, summary_answer
 
 if TYPE_CHECKING:
     import torch
@@ -20,24 +23,106 @@ if TYPE_CHECKING:
 
 @register("toy_llm")
 @dataclass
-class ToyLLM(Pipeline):
-    """error_rate: share of answers, chosen by the query's seed, that are wrong."""
+class ToyLLM(StreamingPipeline):
+    """error_rate: share of answers, chosen by the query's seed, that are wrong. prefill_s, token_s: seconds to the first
+    token of a query that runs, and from each token to the next; all running queries go on at that pace.
+    """
 
     batch_size: int = 8
     error_rate: float = 0.0
+    prefill_s: float = 0.0
+    token_s: float = 0.0
+    _running: list[_Running] = field(default_factory=list, init=False, repr=False)
 
     workloads: ClassVar[tuple[str, ...]] = ("llm",)
 
     def load(self, device: torch.device) -> None:
         """There is nothing to load."""
 
-    def generate(self, samples: Sequence[Sample], queries: Sequence[Query]) -> Sequence[Response]:
-        return [self._answer(s, q) for s, q in zip(samples, queries, strict=True)]
+    def submit(self, samples: Sequence[Sample], queries: Sequence[Query]) -> None:
+        for sample, query in zip(samples, queries, strict=True):
+            text = "unsure" if np.random.default_rng(query.seed).random() < self.error_rate else solve(sample.prompt)
+            self._running.append(_Running(query.id, len(sample.prompt.split()), text, time.perf_counter() + self.prefill_s))
 
-    def _answer(self, sample: Sample, query: Query) -> Response:
-        description, _, question = sample.prompt.partition(". ")
-        attribute = next(name for name, words in QUESTIONS.items() if words == question)
-        text = str(getattr(parse_caption(description).groups[0], attribute))
-        if np.random.default_rng(query.seed).random() < self.error_rate:
-            text = "unsure"
-        return Response(text=text, num_units=len(text.split()) + 1)
+    def step(self, timeout_s: float) -> Sequence[Event]:
+        events: list[Event] = []
+        give_up = time.perf_counter() + timeout_s
+        while not events and self._running:
+            now = time.perf_counter()
+            for one in [*self._running]:
+                if not one.begun and now >= one.first_due:
+                    one.begun = True
+                    events.append(Event(one.query_id, first_token_id=1))
+                if one.begun and now >= one.first_due + self.token_s * (one.num_tokens - 1):
+                    self._running.remove(one)
+                    events.append(Event(one.query_id, response=one.response(self.token_s)))
+            if now > give_up:
+                break
+            if not events:
+                time.sleep(min(0.0005, timeout_s))
+        return events
+
+
+@dataclass
+class _Running:
+    query_id: int
+    num_input_tokens: int
+    text: str
+    first_due: float
+    begun: bool = False
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.text.split()) + 1  # words, and an end token
+
+    def response(self, token_s: float) -> Response:
+        return Response(
+            text=self.text,
+            num_units=self.num_tokens,
+            num_input_tokens=self.num_input_tokens,
+            first_token_id=1,
+            finish_reason="stop",
+            token_gap_s=[token_s] * (self.num_tokens - 1),
+        )
+
+
+def solve(prompt: str) -> str:
+    """The answer to a prompt of `workloads.world_language`, from its words alone; `unsure` for any other prompt."""
+    *sentences, question = re.split(r"(?<=\.) (?=[a-z])", prompt)
+    if numbers := re.fullmatch(r".*count\w* from (\d+) to (\d+)(?: in steps of (\d+))?\.", question):
+        first, last, step = (int(n or 1) for n in numbers.groups())
+        return count_answer(range(first, last + 1, step) if last > first else range(first, last - 1, -step))
+    try:
+        groups = [parse_caption(s).groups[0] for s in sentences]
+    except ValueError:
+        return "unsure"
+    for pattern, answer in _ANSWERS.items():
+        if found := re.search(pattern, question):
+            return answer(groups, *found.groups())
+    return "unsure"
+
+
+def _of_colour(groups: Sequence[Group], colour: str) -> Group:
+    return next(g for g in groups if g.colour == colour)
+
+
+def _of_shape(groups: Sequence[Group], shape: str) -> Group:
+    return next(g for g in groups if g.shape == shape)
+
+
+def _doing(groups: Sequence[Group], words: str) -> str:
+    return next(answer for answer in map(find_answer, groups) if answer.endswith(f" {words}."))
+
+
+_ANSWERS: dict[str, Callable[..., str]] = {
+    r"shape .* the (\w+) object": lambda groups, colour: f"the {colour} object is a {_of_colour(groups, colour).shape}.",
+    rf"colour .* the ({'|'.join(SHAPES)})": lambda groups, shape: f"the {shape} is {_of_shape(groups, shape).colour}.",
+    r"does the (\w+) object (?:move|do)": lambda groups, colour: motion_answer(_of_colour(groups, colour)),
+    r"object (?:that )?((?:moves|stays) .*)[.?]": _doing,
+    r"objects (?:that )?are (\w+)": lambda groups, kind: number_answer(groups, kind),
+    r"one a line|numbered list": lambda groups: "\n".join(f"{i}. {g.colour} {g.shape}" for i, g in enumerate(groups, 1)),
+    r"JSON": lambda groups: json.dumps(
+        [{"colour": g.colour, "shape": g.shape, "direction": g.direction, "speed": g.speed} for g in groups]
+    ),
+    r"summar": lambda groups: summary_answer(groups),
+}

@@ -1,6 +1,6 @@
 """What conductor and workers say to each other: msgspec structs as MessagePack over ZeroMQ, never pickle.
 
-Worker to conductor: Ready, Want, Done, Beat, Bye, Failed. Conductor to worker: Work, Stop.
+Worker to conductor: Ready, Want, First, Done, Beat, Bye, Failed. Conductor to worker: Work, Stop.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ class Ready(msgspec.Struct, tag=True, frozen=True):
     device: str
     effective: dict[str, str]
     fallbacks: list[str]
+    streams: bool = False  # the pipeline is a StreamingPipeline
 
 
 class Want(msgspec.Struct, tag=True, frozen=True):
@@ -38,6 +39,10 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     stages: dict[str, float] = {}
     step_s: list[float] = []
     num_units: int = 0
+    num_input_tokens: int = 0
+    first_token_id: int | None = None
+    finish_reason: str | None = None
+    token_gap_s: list[float] = []
     digest: str = ""
     media: str | None = None
     text: str | None = None
@@ -45,8 +50,15 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     error: str | None = None
 
 
+class First(msgspec.Struct, tag=True, frozen=True):
+    """These queries' first tokens are there: (query id, token id) each."""
+
+    rank: int
+    tokens: list[tuple[int, int]]
+
+
 class Done(msgspec.Struct, tag=True, frozen=True):
-    """A batch is answered."""
+    """These queries are answered."""
 
     rank: int
     results: list[Result]
@@ -74,7 +86,7 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
 
 
 class Work(msgspec.Struct, tag=True, frozen=True):
-    """Queries to answer as one batch."""
+    """Queries to answer, as one batch where the pipeline works in batches."""
 
     queries: list[Query]
 
@@ -85,7 +97,7 @@ class Stop(msgspec.Struct, tag=True, frozen=True):
     reason: Literal["finished", "aborted"]
 
 
-FromWorker = Ready | Want | Done | Beat | Bye | Failed
+FromWorker = Ready | Want | First | Done | Beat | Bye | Failed
 FromConductor = Work | Stop
 
 encode = msgspec.msgpack.Encoder().encode

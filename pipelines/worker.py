@@ -1,5 +1,7 @@
 """A worker: pulls queries from the conductor, has the pipeline answer them, and keeps the answers.
 
+A plain pipeline answers a batch at a time; a streaming one is handed queries as it has room for them.
+
 The main thread runs the pipeline. A second thread says every second that the process lives; a third writes media files
 after their queries' clocks have stopped.
 """
@@ -12,7 +14,7 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +22,7 @@ import zmq
 
 from configs.errors import RunError
 from pipelines import wire
-from pipelines.base import Pipeline, Response
+from pipelines.base import Event, Pipeline, Response, StreamingPipeline
 from pipelines.media import MediaWriter
 from workloads.records import Query, Sample, query_seed
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     import torch
 
 BEAT_EVERY_S = 1.0
+STEP_S = 0.005  # how long a streaming engine may keep us from looking for new queries
 WARM_UP_S, MAX_WARMUPS = 0.5, 50  # a warm-up lasts this long, but for no more batches than that
 
 
@@ -68,12 +71,11 @@ class Worker:
                 str(device),
                 dict(self.pipeline.effective()),
                 list(self.pipeline.fallbacks()),
+                isinstance(self.pipeline, StreamingPipeline),
             )
         )
         self._send(wire.Want(self.rank, self.pipeline.batch_size))
-        while isinstance(message := self._next(check), wire.Work):
-            self._send(wire.Done(self.rank, self._answer(message.queries)))
-            self._send(wire.Want(self.rank, self.pipeline.batch_size))
+        message = self._stream(self.pipeline, check) if isinstance(self.pipeline, StreamingPipeline) else self._batches(check)
         self._send(wire.Bye(self.rank, _peak_memory(device), self._writer.finish()))
         if message.reason == "aborted":
             raise RunError("the run was given up")
@@ -84,10 +86,46 @@ class Worker:
         self._socket.close()
         self._context.term()
 
-    def _next(self, check: Callable[[], None]) -> wire.FromConductor:
+    def _batches(self, check: Callable[[], None]) -> wire.Stop:
+        """Answer batch after batch until told to stop."""
+        while isinstance(message := self._next(check), wire.Work):
+            self._send(wire.Done(self.rank, self._answer(message.queries)))
+            self._send(wire.Want(self.rank, self.pipeline.batch_size))
+        return message
+
+    def _stream(self, engine: StreamingPipeline, check: Callable[[], None]) -> wire.Stop:
+        """Keep the engine fed until told to stop. Should it break, what it was working on has failed."""
+        running: dict[int, Query] = {}
+        while True:
+            if not running or self._socket.poll(0):
+                message = self._next(check)
+                if isinstance(message, wire.Stop):
+                    return message
+                running |= {q.id: q for q in message.queries}
+                happened = self._attempt(engine, message.queries, running)
+            else:
+                happened = self._attempt(engine, (), running)
+            events = [e for e in happened if e.query_id in running]
+            if firsts := [(e.query_id, e.first_token_id) for e in events if e.first_token_id is not None]:
+                self._send(wire.First(self.rank, firsts))
+            if results := [self._result(running.pop(e.query_id), e.response) for e in events if e.response is not None]:
+                self._send(wire.Done(self.rank, results))
+                self._send(wire.Want(self.rank, len(results)))
+
+    def _attempt(self, engine: StreamingPipeline, new: Sequence[Query], running: Mapping[int, Query]) -> Sequence[Event]:
+        """Hand over new queries or, where there are none, take a step; where it raises, every running query has failed."""
+        try:
+            if not new:
+                return engine.step(STEP_S)
+            engine.submit([self.samples[q.sample_index] for q in new], new)
+            return ()
+        except Exception as error:  # the run goes on; what failed stays in every denominator
+            return [Event(query_id, response=Response(error=_first_line(error))) for query_id in running]
+
+    def _next(self, check: Callable[[], None]) -> wire.Work | wire.Stop:
         while not self._socket.poll(1000):
             check()
-        message: wire.FromConductor = wire.decode_from_conductor(self._socket.recv())
+        message: wire.Work | wire.Stop = wire.decode_from_conductor(self._socket.recv())
         return message
 
     def _warm_up(self, num_warmups: int, seed: int) -> float:
@@ -103,8 +141,8 @@ class Worker:
             started = time.perf_counter()
             responses = self.pipeline.generate(samples, queries)
             spent.append((time.perf_counter() - started) / size)
-            if failed := next((r.error for r in responses if r.error), None):
-                raise RuntimeError(f"warm-up failed: {failed}")
+            if all(r.error for r in responses):  # one bad prompt alone is for the run to count
+                raise RunError(f"warm-up failed: {responses[0].error}")
         return min(spent[len(spent) // 2 :])
 
     def _answer(self, queries: Sequence[Query]) -> list[wire.Result]:
@@ -132,6 +170,10 @@ class Worker:
             dict(response.stages),
             list(response.step_s),
             response.num_units,
+            response.num_input_tokens,
+            response.first_token_id,
+            response.finish_reason,
+            [round(s, 6) for s in response.token_gap_s],
             hashlib.sha256(content).hexdigest()[:16],
             media,
             response.text,

@@ -1,4 +1,4 @@
-"""Language: questions about a described scene of the embedded world, answered in a word."""
+"""Language: tasks of the embedded world, or any prompts from a file."""
 
 from __future__ import annotations
 
@@ -8,39 +8,67 @@ from typing import ClassVar
 
 import numpy as np
 
+from configs.errors import ConfigError, unknown
 from configs.registry import register
 from workloads.base import Workload
+from workloads.prompt_file import read_prompt_items
 from workloads.records import Sample
-from workloads.world import Group, caption, sample_scene
+from workloads.world import Split
+from workloads.world_language import TASKS, Item, draw_item, is_unseen
 
-QUESTIONS = {"colour": "what colour is it?", "shape": "what shape is it?", "direction": "which way does it go?"}
+_DATA_SEED = 90_217  # of the shipped prompt set; training draws from other seeds
 
 
 @register("llm")
 @dataclass(frozen=True)
 class Language(Workload):
-    """`num_prompts` descriptions, each with a question whose answer is one word of the scene."""
+    """Prompts for a language model.
 
-    num_prompts: int = 64
+    prompts: a file of prompts: one a line, or JSON lines {"prompt": ..., "answer": ...} in a file that ends in .jsonl; an
+    answer that is a reference rather than the only right one is scored by ROUGE. Else tasks are drawn from the embedded
+    world. tasks: which ones; all where empty. num_prompts: how many to draw, or at most to read. split: whether drawn
+    scenes are `train` (combinations of the kind that training drew), `held_out` or `any`.
+    """
+
+    prompts: str | None = None
+    tasks: Sequence[str] = ()
+    num_prompts: int | None = None
+    split: Split = "any"
 
     unit: ClassVar[str] = "tokens"
     noun: ClassVar[str] = "answers"
-    default_pipeline: ClassVar[str] = "toy_llm"
-    default_metrics: ClassVar[tuple[str, ...]] = ("throughput", "latency", "peak_memory", "exact_match")
+    default_pipeline: ClassVar[str] = "transformers_llm"
+    default_metrics: ClassVar[tuple[str, ...]] = (
+        "throughput",
+        "latency",
+        "token_latency",
+        "goodput",
+        "tokens",
+        "peak_memory",
+        "exact_match",
+        "rouge",
+    )
+
+    def __post_init__(self) -> None:
+        if self.num_prompts is not None and self.num_prompts < 1:
+            raise ConfigError(f"workload 'llm': option 'num_prompts' is {self.num_prompts}: at least 1 is needed")
+        for task in self.tasks:
+            if task not in TASKS:
+                raise ConfigError(f"workload 'llm': {unknown('task', task, TASKS)}")
 
     def samples(self) -> Sequence[Sample]:
-        return [
-            Sample(i, f"{text}. {question}", {"answer": answer}) for i, (_, text, question, answer) in enumerate(draw(self.num_prompts))
-        ]
+        if self.prompts is not None:
+            return read_prompt_items(self.prompts)[: self.num_prompts]
+        items = draw_items(self.tasks or TASKS, self.num_prompts or 135, self.split)
+        return [Sample(i, item.prompt, _meta(item)) for i, item in enumerate(items)]
 
 
-def draw(count: int) -> list[tuple[Group, str, str, str]]:
-    """`count` scenes of one object: the object, its caption, a question about it and the answer."""
-    rng = np.random.default_rng(4_711)
-    drawn = []
-    for _ in range(count):
-        scene = sample_scene(rng, "simple")
-        attribute = str(rng.choice(list(QUESTIONS)))
-        answer = str(getattr(scene.groups[0], attribute))
-        drawn.append((scene.groups[0], caption(scene), QUESTIONS[attribute], answer))
-    return drawn
+def draw_items(tasks: Sequence[str], count: int, split: Split, seed: int = _DATA_SEED) -> list[Item]:
+    """`count` items, the tasks in turn; the same for the same arguments, and the first n of more are the n."""
+    rng = np.random.default_rng(seed)
+    return [draw_item(rng, tasks[i % len(tasks)], split) for i in range(count)]
+
+
+def _meta(item: Item) -> dict[str, object]:
+    scored_by = "rouge" if item.task == "summary" else "exact_match"
+    return {"task": item.task, "answer": item.answer, "scored_by": scored_by, "held_out": is_unseen(item)}

@@ -20,12 +20,14 @@ from workloads.server_schedule import server_schedule
 
 OFFLINE_HEADROOM = 1.5  # over the warm-up's rate, so that a run that speeds up still lasts the minimum duration
 LIBRARY, ORDER, SCHEDULE = -2, -3, -4  # where a sample's index stands when LoadGen's own seeds are drawn
+NO_LIMIT_NS = 10**15  # twelve days
 SERVER_SHARE = 0.7  # of the warm-up's rate, where the server's target is `auto`
 
 
 class LoadTest:
     """One LoadGen test in a thread of its own.
 
+    streams: tokens come one by one, so that LoadGen counts them and holds a server to limits on them.
     on_issue(issued): called on LoadGen's thread with [(LoadGen's id, sample index), ...]; it must return at once.
     """
 
@@ -35,11 +37,13 @@ class LoadTest:
         mode: str,
         num_samples: int,
         samples_per_s: float,
+        streams: bool,
         folder: Path,
         on_issue: Callable[[list[tuple[int, int]]], None],
     ) -> None:
         self._config, self._mode, self._num_samples = config, mode, num_samples
         self._folder, self._on_issue = folder, on_issue
+        self._by_token = streams and (config.scenario == "offline" or config.limits.by_token)
         self.target_qps = target_qps(config, samples_per_s)
         self._thread = threading.Thread(target=self._run, name="loadgen", daemon=True)
         self._schedule = server_schedule(0, 1.0, 0)
@@ -59,23 +63,27 @@ class LoadTest:
 
     def scheduled_s(self, number: int) -> float | None:
         """When the server scenario scheduled its query of that number, seconds from the test's start; else None."""
-        if self._config.scenario != "server" or self._mode != "performance":
+        if not self._config.is_server or self._mode != "performance":
             return None
         if number >= len(self._schedule):
             seed = self._seed(SCHEDULE)
             self._schedule = server_schedule(seed, self.target_qps, max(1024, 2 * number))
         return float(self._schedule[number])
 
-    def complete(self, answers: Sequence[tuple[int, bytes]]) -> None:
-        """Tell LoadGen that these queries, by its own ids, are answered; the bytes go into the accuracy log."""
+    def first_tokens(self, tokens: Sequence[tuple[int, int]]) -> None:
+        """Tell LoadGen that these queries, by its own ids, have their first token."""
+        if not self._by_token or not self._config.is_server or not tokens:
+            return
         import mlperf_loadgen as lg
 
-        kept = [array.array("B", content) for _, content in answers]  # LoadGen reads through raw pointers
-        responses = []
-        for (loadgen_id, _), content in zip(answers, kept, strict=True):
-            address, length = content.buffer_info()
-            responses.append(lg.QuerySampleResponse(loadgen_id, address, length))
-        lg.QuerySamplesComplete(responses)
+        lg.FirstTokenComplete(_responses([(i, token.to_bytes(4, "little", signed=True), 1) for i, token in tokens]))
+
+    def complete(self, answers: Sequence[tuple[int, bytes, int, bool]]) -> None:
+        """Tell LoadGen that these queries are answered: its own id, bytes for the accuracy log, tokens, had a first token."""
+        import mlperf_loadgen as lg
+
+        self.first_tokens([(i, -1) for i, _, _, had_first in answers if not had_first])  # one that failed before it
+        lg.QuerySamplesComplete(_responses([(i, content, num_tokens) for i, content, num_tokens, _ in answers]))
 
     def _run(self) -> None:
         import mlperf_loadgen as lg
@@ -104,6 +112,7 @@ class LoadTest:
         s.scenario = {
             "offline": lg.TestScenario.Offline,
             "server": lg.TestScenario.Server,
+            "interactive": lg.TestScenario.Server,
             "single_stream": lg.TestScenario.SingleStream,
             "multi_stream": lg.TestScenario.MultiStream,
         }[scenario]
@@ -114,7 +123,10 @@ class LoadTest:
             s.min_query_count = max(load.min_query_count, self._num_samples)
             s.offline_expected_qps = self.target_qps / 1.1  # LoadGen adds the tenth again
         s.server_target_qps = self.target_qps
-        s.server_target_latency_ns = round(load.target_latency_s * 1e9)
+        limits = self._config.limits
+        s.server_target_latency_ns = _nanoseconds(limits.target_latency_s)
+        s.use_token_latencies = self._by_token
+        s.ttft_latency, s.tpot_latency = _nanoseconds(limits.target_ttft_s), _nanoseconds(limits.target_tpot_s)
         s.server_target_latency_percentile = load.target_percentile
         s.single_stream_expected_latency_ns = round(1e9 / self.target_qps)
         s.multi_stream_expected_latency_ns = round(load.target_latency_s * 1e9)
@@ -138,11 +150,36 @@ class LoadTest:
         return log
 
 
+def _nanoseconds(limit_s: float | None) -> int:
+    return NO_LIMIT_NS if limit_s is None else round(limit_s * 1e9)
+
+
+def _responses(answers: Sequence[tuple[int, bytes, int]]) -> _Responses:
+    """LoadGen's own structures for (id, content, tokens). They hold raw pointers, so they keep the contents alive."""
+    import mlperf_loadgen as lg
+
+    responses = _Responses()
+    for loadgen_id, content, num_tokens in answers:
+        buffer = array.array("B", content)
+        address, length = buffer.buffer_info()
+        responses.append(lg.QuerySampleResponse(loadgen_id, address, length, num_tokens))
+        responses.buffers.append(buffer)
+    return responses
+
+
+class _Responses(list[Any]):
+    """QuerySampleResponses and what they point to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.buffers: list[array.array[int]] = []
+
+
 def target_qps(config: RunConfig, samples_per_s: float) -> float:
     """The rate LoadGen is told: the one given, else from the warm-up's samples a second over all ranks."""
     if config.load.target_qps != "auto":
         return float(config.load.target_qps)
-    return samples_per_s * {"offline": OFFLINE_HEADROOM, "server": SERVER_SHARE}.get(config.scenario, 1.0)
+    return samples_per_s * {"offline": OFFLINE_HEADROOM, "server": SERVER_SHARE, "interactive": SERVER_SHARE}.get(config.scenario, 1.0)
 
 
 def read_summary(folder: Path) -> dict[str, str]:

@@ -1,10 +1,54 @@
-"""Prompts from a text file: one a line, UTF-8; blank lines and lines that begin with # are skipped."""
+"""Prompts from a file: one a line, UTF-8, or JSON lines with reference answers.
+
+In a text file blank lines and lines that begin with # are skipped. In a .jsonl file each line is an object with `prompt`
+and, optionally, `answer` and `scored_by`: `rouge` (the default: the answer is a reference) or `exact_match`.
+"""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from configs.errors import ConfigError
+from configs.errors import ConfigError, unknown
+from workloads.records import Sample
+
+BUILT_IN = Path(__file__).parent / "prompts"  # `builtin:NAME` is a file here
+JUDGES = ("rouge", "exact_match")
+
+
+def read_prompt_items(path: str) -> list[Sample]:
+    """Samples from a text file or, where its name ends in .jsonl, from JSON lines. Raises ConfigError naming the line.
+
+    `builtin:NAME` is a set that comes with the suite.
+    """
+    if path.startswith("builtin:"):
+        known = {p.stem: str(p) for p in BUILT_IN.glob("*.jsonl")}
+        if (name := path.removeprefix("builtin:")) not in known:
+            raise ConfigError(unknown("built-in prompt set", name, known))
+        path = known[name]
+    if not path.endswith(".jsonl"):
+        return [Sample(i, text) for i, text in enumerate(read_prompts(path))]
+    samples: list[Sample] = []
+    for number, line in enumerate(read_prompts(path), 1):
+        where = f"prompt file {path!r}, entry {number}"
+        try:
+            item = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f'{where} is not JSON ({error.msg}); write {{"prompt": "...", "answer": "..."}}') from None
+        if not isinstance(item, dict) or not isinstance(item.get("prompt"), str) or not item["prompt"].strip():
+            raise ConfigError(f'{where} has no "prompt" with text; write {{"prompt": "...", "answer": "..."}}')
+        for key in item:
+            if key not in ("prompt", "answer", "scored_by", "task"):
+                raise ConfigError(f"{where} has {unknown('field', key, ('prompt', 'answer', 'scored_by', 'task'))}")
+        if "answer" in item and not isinstance(item["answer"], str):
+            raise ConfigError(f"{where}: its answer is {item['answer']!r}; an answer is a text")
+        if item.get("scored_by", "rouge") not in JUDGES:
+            raise ConfigError(f"{where}: {unknown('scored_by', item['scored_by'], JUDGES)}")
+        meta = {k: v for k, v in item.items() if k != "prompt"}
+        if "answer" in meta:
+            meta.setdefault("scored_by", "rouge")
+        samples.append(Sample(len(samples), item["prompt"], meta))
+    return samples
 
 
 def read_prompts(path: str) -> list[str]:

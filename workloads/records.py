@@ -14,13 +14,13 @@ class Sample:
     """One item of a workload's data set.
 
     prompt: what the pipeline is asked. meta: what the metrics may know and the pipeline must not (`grade`, `split`,
-    `answer`, `expects_motion` ...). image: an encoded image (PNG or JPEG), for vlm.
+    `answer`, `expects_motion` ...). images: encoded images (PNG or JPEG), for vlm; several are the frames of a clip.
     """
 
     index: int
     prompt: str
     meta: Mapping[str, Any] = field(default_factory=dict)
-    image: bytes | None = None
+    images: tuple[bytes, ...] = ()
 
 
 class Query(msgspec.Struct, frozen=True):
@@ -39,7 +39,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Times are seconds since the first query was issued. latency_s = completed_s - issued_s; in the server scenario
     issued_s is the time LoadGen scheduled the query for. stages: seconds by stage, of the batch the query was in.
-    marks: where each stage began and ended within the batch. num_units: frames, or tokens. media: path in the run folder.
+    num_units: frames, or tokens of the answer. first_token_s: when the first token was there, on the same clock.
+    media: path in the run folder.
     """
 
     query_id: int
@@ -56,6 +57,11 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     stages: dict[str, float] = {}
     step_s: list[float] = []  # seconds of each denoising step
     num_units: int = 0
+    num_input_tokens: int = 0
+    first_token_s: float | None = None
+    first_token_id: int | None = None
+    finish_reason: str | None = None  # `stop` at an end token, `length` where it was cut off
+    token_gap_s: list[float] = []  # seconds between one token and the next
     digest: str = ""  # SHA-256 of the answer's pixels or text, first 16 hex digits
     media: str | None = None
     text: str | None = None
@@ -65,6 +71,18 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def latency_s(self) -> float:
         return self.completed_s - self.issued_s
+
+    @property
+    def ttft_s(self) -> float | None:
+        """Time to first token: from the query's (scheduled) issue, as LoadGen measures it."""
+        return None if self.first_token_s is None else self.first_token_s - self.issued_s
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Time per output token after the first, as LoadGen measures it; None for answers of fewer than two tokens."""
+        if self.first_token_s is None or self.num_units < 2:
+            return None
+        return (self.completed_s - self.first_token_s) / (self.num_units - 1)
 
 
 def query_seed(run_seed: int, sample_index: int) -> int:

@@ -4,6 +4,7 @@ outputs/<run>/
   config.yaml       the RunConfig in force, with the samples' hash
   system.json       machine, devices, package versions
   samples.jsonl     the data set as it was asked
+  inputs/           its images, named by sample index and number
   records.jsonl     one line a query, appended as they finish
   outcome.json      how each test ended, what each rank really ran with, peak memory
   <mode>/           LoadGen's logs: mlperf_log_summary.txt, mlperf_log_detail.txt ...
@@ -17,6 +18,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import re
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,6 +33,7 @@ from configs.run_config import RunConfig, parse_config, read_yaml
 from workloads.records import Record, Sample
 
 MIN_FREE_BYTES = 64 * 2**20
+_MAGIC = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpg", b"GIF8": "gif", b"BM": "bmp"}
 
 
 def create_run_folder(output: str | None, workload: str) -> Path:
@@ -58,19 +61,29 @@ def write_config(folder: Path, config: RunConfig) -> None:
 
 
 def write_samples(folder: Path, samples: Sequence[Sample]) -> None:
-    lines = (json.dumps({"index": s.index, "prompt": s.prompt, "meta": dict(s.meta)}, ensure_ascii=False) for s in samples)
+    """samples.jsonl, and every image as it was given under inputs/."""
+    lines = []
+    for sample in samples:
+        names = [f"inputs/{sample.index:06d}-{i}.{_extension(image)}" for i, image in enumerate(sample.images)]
+        if names:
+            (folder / "inputs").mkdir(exist_ok=True)
+        for name, image in zip(names, sample.images, strict=True):
+            (folder / name).write_bytes(image)
+        line = {"index": sample.index, "prompt": sample.prompt, "meta": dict(sample.meta)} | ({"images": names} if names else {})
+        lines.append(json.dumps(line, ensure_ascii=False))
     write_text(folder / "samples.jsonl", "".join(f"{line}\n" for line in lines))
 
 
 def read_run(folder: Path) -> tuple[RunConfig, list[Sample], list[Record], dict[str, Any]]:
     """Configuration, samples, records and outcome of a run. Raises ConfigError naming the file that is wrong.
 
-    A last record cut short by a crash is dropped; records are in the order in which they finished.
+    A last record cut short by a crash is dropped; records are in the order in which they finished. An image whose file has
+    gone is empty.
     """
     if not (folder / "config.yaml").is_file():
         raise ConfigError(f"{str(folder)!r} is not a run folder: it has no config.yaml; give a folder that a run wrote")
     config = parse_config(read_yaml(folder / "config.yaml"), str(folder / "config.yaml"))
-    samples = [Sample(v["index"], v["prompt"], v["meta"]) for v in _read_lines(folder / "samples.jsonl", dict[str, Any])]
+    samples = [_read_sample(folder, v) for v in _read_lines(folder / "samples.jsonl", dict[str, Any])]
     records = _read_lines(folder / "records.jsonl", Record)
     for record in records:
         if not 0 <= record.sample_index < len(samples):
@@ -98,7 +111,7 @@ def prompt_set_hash(samples: Iterable[Sample]) -> str:
     """SHA-256 over the prompts in order, and their images."""
     digest = hashlib.sha256()
     for sample in samples:
-        digest.update(sample.prompt.encode() + b"\0" + (sample.image or b"") + b"\0")
+        digest.update(sample.prompt.encode() + b"\0" + b"".join(sample.images) + b"\0")
     return digest.hexdigest()
 
 
@@ -107,6 +120,31 @@ def file_hashes(folder: Path) -> dict[str, str]:
     computed = {"manifest.json", "report.json", "report.html", "contact_sheet.png"}
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in computed and p.suffix != ".partial")
     return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def _read_sample(folder: Path, line: Mapping[str, Any]) -> Sample:
+    try:
+        index, prompt, meta, names = line["index"], line["prompt"], line["meta"], line.get("images", [])
+    except KeyError as error:
+        raise ConfigError(f"{folder / 'samples.jsonl'} has a line without {error}; this run folder is damaged") from None
+    for name in names:
+        if not re.fullmatch(r"inputs/[0-9]+-[0-9]+\.[a-z]+", str(name)):  # nothing outside the run folder is ever read
+            raise ConfigError(f"{folder / 'samples.jsonl'}: sample {index} names the image {name!r}, which is no file of inputs/")
+    return Sample(index, prompt, meta, tuple(_read_image(folder / name) for name in names))
+
+
+def _read_image(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _extension(image: bytes) -> str:
+    """By the first bytes; `bin` for what is no picture that a browser shows."""
+    if image.startswith(b"RIFF") and image[8:12] == b"WEBP":
+        return "webp"
+    return next((kind for magic, kind in _MAGIC.items() if image.startswith(magic)), "bin")
 
 
 def _read_lines(path: Path, kind: type[Any]) -> list[Any]:

@@ -1,39 +1,148 @@
-"""Vision and language: a frame of the embedded world and a question about it, answered in a word."""
+"""Vision and language: questions about frames and clips of the embedded world, or any images and prompts from a file."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
+from configs.errors import ConfigError, unknown
 from configs.registry import register
 from workloads.base import Workload
-from workloads.llm import draw
 from workloads.records import Sample
-from workloads.world import Scene, render
+from workloads.world import Split
+from workloads.world_vision import ANSWERS, TASKS, Item, draw_item
+
+_DATA_SEED = 20_263  # of the shipped questions; training draws from other seeds
+_KEYS = ("prompt", "images", "answer")  # of a line of the user's own file
+_EXAMPLE = '{"prompt": "what is this?", "images": ["cat.png"], "answer": "a cat"}'
 
 
 @register("vlm")
 @dataclass(frozen=True)
 class VisionLanguage(Workload):
-    """`num_prompts` frames, PNG-encoded, each with a question whose answer is one word of the scene."""
+    """Questions about pictures.
 
-    num_prompts: int = 64
+    prompts: a JSON-lines file of your own questions, each `{"prompt": ..., "images": [paths], "answer": ...}`; paths
+    count from the file's folder, several images are one clip, and `answer` may be left out. Else questions are drawn
+    from the embedded world: num_prompts: how many (of a file, at most). tasks: which, of `workloads.world_vision`.
+    split: scenes as in training, held out from it, or half and half (`any`).
+    """
+
+    prompts: str | None = None
+    num_prompts: int | None = None
+    tasks: tuple[str, ...] = TASKS
+    split: Split = "any"
 
     unit: ClassVar[str] = "tokens"
     noun: ClassVar[str] = "answers"
-    default_pipeline: ClassVar[str] = "toy_vlm"
-    default_metrics: ClassVar[tuple[str, ...]] = ("throughput", "latency", "peak_memory", "exact_match")
+    default_pipeline: ClassVar[str] = "toy_vlm"  # until trained weights are embedded
+    default_metrics: ClassVar[tuple[str, ...]] = (
+        "throughput",
+        "latency",
+        "stages",
+        "peak_memory",
+        "exact_match",
+        "hierarchical_f1",
+    )
+
+    def __post_init__(self) -> None:
+        if self.num_prompts is not None and self.num_prompts < 1:
+            raise ConfigError(f"workload 'vlm': option 'num_prompts' is {self.num_prompts}: at least 1 is needed")
+        if not self.tasks:
+            raise ConfigError(f"workload 'vlm': option 'tasks' is empty; known: {', '.join(TASKS)}")
+        for task in self.tasks:
+            if task not in TASKS:
+                raise ConfigError(f"workload 'vlm': option 'tasks' names an {unknown('task', task, TASKS)}")
 
     def samples(self) -> Sequence[Sample]:
-        import imageio.v3 as iio
+        if self.prompts is not None:
+            return read_questions(self.prompts)[: self.num_prompts]
+        items = draw_items(self.tasks, self.num_prompts or 64, self.split)
+        return [Sample(i, item.prompt, _meta(item), encode_png(item.frames_THWC)) for i, item in enumerate(items)]
 
-        samples: list[Sample] = []
-        for i, (group, _, question, answer) in enumerate(draw(4 * self.num_prompts)):
-            if answer != group.direction and len(samples) < self.num_prompts:  # one frame shows no motion
-                frame = render(Scene((group,)), np.random.default_rng(i))[0]
-                png = iio.imwrite("<bytes>", frame, extension=".png")
-                samples.append(Sample(len(samples), question, {"answer": answer}, png))
-        return samples
+
+def draw_items(tasks: Sequence[str], count: int, split: Split, seed: int = _DATA_SEED) -> list[Item]:
+    """`count` items, the tasks in turn, the same for the same arguments; the first n of more are the n.
+
+    Each task's answers take turns too, in an order drawn once, so that no answer can be guessed; `any` is one item of
+    either split by turns.
+    """
+    rng = np.random.default_rng(seed)
+    turns: dict[str, list[str | None]] = {task: [None] for task in TASKS}
+    turns |= {task: rng.permutation(answers).tolist() for task, answers in ANSWERS.items()}
+    items = []
+    for i in range(count):
+        task, turn = tasks[i % len(tasks)], i // len(tasks)
+        by_turns: Split = "held_out" if turn % 2 else "train"
+        answer = turns[task][turn % len(turns[task])]
+        items.append(draw_item(np.random.default_rng((seed, TASKS.index(task), turn)), task, by_turns if split == "any" else split, answer))
+    return items
+
+
+def encode_png(frames_THWC: NDArray[np.uint8]) -> tuple[bytes, ...]:
+    """Each frame as a PNG file's bytes."""
+    import imageio.v3 as iio
+
+    return tuple(iio.imwrite("<bytes>", frame, extension=".png") for frame in frames_THWC)
+
+
+def read_questions(path: str) -> list[Sample]:
+    """Samples from a JSON-lines file; blank lines are skipped.
+
+    Images are read but not looked into: one that is damaged fails its own query, not the run.
+    Raises ConfigError, naming the line, where the file or an image file is missing or a line is not as it should be.
+    """
+    file = Path(path)
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise ConfigError(f"prompt file {path!r} does not exist; give dataset.prompts lines like {_EXAMPLE}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"prompt file {path!r} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"prompt file {path!r} cannot be read: {error.strerror}; give a file with lines like {_EXAMPLE}") from None
+    numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not numbered:
+        raise ConfigError(f"prompt file {path!r} holds no prompt; write lines like {_EXAMPLE}")
+    return [_sample(index, f"line {number} of prompt file {path!r}", line, file.parent) for index, (number, line) in enumerate(numbered)]
+
+
+def _sample(index: int, where: str, line: str, folder: Path) -> Sample:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise ConfigError(f"{where} is not JSON ({error}); write lines like {_EXAMPLE}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where} is no JSON object; write lines like {_EXAMPLE}")
+    for key in value:
+        if key not in _KEYS:
+            raise ConfigError(f"{where} has an {unknown('key', key, _KEYS)}")
+    prompt, images = value.get("prompt"), value.get("images")
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise ConfigError(f"{where} has no 'prompt' text; write lines like {_EXAMPLE}")
+    if not isinstance(images, list) or not images or not all(isinstance(name, str) for name in images):
+        raise ConfigError(f"{where} has no 'images' list of paths; write lines like {_EXAMPLE}")
+    meta: dict[str, Any] = {"task": "own"}
+    if "answer" in value:
+        answer = value["answer"]
+        meta["answer"] = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
+    return Sample(index, prompt, meta, tuple(_read_image(folder / name, name, where) for name in images))
+
+
+def _read_image(path: Path, name: str, where: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(f"{where}: image {name!r} does not exist; paths count from the file's folder") from None
+    except OSError as error:
+        raise ConfigError(f"{where}: image {name!r} cannot be read: {error.strerror}") from None
+
+
+def _meta(item: Item) -> dict[str, Any]:
+    return {"task": item.task, "answer": item.answer, "held_out": item.held_out}

@@ -23,14 +23,14 @@ def test_command_line_goes_over_set_and_set_over_the_preset() -> None:
 
 
 def test_a_workload_without_a_preset_runs_on_its_default_pipeline() -> None:
-    assert load_config("llm", None).pipeline_name == "toy_llm"
+    assert load_config("vlm", None).pipeline_name == "toy_vlm"
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"scenaro": "offline"}, r"unknown option 'scenaro' \(did you mean 'scenario'\?\); known: allow_fallback"),
-        ({"scenario": "ofline"}, r"unknown scenario 'ofline' \(did you mean 'offline'\?\); known: multi_stream, offline"),
+        ({"scenario": "ofline"}, r"unknown scenario 'ofline' \(did you mean 'offline'\?\); known: interactive, multi_stream, offline"),
         ({"mode": "fast"}, "unknown mode 'fast'.*known: accuracy, both, performance"),
         ({"load": {"min_duration": 1}}, r"unknown option 'load.min_duration' \(did you mean 'load.min_duration_s'\?\)"),
         ({"load": {"min_duration_s": "long"}}, r"option 'load.min_duration_s' is 'long'"),

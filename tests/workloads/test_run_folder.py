@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import msgspec
@@ -73,3 +74,31 @@ def test_the_prompt_set_hash_depends_on_prompts_and_their_order() -> None:
     one, other = Sample(0, "a"), Sample(1, "b")
     assert prompt_set_hash([one, other]) != prompt_set_hash([other, one])
     assert prompt_set_hash([one]) == prompt_set_hash([Sample(5, "a")])
+    assert prompt_set_hash([one]) != prompt_set_hash([Sample(0, "a", images=(b"png",))])
+
+
+def test_images_are_kept_as_given_and_named_by_number(folder: Path) -> None:
+    images = (b"\x89PNG\r\n\x1a\n one", b"\xff\xd8\xff two", b"RIFF....WEBP three", b"no picture")
+    write_samples(folder, [Sample(0, "../a", images=images), Sample(1, "b")])
+    assert [s.images for s in read_run(folder)[1]] == [images, ()]
+    assert sorted(p.name for p in (folder / "inputs").iterdir()) == ["000000-0.png", "000000-1.jpg", "000000-2.webp", "000000-3.bin"]
+
+
+def test_a_missing_image_is_empty_and_the_run_still_read(folder: Path) -> None:
+    write_samples(folder, [Sample(0, "a", images=(b"one", b"two")), Sample(1, "b")])
+    (folder / "inputs/000000-0.bin").unlink()
+    assert read_run(folder)[1][0].images == (b"", b"two")
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "inputs/../../secret.png", "/etc/passwd", "inputs/0-0.png/../x"])
+def test_no_image_is_read_from_outside_the_folder(folder: Path, name: str) -> None:
+    line = json.dumps({"index": 0, "prompt": "a", "meta": {}, "images": [name]})
+    (folder / "samples.jsonl").write_text(f"{line}\n{line}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="which is no file of inputs/"):
+        read_run(folder)
+
+
+def test_a_sample_without_a_prompt_is_named(folder: Path) -> None:
+    (folder / "samples.jsonl").write_text('{"index": 0, "meta": {}}\n', encoding="utf-8")
+    with pytest.raises(ConfigError, match="has a line without 'prompt'"):
+        read_run(folder)
