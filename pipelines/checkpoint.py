@@ -1,4 +1,4 @@
-"""Look a local diffusers folder over before loading it, so that what is missing or damaged is named."""
+"""Look a local model folder over before loading it, so that what is missing or damaged is named."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from configs.errors import ConfigError
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 FIX = "restore it from where the model came from (in this repository: git checkout -- PATH)"
 
 
@@ -28,6 +29,18 @@ def check_diffusers_folder(folder: Path) -> None:
         if (part / "config.json").exists() or entry[1].endswith(("Model", "Model3DModel", "Wan")):
             _read_json(part / "config.json")
             _check_weights(part)
+
+
+def check_transformers_folder(folder: Path) -> None:
+    """The same for a transformers checkpoint: config.json, safetensors, and a tokenizer."""
+    if not folder.is_dir():
+        raise ConfigError(f"checkpoint {str(folder)!r} is not a folder; give a folder written by save_pretrained")
+    _read_json(folder / "config.json")
+    _check_weights(folder)
+    if not any((folder / name).exists() for name in TOKENIZER_FILES):
+        raise ConfigError(f"checkpoint {str(folder)!r} has no tokenizer (one of {', '.join(TOKENIZER_FILES)}); {FIX}")
+    if (folder / "tokenizer.json").exists():
+        _read_json(folder / "tokenizer.json")
 
 
 def _check_weights(part: Path) -> None:

@@ -1,0 +1,89 @@
+"""Tokens a second of `transformers_llm` under each kind of batching, against one-at-a-time `generate`, side by side.
+
+python benchmarks/llm_batching.py [--model embedded] [--prompts 128]
+
+Every round runs each way once, in turn; the best round of each counts, since other work on the machine only slows.
+Prints a table, and one JSON line last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+from pipelines.transformers_llm import TransformersLLM
+from workloads.llm import Language
+from workloads.records import Query, Sample, query_seed
+
+WAYS: dict[str, dict[str, Any]] = {
+    "static, 32": {"batching": "static", "batch_size": 32},
+    "continuous, 32": {"batching": "continuous", "batch_size": 32},
+    "continuous, 64": {"batching": "continuous", "batch_size": 64},
+    "continuous, 128": {"batching": "continuous", "batch_size": 128},
+}
+ALONE = "generate, one at a time"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="embedded", help="as the pipeline's option of that name")
+    parser.add_argument("--prompts", type=int, default=128)
+    parser.add_argument("--alone", type=int, default=16, help="of them, how many the one-at-a-time way answers")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    samples = list(Language(num_prompts=given.prompts).samples())
+    queries = [Query(i, i, query_seed(42, i)) for i in range(len(samples))]
+    rates: dict[str, list[float]] = {}
+    answers: dict[str, list[str | None]] = {}
+    for _ in range(given.rounds):
+        rates.setdefault(ALONE, []).append(alone(given.model, samples[: given.alone], device))
+        for name, options in WAYS.items():
+            pipeline = TransformersLLM(model=given.model, **options)
+            pipeline.load(device)
+            pipeline.generate(samples[:4], queries[:4])
+            started = time.perf_counter()
+            responses = pipeline.generate(samples, queries)
+            rates.setdefault(name, []).append(sum(r.num_units for r in responses) / (time.perf_counter() - started))
+            answers[name] = [r.text for r in responses]
+            pipeline.close()
+    best = {name: max(found) for name, found in rates.items()}
+    print(f"{'way':26} {'tokens/s':>9} {'ratio':>6}")
+    for name, rate in best.items():
+        print(f"{name:26} {rate:9.0f} {rate / best[ALONE]:6.1f}")
+    same = len({tuple(texts) for texts in answers.values()}) == 1
+    print(f"answers are the same in every way of batching: {same}")
+    ratios = {name: round(rate / best[ALONE], 2) for name, rate in best.items()}
+    print(
+        json.dumps({"benchmark": "llm_batching", "device": str(device), "threads": given.threads, "same_answers": same, "ratios": ratios})
+    )
+
+
+def alone(model: str, samples: list[Sample], device: torch.device) -> float:
+    """Tokens a second of plain `generate`, prompt by prompt."""
+    pipeline = TransformersLLM(model=model, batching="static", batch_size=1)
+    pipeline.load(device)
+    network, num_tokens = pipeline._model, 0
+    prompts = [torch.tensor([pipeline._encode(s.prompt)], device=device) for s in samples]
+    started = time.perf_counter()
+    with torch.inference_mode():
+        for ids in prompts:
+            out = network.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=network.generation_config)
+            num_tokens += out.shape[1] - ids.shape[1]
+    seconds = time.perf_counter() - started
+    pipeline.close()
+    return num_tokens / seconds
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from configs.errors import ConfigError
+from pipelines.base import Event, Response
+from pipelines.embedded.llm_models import BUILDERS
+from pipelines.embedded.train_llm import tokenizer_of_the_world
+from pipelines.transformers_llm import TransformersLLM
+from workloads.llm import Language
+from workloads.records import Query, Sample, query_seed
+
+CPU = torch.device("cpu")
+PROMPTS = [s.prompt for s in Language(num_prompts=9).samples()]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Random weights, so that every answer runs on to its limit unless chance ends it."""
+    found = {}
+    for kind, build in BUILDERS.items():
+        torch.manual_seed(0)
+        found[kind] = tmp_path_factory.mktemp(kind)
+        model: Any = build()
+        model.save_pretrained(found[kind])
+        tokenizer_of_the_world(0).save_pretrained(found[kind])
+    return found
+
+
+@pytest.fixture
+def loaded(folders: dict[str, Path]) -> Iterator[Any]:
+    pipelines = []
+
+    def load(kind: str = "dense", **options: Any) -> TransformersLLM:
+        defaults: dict[str, Any] = {"model": str(folders[kind]), "max_new_tokens": 12, "batch_size": 4, "page_size": 16}
+        pipeline = TransformersLLM(**(defaults | options))
+        pipelines.append(pipeline)
+        pipeline.load(CPU)
+        return pipeline
+
+    yield load
+    for pipeline in pipelines:
+        pipeline.close()
+
+
+def ask(pipeline: TransformersLLM, prompts: Sequence[str] = PROMPTS) -> list[Response]:
+    samples = [Sample(i, text) for i, text in enumerate(prompts)]
+    return list(pipeline.generate(samples, [Query(i, i, query_seed(3, i)) for i in range(len(prompts))]))
+
+
+@pytest.mark.parametrize("kind", ["dense", "moe"])
+@pytest.mark.parametrize("batching", ["continuous", "static"])
+def test_greedy_answers_are_those_of_plain_generate(loaded: Any, kind: str, batching: str) -> None:
+    pipeline = loaded(kind, batching=batching)
+    responses = ask(pipeline)
+    pipeline.close()
+    pipeline._model.set_attn_implementation("eager")
+    for text, response in zip(PROMPTS, responses, strict=True):
+        ids = torch.tensor([pipeline._encode(text)])
+        out = pipeline._model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)[0, ids.shape[1] :]
+        assert response.text == pipeline._tokenizer.decode(out, skip_special_tokens=True)
+        assert response.num_units == len(out)
+        assert response.num_input_tokens == ids.shape[1]
+        assert response.first_token_id == int(out[0])
+        assert len(response.token_gap_s) == response.num_units - 1
+        assert response.finish_reason == "length"
+
+
+def test_sampled_answers_depend_on_the_seed_and_not_on_the_batch(loaded: Any) -> None:
+    options = {"do_sample": True, "temperature": 0.8, "top_k": 50, "top_p": 0.9}
+    together = [r.text for r in ask(loaded(**options))]
+    assert [r.text for r in ask(loaded(batching="static", **options))] == together
+    assert [r.text for r in ask(loaded(batch_size=1, **options))] == together
+    again = loaded(**options)
+    other = again.generate([Sample(0, PROMPTS[0])], [Query(0, 0, query_seed(4, 0))])
+    assert other[0].text != together[0]
+
+
+@pytest.mark.parametrize("batching", ["continuous", "static"])
+def test_first_tokens_come_before_their_answers(loaded: Any, batching: str) -> None:
+    pipeline = loaded(batching=batching)
+    pipeline.submit([Sample(0, PROMPTS[0]), Sample(1, PROMPTS[1])], [Query(0, 0, 1), Query(1, 1, 1)])
+    events: list[Event] = []
+    while sum(e.response is not None for e in events) < 2:
+        events += pipeline.step(1.0)
+    for query_id in (0, 1):
+        kinds = [e.response is None for e in events if e.query_id == query_id]
+        assert kinds == [True, False]
+
+
+def test_a_prompt_beyond_the_context_fails_alone(loaded: Any) -> None:
+    responses = ask(loaded(context=64), ["count from 1 to 3.", "word " * 200, "count from 2 to 9."])
+    assert [r.error is None for r in responses] == [True, False, True]
+    assert responses[1].error is not None
+    assert "tokens, and the context 64" in responses[1].error
+
+
+def test_an_answer_stops_at_the_context(loaded: Any) -> None:
+    pipeline = loaded(context=40, max_new_tokens=256)
+    (response,) = ask(pipeline, ["count from 1 to 3."])
+    assert response.num_input_tokens + response.num_units <= 40
+    assert response.finish_reason == "length"
+
+
+def test_a_stop_token_ends_an_answer(loaded: Any) -> None:
+    free = ask(loaded())[0]
+    tokenizer = loaded()._tokenizer
+    stop = tokenizer.decode([tokenizer.encode(free.text)[4]])
+    if len(tokenizer.encode(stop)) == 1:
+        ended = ask(loaded(stop=[stop]))[0]
+        assert ended.finish_reason == "stop"
+        assert ended.num_units <= 5
+
+
+@pytest.mark.parametrize("batching", ["continuous", "static"])
+def test_an_engine_that_breaks_fails_its_queries(loaded: Any, batching: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = loaded(batching=batching)
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("the device is on fire")
+
+    monkeypatch.setattr(pipeline._model, "forward", broken)
+    if batching == "static":
+        assert ["on fire" in str(r.error) for r in ask(pipeline, PROMPTS[:2])] == [True, True]
+    else:
+        try:
+            found = [str(r.error) for r in ask(pipeline, PROMPTS[:2])]
+        except RuntimeError as error:  # the engine's thread is gone; the worker fails what was running
+            found = [str(error)]
+        assert all("on fire" in text for text in found)
+
+
+def test_a_model_without_chat_template_says_how_to_ask_it(folders: dict[str, Path], tmp_path: Path) -> None:
+    for file in folders["dense"].iterdir():
+        if file.name != "chat_template.jinja":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(ConfigError, match=r"has no chat template; ask it bare prompts with --set pipeline\.chat=false"):
+        TransformersLLM(model=str(tmp_path)).load(CPU)
+
+
+def test_a_tokenizer_of_another_model_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    small: Any = LlamaForCausalLM(
+        LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
+    )
+    small.save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (tmp_path / name).write_bytes((folders["dense"] / name).read_bytes())
+    with pytest.raises(ConfigError, match="its tokenizer has token 511, its network only 64 tokens"):
+        TransformersLLM(model=str(tmp_path)).load(CPU)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("config.json", "config.json is missing"), ("model.safetensors", "has no .safetensors file"), ("tokenizer.json", "has no tokenizer")],
+)
+def test_an_incomplete_folder_names_what_is_missing(folders: dict[str, Path], tmp_path: Path, name: str, message: str) -> None:
+    for file in folders["dense"].iterdir():
+        if file.name != name:
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(ConfigError, match=message):
+        TransformersLLM(model=str(tmp_path)).load(CPU)
+
+
+def test_a_hub_name_out_of_reach_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigError, match=r"model 'nobody/nothing' cannot be loaded: .*a gated one needs HF_TOKEN"):
+        TransformersLLM(model="nobody/nothing").load(CPU)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "'batch_size' is 0"),
+        ({"top_p": 1.5}, "'top_p' is 1.5"),
+        ({"temperature": 0.5}, "need do_sample: true"),
+        ({"chat": False, "system_prompt": "be brief"}, "needs chat: true"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TransformersLLM(**options)
+
+
+def test_what_is_in_force_is_said(loaded: Any) -> None:
+    effective = loaded("moe").effective()
+    assert effective["model"] == "GptOssForCausalLM"
+    assert effective["attention"] == "paged|eager"
+    assert effective["sampling"] == "greedy"
+    assert loaded("moe").fallbacks() == []
