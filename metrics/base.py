@@ -98,6 +98,10 @@ class SampleMetric(Metric):
     better: ClassVar[Better] = "higher"
     worst: ClassVar[float] = 0.0
 
+    def applies(self, sample: Sample) -> bool:
+        """Whether answers to this sample are scored at all; those to any other count nowhere, failed or not."""
+        return True
+
     @abstractmethod
     def score(self, run: Run, sample: Sample, record: Record) -> Mapping[str, float]:
         """Scores of one answer, by figure name; empty where the answer is not of the kind that is scored.
@@ -121,8 +125,11 @@ class SampleMetric(Metric):
         found: dict[int, Mapping[str, float]] = {}
         unread = []
         for record in run.judged:
+            sample = run.samples[record.sample_index]
+            if not self.applies(sample):
+                continue
             try:
-                scores = self.score(run, run.samples[record.sample_index], record) if record.status == "done" else None
+                scores = self.score(run, sample, record) if record.status == "done" else None
             except ValueError:
                 scores = None
             if scores is None:
@@ -143,6 +150,20 @@ class SampleMetric(Metric):
         yes_no = all(v in (0.0, 1.0) for v in values)
         interval = wilson_interval(round(sum(values)), len(values)) if yes_no else mean_interval(values)
         return Figure(mean, self.unit, self.better, len(values), interval)
+
+
+class VideoMetric(SampleMetric):
+    """A SampleMetric of one figure, read off the saved video."""
+
+    def score(self, run: Run, sample: Sample, record: Record) -> Mapping[str, float]:
+        if record.media is None:
+            return {}
+        value = self.score_video(run, record, run.video(record))
+        return {} if value is None else {self.name: value}
+
+    @abstractmethod
+    def score_video(self, run: Run, record: Record, video_THWC: NDArray[np.uint8]) -> float | None:
+        """The video's score; None where it is too short to have one."""
 
 
 @lru_cache(maxsize=512)

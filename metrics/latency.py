@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,10 +31,21 @@ class Latency(Metric):
         latencies = query_latencies(run.timed, run.config.scenario)
         if not latencies:
             return {}
-        figures = {"latency_mean": Figure(sum(latencies) / len(latencies), "s", "lower", len(latencies))}
-        for share in SHARES:
-            figures |= _percentile(latencies, share)
-        return figures
+        return percentile_figures("latency", latencies)
+
+
+def percentile_figures(name: str, seconds: Sequence[float], note: str = "", bounds: bool = True) -> dict[str, Figure]:
+    """Mean and percentiles of seconds of which fewer are better: {name}_mean, {name}_p50, {name}_p90, {name}_p90_bound ...
+
+    bounds: whether to give early stopping's bounds, which hold only for values that do not depend on each other.
+    """
+    n = len(seconds)
+    if not n:
+        return {}
+    figures = {f"{name}_mean": Figure(math.fsum(seconds) / n, "s", "lower", n, note=note)}
+    for share in SHARES:
+        figures |= _percentile(f"{name}_p{share * 100:.0f}", seconds, share, note, bounds and share > 0.5)
+    return figures
 
 
 def query_latencies(records: Sequence[Record], scenario: str) -> list[float]:
@@ -46,15 +58,14 @@ def query_latencies(records: Sequence[Record], scenario: str) -> list[float]:
     return list(slowest.values())
 
 
-def _percentile(latencies: list[float], share: float) -> dict[str, Figure]:
-    name, n = f"latency_p{share * 100:.0f}", len(latencies)
-    needed = min_queries(share, 1)
+def _percentile(name: str, seconds: Sequence[float], share: float, note: str, bound: bool) -> dict[str, Figure]:
+    n, needed = len(seconds), min_queries(share, 1)
     if share > 0.5 and n < needed:
         why = f"n too small: p{share * 100:.0f} needs {needed} queries"
         return {name: Figure(None, "s", "lower", n, note=why)}
-    figures = {name: Figure(percentile(latencies, share), "s", "lower", n)}
-    if share > 0.5:
-        figures[f"{name}_bound"] = Figure(percentile_bound(latencies, share), "s", "lower", n, note="with 99 % confidence")
+    figures = {name: Figure(percentile(seconds, share), "s", "lower", n, note=note)}
+    if bound:
+        figures[f"{name}_bound"] = Figure(percentile_bound(seconds, share), "s", "lower", n, note="with 99 % confidence")
     return figures
 
 

@@ -14,14 +14,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, GRID, BLUE, AMBER = "#1d2433", "#e3e6ec", "#2f6fde", "#d9822b"
+NEARLY_EQUAL_S = 1e-6  # seconds that differ by less make one bar
 PALETTE = ("#2f6fde", "#12a594", "#d9822b", "#8e4ec6", "#e5484d", "#687076", "#30a46c", "#c2298a")
 
 
 def latency_svg(latencies: Sequence[float], label: str) -> str:
     """Histogram and cumulative share, side by side, of seconds."""
-    figure = _figure(7.6, 2.5)
+    figure = new_figure(7.6, 2.5)
     left, right = figure.subplots(1, 2)
-    left.hist(latencies, bins=min(40, max(8, len(latencies) // 4)), color=BLUE)
+    low, high = min(latencies), max(latencies)
+    spread = (low, high) if high - low > NEARLY_EQUAL_S else (0.9 * low, 1.1 * high + NEARLY_EQUAL_S)
+    left.hist(latencies, bins=min(40, max(8, len(latencies) // 4)), range=spread, color=BLUE)
     left.set(xlabel=f"{label}, s", ylabel="queries")
     ordered = np.sort(latencies)
     right.step(ordered, np.arange(1, len(ordered) + 1) / len(ordered), where="post", color=BLUE)
@@ -29,12 +32,12 @@ def latency_svg(latencies: Sequence[float], label: str) -> str:
         right.axhline(share, color=GRID, linewidth=1)
         right.annotate(f"p{share * 100:.0f}", (ordered[0], share), fontsize=7, va="bottom", color=INK)
     right.set(xlabel=f"{label}, s", ylabel="share of queries", ylim=(0, 1.02))
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def stages_svg(seconds: Mapping[str, float]) -> str:
     """One stacked bar: mean seconds an answer spends in each stage."""
-    figure = _figure(7.6, 1.25)
+    figure = new_figure(7.6, 1.25)
     axes = figure.subplots()
     at, total = 0.0, sum(seconds.values())
     for (name, value), colour in zip(seconds.items(), PALETTE * 4, strict=False):
@@ -43,13 +46,13 @@ def stages_svg(seconds: Mapping[str, float]) -> str:
         at += value
     axes.set(yticks=[], xlabel="seconds an answer", xlim=(0, total or 1), ylim=(-0.45, 0.45))
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, fontsize=7.5, frameon=False)
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def timeline_svg(records: Sequence[Record]) -> str:
     """Each query as a bar on its rank's row, from when the rank began on it; failed ones in amber."""
     ranks = sorted({r.rank for r in records if r.started_s is not None})
-    figure = _figure(7.6, 0.9 + 0.28 * min(len(ranks), 24))
+    figure = new_figure(7.6, 0.9 + 0.28 * min(len(ranks), 24))
     axes = figure.subplots()
     for record in records:
         if record.started_s is not None:
@@ -59,17 +62,18 @@ def timeline_svg(records: Sequence[Record]) -> str:
     shown = ranks if len(ranks) <= 24 else ranks[:: len(ranks) // 12]
     axes.set(yticks=[ranks.index(r) for r in shown], yticklabels=[f"rank {r}" for r in shown], xlabel="seconds since the first query")
     axes.set_xlim(left=0)
-    return _svg(figure)
+    return to_svg(figure)
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _svg(figure: Figure) -> str:
-    """Text stays text, and ids are the same from run to run."""
+def to_svg(figure: Figure) -> str:
+    """The figure as an svg element. Text stays text, and ids are the same from run to run."""
     import matplotlib
 
     for axes in figure.axes:

@@ -1,24 +1,32 @@
 """report.json: the contract. Rebuilt from a run folder alone, without a model or a GPU.
 
-schema, run, workload, scenario, mode, rules, verdict with reasons, device, effective, loadgen, agreement, figures
-(name -> value, unit, better, n, ci95, note), canaries, ranks, samples (per judged answer: prompt, media, scores).
+schema, run, workload, scenario, mode, rules, verdict with reasons, device, effective, limits, loadgen, agreement, figures
+(name -> value, unit, better, n, ci95, note), canaries (answers that show the sign) and alarms (the canaries that sing), ranks,
+samples (per judged answer: prompt, media or text, scores), search (of the highest rate, where there was one).
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from configs.errors import ConfigError
 from configs.registry import find, make
 from metrics import canaries, loadgen_agreement
 from metrics.base import Figure, Run, SampleMetric
+from metrics.goodput import limits_in_force
+from metrics.rate_search import read_search
 from workloads.loadgen import read_summary
 from workloads.run_folder import read_run, write_json
 
 SCHEMA = "triptych-report/1"
+QUALITY = ("world_score", "exact_match", "rouge_l", "hierarchical_f1")  # the figure that says most of an answer's quality, by kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +56,17 @@ def build_report(folder: Path) -> Report:
         metric = make("metrics", name, {})
         if isinstance(metric, SampleMetric):
             by_query = metric.scores(run)
-            figures |= metric.summarise(by_query)
+            by_mean = type(metric).compute is SampleMetric.compute  # else its figure is no mean of the samples' scores
+            figures |= metric.summarise(by_query) if by_mean else metric.compute(run)
             for query_id, found in by_query.items():
                 scores.setdefault(query_id, {}).update(found)
         else:
             figures |= metric.compute(run)
-    sung = canaries.listen(run)
+    shown = canaries.listen(run)
+    alarms = canaries.alarms(run, shown)
     compared = loadgen_agreement.compare(run)
-    reasons = _reasons(run, sung, compared)
+    reasons = _reasons(run, alarms, compared)
+    search = read_search(folder)
     data = {
         "schema": SCHEMA,
         "run": folder.resolve().name,
@@ -69,25 +80,42 @@ def build_report(folder: Path) -> Report:
         "device": _devices(run),
         "effective": _ranks(run)[0]["effective"] if _ranks(run) else {},
         "num_queries": {"issued": _issued(run), "done": sum(r.status == "done" for r in run.records), "failed": _failed(run)},
+        "limits": {"percentile": run.config.load.target_percentile} | limits if (limits := limits_in_force(run.config.limits)) else {},
         "loadgen": {mode: read_summary(folder / mode) for mode in run.outcome},
         "agreement": [asdict(c) | {"agrees": c.agrees} for c in compared],
         "figures": {name: _plain(figure) for name, figure in figures.items()},
-        "canaries": {name: sum(name in names for names in sung.values()) for name in canaries.CANARIES},
+        "canaries": {name: sum(name in names for names in shown.values()) for name in canaries.applying(run)},
+        "alarms": list(alarms),
         "ranks": _ranks(run),
-        "samples": [_sample(run, record, scores, sung) for record in run.judged],
+        "samples": [_sample(run, record, scores, shown) for record in run.judged],
     }
+    if search is not None:
+        data["search"] = msgspec.to_builtins(search)
     write_json(folder / "report.json", data)
     return Report(run, data)
 
 
+def load_report(folder: Path) -> Report:
+    """A report as it was written. Raises ConfigError where there is none, or it is damaged."""
+    path = folder / "report.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{str(folder)!r} has no report.json; run: suite.py report {folder}") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is damaged: {error}; run: suite.py report {folder}") from None
+    return Report(load_run(folder), data)
+
+
 def headline(report: Report) -> dict[str, float]:
     """The few figures that a last line shows: throughput or latency, then quality."""
-    wanted = (f"{report.run.workload.noun}_per_s", f"{report.run.workload.unit}_per_s", "latency_p90", "world_score", "exact_match")
+    noun, unit = report.run.workload.noun, report.run.workload.unit
+    wanted = (f"{noun}_per_s", f"{unit}_per_s", "goodput_per_s", "ttft_p90", "tpot_p90", "latency_p90", *QUALITY)
     figures = report.data["figures"]
     return {name: figures[name]["value"] for name in wanted if figures.get(name, {}).get("value") is not None}
 
 
-def _reasons(run: Run, sung: Mapping[int, list[str]], compared: list[loadgen_agreement.Comparison]) -> list[str]:
+def _reasons(run: Run, alarms: Mapping[str, list[int]], compared: list[loadgen_agreement.Comparison]) -> list[str]:
     """Why the run is INVALID; empty where it is VALID."""
     found = []
     if not run.outcome:
@@ -112,9 +140,7 @@ def _reasons(run: Run, sung: Mapping[int, list[str]], compared: list[loadgen_agr
         for c in compared
         if not c.agrees
     ]
-    for name in canaries.CANARIES:
-        if hits := [q for q, names in sung.items() if name in names]:
-            found.append(f"canary {name!r}: {len(hits)} of {len(run.judged)} answers, first query {min(hits)}")
+    found += [f"canary {name!r}: {len(hits)} of {len(run.judged)} answers, first query {min(hits)}" for name, hits in alarms.items()]
     if not run.config.allow_fallback:
         found += [f"rank {rank['rank']}: {text}" for rank in _ranks(run) for text in rank["fallbacks"]]
     found += [f"rank {rank['rank']}: {rank['error']}" for rank in _ranks(run) if rank.get("error")]
@@ -157,7 +183,7 @@ def _plain(figure: Figure) -> dict[str, Any]:
     return plain
 
 
-def _sample(run: Run, record: Any, scores: Mapping[int, Mapping[str, float]], sung: Mapping[int, list[str]]) -> dict[str, Any]:
+def _sample(run: Run, record: Any, scores: Mapping[int, Mapping[str, float]], shown: Mapping[int, list[str]]) -> dict[str, Any]:
     sample = run.samples[record.sample_index]
     return {
         "query_id": record.query_id,
@@ -167,9 +193,12 @@ def _sample(run: Run, record: Any, scores: Mapping[int, Mapping[str, float]], su
         "error": record.error,
         "media": record.media,
         "text": record.text,
+        "num_units": record.num_units,
+        "finish_reason": record.finish_reason,
         "expected": sample.meta.get("answer"),
+        "task": sample.meta.get("task"),
         "held_out": sample.meta.get("held_out"),
         "grade": sample.meta.get("grade"),
         "scores": dict(scores.get(record.query_id, {})),
-        "canaries": sung.get(record.query_id, []),
+        "canaries": shown.get(record.query_id, []),
     }

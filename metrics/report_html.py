@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import base64
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from metrics import plots
+from metrics import plots, token_plots
 from metrics.latency import query_latencies
-from metrics.report import Report
+from metrics.rate_search import read_search
+from metrics.report import QUALITY, Report
+from metrics.text_page import text_plots, worst_answers
 from pipelines.media import browser_video
 from workloads.run_folder import write_text
 
@@ -21,22 +26,29 @@ SHEET_CLIPS, SHEET_FRAMES = 12, 5  # rows and columns of the contact sheet
 SHEET_PIXELS = 96  # a frame's width on it
 
 HEADINGS = {
-    "Speed": ("_per_s", "latency_", "service_", "step_mean"),
-    "Quality": ("world_", "exact_match", "temporal_", "motion_", "dynamic_"),
+    "Speed": ("_per_s", "goodput_", "latency_", "ttft_", "first_token_", "tpot_", "itl_", "queue_", "service_", "step_mean"),
+    "Quality": ("world_", "exact_match", "rouge_", "hierarchical_", "category_", "temporal_", "motion_", "dynamic_"),
+    "Answers and load": ("tokens_per_sample", "prompt_tokens_", "end_token_", "empty_", "batch_occupancy"),
     "Cost": ("peak_", "stage_"),
 }
+
+WORDS = {"ttft": "TTFT", "tpot": "TPOT", "itl": "inter-token latency", "rouge": "ROUGE", "f1": "F1", "l": "L"}
 
 
 def write_html(report: Report) -> Path:
     """Write report.html beside report.json, and contact_sheet.png where the run made videos."""
+    path = report.run.folder / "report.html"
+    write_text(path, render("report.html.j2", _page(report)))
+    return path
+
+
+def render(template: str, page: Mapping[str, Any]) -> str:
+    """A template of this folder, filled in; all that the page holds is escaped."""
     from jinja2 import Environment, FileSystemLoader
 
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["number"] = number
-    template = environment.get_template("report.html.j2")
-    path = report.run.folder / "report.html"
-    write_text(path, template.render(**_page(report)))
-    return path
+    environment.filters |= {"number": number, "label": label}
+    return environment.get_template(template).render(**page)
 
 
 def number(value: float | None, unit: str = "") -> str:
@@ -50,6 +62,24 @@ def number(value: float | None, unit: str = "") -> str:
     return f"{text} {unit}".strip()
 
 
+def label(name: str) -> str:
+    """A figure's name as a person would say it."""
+    return " ".join(WORDS.get(word, word) for word in name.replace("_per_s", "_per_second").split("_"))
+
+
+def key_figures(report: Report) -> list[tuple[str, Any]]:
+    """The figures that a reader looks for first, by name: speed, quality, cost."""
+    noun, unit = report.run.workload.noun, report.run.workload.unit
+    texts = unit == "tokens"
+    wanted: list[tuple[str, ...]] = [(f"{noun}_per_s",), (f"{unit}_per_s",)]
+    whole, memory = ("latency_p90", "service_mean"), ("peak_device_memory", "peak_host_memory")
+    wanted += [("goodput_share",), ("ttft_p90", "ttft_mean"), ("tpot_p90", "tpot_mean")] if texts else []
+    wanted += [(name,) for name in ((*QUALITY, *whole, *memory) if texts else (*whole, *QUALITY, *memory))]
+    known = {name: figure for name, figure in report.data["figures"].items() if figure["value"] is not None}
+    names = [next((name for name in either if name in known), None) for either in wanted]
+    return [(name, known[name]) for name in names if name is not None][: 8 if texts else 5]
+
+
 def _page(report: Report) -> dict[str, Any]:
     run, data = report.run, report.data
     timed = run.timed
@@ -58,18 +88,36 @@ def _page(report: Report) -> dict[str, Any]:
         [r.completed_s - r.started_s for r in timed if r.started_s is not None] if offline else query_latencies(timed, run.config.scenario)
     )
     stages = {k.removeprefix("stage_"): f["value"] for k, f in data["figures"].items() if k.startswith("stage_")}
+    texts = run.workload.unit == "tokens"
     return {
         "r": data,
         "config": run.config.model_dump(),
         "figures": _grouped(data["figures"]),
-        "key_figures": _key_figures(report),
+        "key_figures": key_figures(report),
         "latency_svg": plots.latency_svg(latencies, "time in service" if offline else "latency") if latencies else "",
         "stages_svg": plots.stages_svg(stages) if stages else "",
-        "timeline_svg": plots.timeline_svg(timed) if any(r.started_s is not None for r in timed) else "",
+        "timeline_svg": plots.timeline_svg(timed) if not texts and any(r.started_s is not None for r in timed) else "",
         "sheet": _contact_sheet(report),
         "clips": _clips(report),
-        "texts": [s for s in data["samples"] if s["text"] is not None][:100],
+        "search": _search(report),
+        **({"answers": worst_answers(report), **text_plots(report)} if texts else {}),
     }
+
+
+def _search(report: Report) -> dict[str, Any] | None:
+    search = read_search(report.run.folder)
+    if search is None:
+        return None
+    probes = [{**p, "href": report_link(report.run.folder, Path(p["folder"]))} for p in msgspec.to_builtins(search.probes)]
+    limits = search.limits_in_force
+    svg = token_plots.search_svg(probes, limits, search.max_valid_qps) if probes and limits else ""
+    return {"max_valid_qps": search.max_valid_qps, "confirmed": search.confirmed, "limits": limits, "probes": probes, "svg": svg}
+
+
+def report_link(start: Path, run: Path) -> str:
+    """Link from a page in `start` to the report of a run; empty where there is none. A relative `run` counts from `start`."""
+    report = start / run / "report.html"
+    return quote(os.path.relpath(report, start)) if run.name and report.is_file() else ""
 
 
 def _grouped(figures: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -77,26 +125,10 @@ def _grouped(figures: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for name, figure in figures.items():
         heading = next(
-            (h for h, marks in HEADINGS.items() if any(m in name if m[0] == "_" else name.startswith(m) for m in marks)), "Other"
+            (h for h, marks in HEADINGS.items() if any(name.endswith(m) if m[0] == "_" else name.startswith(m) for m in marks)), "Other"
         )
         found.setdefault(heading, {})[name] = figure
     return {h: found[h] for h in (*HEADINGS, "Other") if h in found}
-
-
-def _key_figures(report: Report) -> list[tuple[str, Any]]:
-    noun, unit = report.run.workload.noun, report.run.workload.unit
-    names = (
-        f"{noun}_per_s",
-        f"{unit}_per_s",
-        "latency_p90",
-        "service_mean",
-        "world_score",
-        "exact_match",
-        "peak_device_memory",
-        "peak_host_memory",
-    )
-    figures = report.data["figures"]
-    return [(name, figures[name]) for name in names if figures.get(name, {}).get("value") is not None][:5]
 
 
 def _clips(report: Report) -> list[dict[str, Any]]:
@@ -112,7 +144,7 @@ def _clips(report: Report) -> list[dict[str, Any]]:
 
 
 def _contact_sheet(report: Report) -> str:
-    """A PNG data URI: one row a video, frames from first to last; empty where the run made no videos."""
+    """contact_sheet.png, as a data URI: one row a video, frames from first to last; empty where the run made no videos."""
     import imageio.v3 as iio
 
     rows = []
@@ -130,6 +162,10 @@ def _contact_sheet(report: Report) -> str:
     sheet = padded[0] if len(padded) == 1 else np.concatenate([padded[0], gap, padded[1]], axis=1)
     content: bytes = iio.imwrite("<bytes>", sheet, extension=".png")
     (report.run.folder / "contact_sheet.png").write_bytes(content)
+    return png_uri(content)
+
+
+def png_uri(content: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(content).decode()
 
 

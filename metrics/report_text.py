@@ -31,4 +31,7 @@ def print_summary(report: Report) -> None:
             name, number(figure["value"], figure["unit"]) if figure["value"] is not None else figure["note"], interval, str(figure["n"])
         )
     console.print(table)
+    if search := data.get("search"):
+        best, sure = search["max_valid_qps"], "confirmed" if search["confirmed"] else "not confirmed"
+        console.print(f"highest VALID rate: {number(best, 'queries/s')} ({sure})" if best else "highest VALID rate: none of those tried")
     console.print(f"report: {os.path.relpath(report.run.folder / 'report.html')}", markup=False)

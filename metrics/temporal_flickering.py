@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from configs.registry import register
-from metrics.base import Run, SampleMetric
+from metrics.base import Run, VideoMetric
 from metrics.optical_flow import flows
-from workloads.records import Record, Sample
+from workloads.records import Record
 
 STILL_PX = 0.25  # flow below this counts as not moving
 
 
 @register("temporal_flickering")
 @dataclass(frozen=True)
-class TemporalFlickering(SampleMetric):
+class TemporalFlickering(VideoMetric):
     """1 - mean absolute change of a still pixel from frame to frame, of full scale; 0 to 1, higher is steadier.
 
     VBench's formula (Huang et al., CVPR 2024, temporal flickering), which is meant for still scenes; here it is applied
@@ -27,13 +27,10 @@ class TemporalFlickering(SampleMetric):
 
     name: ClassVar[str] = "temporal_flickering"
 
-    def score(self, run: Run, sample: Sample, record: Record) -> Mapping[str, float]:
-        if record.media is None:
-            return {}
-        video = run.video(record)
+    def score_video(self, run: Run, record: Record, video_THWC: NDArray[np.uint8]) -> float:
         changes = []
-        for before, after, flow in zip(video[:-1], video[1:], flows(run, record), strict=True):
+        for before, after, flow in zip(video_THWC[:-1], video_THWC[1:], flows(run, record), strict=True):
             still = np.linalg.norm(flow, axis=-1) < STILL_PX
             if still.any():
                 changes.append(np.abs(after.astype(float) - before)[still].mean() / 255)
-        return {self.name: 1.0 - float(np.mean(changes))} if changes else {self.name: 0.0}
+        return 1.0 - float(np.mean(changes)) if changes else 0.0

@@ -24,15 +24,13 @@ class WorldScore(SampleMetric):
 
     name: ClassVar[str] = "world_score"
 
+    def applies(self, sample: Sample) -> bool:
+        return bool(sample.meta.get("world"))
+
     def score(self, run: Run, sample: Sample, record: Record) -> Mapping[str, float]:
-        if not sample.meta.get("world"):
-            return {}
         verdict = check_clip(run.video(record), sample.prompt)
         return {"world_score": float(all(verdict.values()))} | {f"world_{a}": float(ok) for a, ok in verdict.items()}
 
     def worst_names(self, sample: Sample) -> Sequence[str]:
-        stated = ATTRIBUTES if sample.meta.get("world") and parse_caption(sample.prompt).background else ATTRIBUTES[:5]
+        stated = ATTRIBUTES if parse_caption(sample.prompt).background else ATTRIBUTES[:5]
         return ("world_score", *(f"world_{a}" for a in stated))
-
-    def scores(self, run: Run) -> dict[int, Mapping[str, float]]:
-        return super().scores(run) if any(s.meta.get("world") for s in run.samples) else {}

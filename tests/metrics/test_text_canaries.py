@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from metrics.base import Run
+from metrics.canaries import TEXT_CANARIES, VIDEO_CANARIES, alarms, applying, listen
+from metrics.text_canaries import REPLACEMENT, watch_text
+from tests.conftest import record
+from workloads.world_language import TASKS, draw_item
+
+MakeRun = Callable[..., Run]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31",
+        "100, 110, 120, 130, 140, 150, 160, 170, 180, 190.",
+        "1. red square\n2. red square\n3. red square\n4. red square\n5. red square\n6. red square",
+        "a red square, a red square, a red square.",
+        "[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]",
+        "ha ha ha",
+        "x",
+        "----------",
+        "caf\u00e9, \u4f60\u597d, \U0001f600",
+    ],
+)
+def test_an_honest_text_sets_off_nothing(text: str) -> None:
+    assert watch_text(text) == []
+
+
+def test_no_answer_of_the_world_sets_off_anything() -> None:
+    rng = np.random.default_rng(0)
+    for i in range(300):
+        item = draw_item(rng, TASKS[i % len(TASKS)])
+        assert watch_text(item.answer) == [], item.answer
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the the the the the the the the the the the",
+        "red, then blue, red, then blue, red, then blue, red, then blue, red, then blue, red, then blue, re",
+        "Sure. " + "I do not know what to say. " * 5,
+        "!" * 64,
+        "ok\n" + "\n- item" * 10 + ".",
+    ],
+)
+def test_a_unit_repeated_to_the_end_loops(text: str) -> None:
+    assert watch_text(text) == ["looping"]
+
+
+def test_a_loop_that_was_left_again_is_none() -> None:
+    assert watch_text("ha " * 20 + "and so on until the joke was over.") == []
+
+
+def test_what_is_no_utf8_is_told_but_half_a_character_at_the_limit_is_not() -> None:
+    assert watch_text(f"a{REPLACEMENT}b") == ["utf8"]
+    assert watch_text(f"a{REPLACEMENT}") == ["utf8"]
+    assert watch_text(f"a{REPLACEMENT}", was_cut=True) == []
+    assert watch_text(f"a{REPLACEMENT}b", was_cut=True) == ["utf8"]
+    assert watch_text("a\ud83d") == ["utf8"]
+
+
+@pytest.mark.parametrize("text", ["", " \n\t"])
+def test_a_text_without_a_visible_character_is_empty(text: str) -> None:
+    assert watch_text(text) == ["empty"]
+
+
+def heard(run: Run) -> dict[str, list[int]]:
+    return alarms(run, listen(run))
+
+
+def test_an_empty_answer_sings_unless_it_is_the_expected_one(make_text_run: MakeRun) -> None:
+    records = [record(i, text="") for i in range(2)] + [record(2, text=None)]
+    assert heard(make_text_run(records, [{"answer": ""}, {"answer": "red"}, {}])) == {"empty": [1, 2]}
+
+
+@pytest.mark.parametrize(("num_loops", "sings"), [(5, False), (6, True)])
+def test_loops_sing_beyond_the_tolerated_share(make_text_run: MakeRun, num_loops: int, sings: bool) -> None:
+    records = [record(i, text="no " * 30 if i < num_loops else f"answer {i}") for i in range(100)]
+    run = make_text_run(records)
+    assert sum(names == ["looping"] for names in listen(run).values()) == num_loops
+    assert ("looping" in heard(run)) is sings
+
+
+@pytest.mark.parametrize(("num_cut", "sings"), [(5, False), (6, True)])
+def test_answers_cut_off_sing_when_most_are(make_text_run: MakeRun, num_cut: int, sings: bool) -> None:
+    records = [record(i, text=f"answer {i}", finish_reason="length" if i < num_cut else "stop") for i in range(10)]
+    assert heard(make_text_run(records)) == ({"cut_off": list(range(6))} if sings else {})
+
+
+def alike(*tokens: int) -> list[Any]:
+    return [record(i, text="a long answer that says the same", num_units=n) for i, n in enumerate(tokens)]
+
+
+def test_long_answers_alike_sing_where_their_references_differ(make_text_run: MakeRun) -> None:
+    assert heard(make_text_run(alike(12, 12), [{"answer": "a"}, {"answer": "b"}])) == {"identical": [0, 1]}
+    assert heard(make_text_run(alike(12, 12), [{"answer": "a"}, {"answer": "a"}])) == {}
+
+
+def test_a_wrong_answer_that_is_another_prompts_right_one_is_only_wrong(make_text_run: MakeRun) -> None:
+    assert heard(make_text_run(alike(12, 12), [{"answer": "a long answer that says the same"}, {"answer": "b"}])) == {}
+
+
+def test_without_references_the_prompts_must_differ(make_text_run: MakeRun) -> None:
+    assert heard(make_text_run(alike(12, 12))) == {"identical": [0, 1]}
+    assert heard(make_text_run(alike(12, 12), prompts=["same", "same"])) == {}
+
+
+def test_short_answers_may_be_alike(make_text_run: MakeRun) -> None:
+    assert heard(make_text_run(alike(11, 11), [{"answer": "a"}, {"answer": "b"}])) == {}
+
+
+def test_each_kind_of_run_has_its_own_canaries(make_run: MakeRun, make_text_run: MakeRun) -> None:
+    assert applying(make_text_run([record(0)])) == TEXT_CANARIES
+    assert applying(make_run(records=[record(0)])) == VIDEO_CANARIES
+    assert heard(make_text_run([record(0, text="ok", finite=False)])) == {"nan": [0]}
