@@ -228,7 +228,8 @@ def teach_to_talk(
 ) -> None:
     """Train the whole model on answers. It comes back as its averaged weights."""
     path = work / "talk.pt"
-    reader = torch.nn.Linear(model.get_input_embeddings().weight.shape[1], len(MOTIONS))
+    text: Any = model.config.text_config
+    reader = torch.nn.Linear(text.hidden_size, len(MOTIONS))
     both = torch.nn.ModuleDict({"model": model, "reader": reader})
     ema = Ema(model, 0.998)
     optimiser = torch.optim.AdamW(both.parameters(), lr=TALK_RATE, betas=(0.9, 0.98), weight_decay=0.01)
