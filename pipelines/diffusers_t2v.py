@@ -68,6 +68,10 @@ class DiffusersT2V(Pipeline):
 
         from pipelines.stage_clock import StageClock
 
+        if self.offload != "none" and device.type == "cpu":
+            raise ConfigError(
+                f"pipeline 'diffusers_t2v': option 'offload' is {self.offload!r}, but there is no accelerator here; leave it out"
+            )
         logging.disable_progress_bar()
         folder = str(EMBEDDED) if self.model == "embedded" else self.model
         if Path(folder).exists() or self.model == "embedded":
