@@ -182,6 +182,8 @@ class Conductor:
             for asked in batch:
                 asked.rank, asked.started, asked.batch_size = rank, now, 1 if self.job.streams else len(batch)
                 self._out[asked.query.id] = asked
+            if self.job.streams and len(batch) < count:  # queries may join those that run; a batch is closed once begun
+                self._room.append([rank, count - len(batch)])
             self._send(rank, wire.Work([a.query for a in batch]))
 
     def _take_first(self, first: wire.First) -> None:

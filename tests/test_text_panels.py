@@ -44,6 +44,14 @@ def test_token_limits_are_loadgens_and_ours(suite: SuiteRun, scenario: str) -> N
     assert any("irst" in c["name"] for c in report["agreement"])  # our TTFT against LoadGen's
 
 
+def test_queries_join_those_that_run(suite: SuiteRun) -> None:
+    """Answers of a tenth of a second and more, 25 a second: one after the other they would wait for seconds."""
+    paced = sets(pipeline__token_s=0.02, dataset__tasks="[shape]", load__target_qps=25, load__target_ttft_s=0.5, load__target_tpot_s=0.2)
+    report = read_report(suite("--config", "llm/toy", "--scenario", "server", *paced, *sets(metrics="[token_latency, tokens]")))
+    assert report["verdict"] == "VALID", report["reasons"]
+    assert report["figures"]["batch_occupancy"]["value"] > 1.5
+
+
 def test_limits_that_are_missed_make_the_run_invalid(suite: SuiteRun) -> None:
     done = suite(*TOY_ENGINE, "--scenario", "server", *sets(load__target_ttft_s=0.005, load__target_tpot_s=1, load__target_qps=40))
     assert done.returncode == 3
