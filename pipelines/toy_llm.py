@@ -89,6 +89,8 @@ class _Running:
 def solve(prompt: str) -> str:
     """The answer to a prompt of `workloads.world_language`, from its words alone; `unsure` for any other prompt."""
     *sentences, question = re.split(r"(?<=\.) (?=[a-z])", prompt)
+    if re.match(r"repeat|say that again", question):
+        return " ".join(sentences)
     if numbers := re.fullmatch(r".*count\w* from (\d+) to (\d+)(?: in steps of (\d+))?\.", question):
         first, last, step = (int(n or 1) for n in numbers.groups())
         return count_answer(range(first, last + 1, step) if last > first else range(first, last - 1, -step))

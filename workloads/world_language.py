@@ -6,6 +6,7 @@ tokens their answers take (by the embedded tokenizer):
   shape, colour, motion, find, number   a question about the scene, answered in one short sentence
   count                                 numbers from a first to a last in equal steps; the scene has no part in it
   lines, json                           the objects in a stated output format, in the order of the text
+  repeat                                the description again, word for word
   summary                               how many of what, what moves, what is fast
 
 Every answer follows from the prompt alone, so that exact match is a fair judge of all but the summary.
@@ -23,7 +24,7 @@ import numpy as np
 from workloads.world import COLOURS, DIRECTIONS, SHAPES, Group, Scene, Split, caption, is_held_out
 
 MIN_OBJECTS, MAX_OBJECTS = 2, 5
-LAST_NUMBER, MAX_COUNTED = 199, 48  # of the count task: its largest number, and how many it says at most
+LAST_NUMBER, MAX_COUNTED = 99, 64  # of the count task: its largest number, and how many it says at most
 STEPS = (1, 2, 3, 5, 10)
 
 _NUMBER_WORDS = ("none", "one", "two", "three", "four", "five")
@@ -77,8 +78,8 @@ def _about_scene(rng: np.random.Generator, task: str) -> Item | None:
     asked = _SCENE_TASKS[task](rng, groups)
     if asked is None:
         return None
-    text = ". ".join(caption(Scene((g,)), rng) for g in groups)
-    return Item(task, f"{text}. {asked[0]}", asked[1], groups)
+    text = ". ".join(caption(Scene((g,)), rng) for g in groups) + "."
+    return Item(task, f"{text} {asked[0]}", asked[1] or text, groups)
 
 
 def _objects(rng: np.random.Generator) -> tuple[Group, ...]:
@@ -91,7 +92,7 @@ def _objects(rng: np.random.Generator) -> tuple[Group, ...]:
     return tuple(found)
 
 
-Asked = tuple[str, str] | None  # question and answer; None where the scene has no single answer
+Asked = tuple[str, str | None] | None  # question and answer, or None for the text itself; None where there is no single answer
 
 
 def _pick(rng: np.random.Generator, *texts: str) -> str:
@@ -138,6 +139,10 @@ def _lines(rng: np.random.Generator, groups: Sequence[Group]) -> Asked:
 def _json(rng: np.random.Generator, groups: Sequence[Group]) -> Asked:
     objects = [{"colour": g.colour, "shape": g.shape, "direction": g.direction, "speed": g.speed} for g in groups]
     return _pick(rng, "list the objects as JSON.", "give the scene as JSON."), json.dumps(objects)
+
+
+def _repeat(rng: np.random.Generator, groups: Sequence[Group]) -> Asked:
+    return _pick(rng, "repeat the text.", "say that again, word for word."), None
 
 
 def _summary(rng: np.random.Generator, groups: Sequence[Group]) -> Asked:
@@ -207,6 +212,7 @@ _SCENE_TASKS: dict[str, Callable[[np.random.Generator, Sequence[Group]], Asked]]
     "number": _number,
     "lines": _lines,
     "json": _json,
+    "repeat": _repeat,
     "summary": _summary,
 }
 TASKS = (*_SCENE_TASKS, "count")

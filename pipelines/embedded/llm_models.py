@@ -1,8 +1,8 @@
 """The embedded language models: a dense Llama and a gpt-oss mixture of experts, with the tokenizer both share.
 
-The tokenizer is a byte-level BPE of 512 pieces, digits one by one, taught on the world's own texts: any text can be
-written with it, the world's words take one piece each. A chat is one user turn and one assistant turn, each closed by
-<|end|>; a system turn may stand in front.
+The tokenizer is a byte-level BPE of 512 pieces, digits one by one (each with the space before it), taught on the world's own
+texts: any text can be written with it, the world's words take one piece each. A chat is one user turn and one assistant turn,
+each closed by <|end|>; a system turn may stand in front.
 """
 
 from __future__ import annotations
@@ -26,12 +26,15 @@ CHAT_TEMPLATE = (
 
 def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """Teach the tokenizer on the texts; the same texts give the same tokenizer."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Split(Regex(r" ?\d| ?[^\s\d\w]+| ?[^\W\d]+|\s"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

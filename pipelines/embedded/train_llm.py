@@ -1,7 +1,8 @@
 """Train an embedded language model from nothing: `python -m pipelines.embedded.train_llm --kind dense` (or moe).
 
 Items of `workloads.world_language` are drawn as training goes and never held-out ones, so no item is seen twice but by
-chance. Batches hold items of like length, about BATCH_TOKENS tokens; only the answer's tokens count in the loss.
+chance. Every batch mixes all tasks and goes through the model in parts of like length; only the answer's tokens count in the
+loss. `repeat` is the task that teaches copying, and finding in the text comes soon after it.
 Matrix products in bfloat16, attention unfused: on a CPU the fused kernel's bfloat16 backward pass is several times slower.
 The state under --work is saved every minute; Ctrl-C loses no more than that, and the same command goes on.
 """
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import typer
 
 from pipelines.embedded.llm_models import BUILDERS, END_ID, MAX_LENGTH, build_tokenizer
@@ -26,10 +28,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 EMBEDDED = Path(__file__).parent
-BATCH_TOKENS = 6_000
-STEPS = {"dense": 1_600, "moe": 1_600}
-RATE = {"dense": 2e-3, "moe": 2e-3}
-BLOCK = 1_024  # items drawn and sorted by length at a time
+BATCH_ITEMS = 64  # of all tasks alike, so that every step is a step for all of them
+PART_TOKENS = 2_500  # padding included: as much of a batch as goes through the model at once
+STEPS = {"dense": 5_000, "moe": 4_000}
+RATE = {"dense": 3e-3, "moe": 3e-3}
 IGNORED = -100  # the label of a token that does not count
 
 
@@ -61,7 +63,7 @@ def tokenizer_of_the_world(seed: int) -> PreTrainedTokenizerFast:
     """The tokenizer, taught on three thousand training items."""
     rng = np.random.default_rng((seed, 1))
     items = [draw_item(rng, TASKS[i % len(TASKS)], "train") for i in range(3000)]
-    return build_tokenizer(f"{item.prompt} {item.answer}" for item in items)
+    return build_tokenizer(text for item in items for text in (item.prompt, item.answer))
 
 
 def _train(kind: str, path: Path, steps: int, seed: int) -> tuple[Any, PreTrainedTokenizerFast]:
@@ -69,62 +71,86 @@ def _train(kind: str, path: Path, steps: int, seed: int) -> tuple[Any, PreTraine
     tokenizer = tokenizer_of_the_world(seed)
     model: Any = BUILDERS[kind]().train()
     model.set_attn_implementation("eager")
-    ema = Ema(model, 0.99)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=RATE[kind], betas=(0.9, 0.98), weight_decay=0.01)
-    progress = Progress(kind, steps, load_state(path, model=model, ema=ema, optimiser=optimiser))
-    for ids, labels, mask in _batches(tokenizer, seed, progress.step):
-        if progress.step >= steps:
-            break
-        for group in optimiser.param_groups:
-            group["lr"] = cosine(progress.step, steps, RATE[kind], warmup=100)
-        with torch.autocast("cpu", torch.bfloat16):
-            extra = {"output_router_logits": True} if kind == "moe" else {}
-            loss = model(input_ids=ids, attention_mask=mask, labels=labels, **extra).loss
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+    ema = Ema(model, 0.995)
+    optimisers = _optimisers(model)
+    states = {f"optimiser_{i}": optimiser for i, optimiser in enumerate(optimisers)}
+    progress = Progress(kind, steps, load_state(path, model=model, ema=ema, **states))
+    while progress.step < steps:
+        for optimiser in optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = cosine(progress.step, steps, RATE[kind], warmup=100)
+            optimiser.zero_grad(set_to_none=True)
+        losses = _learn(model, tokenizer, np.random.default_rng((seed, 2, progress.step)))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        for optimiser in optimisers:
+            optimiser.step()
         ema.update(model)
-        progress.advance(loss=loss.item())
+        progress.advance(**losses)
         if progress.due():
-            save_state(path, progress, model=model, ema=ema, optimiser=optimiser)
+            save_state(path, progress, model=model, ema=ema, **states)
     if not progress.was_finished:
-        save_state(path, progress, model=model, ema=ema, optimiser=optimiser)
+        save_state(path, progress, model=model, ema=ema, **states)
     print(f"trained for {progress.seconds / 60:.0f} minutes", flush=True)
     ema.copy_to(model)
     return model.eval().requires_grad_(False), tokenizer
 
 
-def _batches(tokenizer: PreTrainedTokenizerFast, seed: int, first: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Ids, labels and mask, each (sequences, longest), without end; from batch number `first`, the same every time."""
-    number, block = 0, 0
-    while True:
-        rng = np.random.default_rng((seed, 2, block))
-        items = [draw_item(rng, str(rng.choice(TASKS)), "train") for _ in range(BLOCK)]
-        rows = sorted(_encode(tokenizer, items), key=lambda row: len(row[0]))
-        parts, part = [], list[tuple[list[int], int]]()
-        for row in rows:
-            if part and (len(part) + 1) * len(row[0]) > BATCH_TOKENS:
-                parts.append(part)
-                part = []
-            part.append(row)
-        parts.append(part)
-        for i in rng.permutation(len(parts)):
-            if number >= first:
-                yield _stack(parts[i])
-            number += 1
-        block += 1
+def _optimisers(model: torch.nn.Module) -> list[torch.optim.Optimizer]:
+    """Muon for the layers' matrices, AdamW for the rest (experts are stacked three deep, which Muon does not take)."""
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "layers" in name]
+    taken = {id(p) for p in matrices}
+    rest = [p for p in model.parameters() if id(p) not in taken]
+    return [
+        torch.optim.Muon(matrices, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, betas=(0.9, 0.98), weight_decay=0.01),
+    ]
 
 
-def _encode(tokenizer: PreTrainedTokenizerFast, items: list[Item]) -> list[tuple[list[int], int]]:
-    """For each item the token ids of prompt and answer, and where the answer begins."""
+def _learn(model: Any, tokenizer: PreTrainedTokenizerFast, rng: np.random.Generator) -> dict[str, float]:
+    """Add one batch's gradients to the model's; the mean loss of an answer's token, by task.
+
+    An answer's tokens together weigh the square root of their number: each alone, long answers would be all that counts.
+    """
+    items = [draw_item(rng, str(task), "train") for task in rng.choice(TASKS, BATCH_ITEMS)]
+    sums: dict[str, list[float]] = {}
+    for part in _parts(_encode(tokenizer, items)):
+        ids, labels, mask = _stack([row for row, _ in part])
+        with torch.autocast("cpu", torch.bfloat16):
+            output = model(input_ids=ids, attention_mask=mask, output_router_logits=True)
+        each = F.cross_entropy(output.logits[:, :-1].float().transpose(1, 2), labels[:, 1:], ignore_index=IGNORED, reduction="none")
+        lengths = (labels != IGNORED).sum(1)
+        loss = (each.sum(1) / lengths.sqrt()).sum() / BATCH_ITEMS
+        if (balance := getattr(output, "aux_loss", None)) is not None:
+            loss = loss + model.router_aux_loss_coef * balance * len(part) / BATCH_ITEMS
+        loss.backward()
+        for (_, item), value in zip(part, (each.sum(1) / lengths).tolist(), strict=True):
+            sums.setdefault(item.task, []).append(value)
+    return {task: float(np.mean(sums[task])) for task in TASKS if task in sums}
+
+
+Row = tuple[list[int], int]  # token ids of prompt and answer, and where the answer begins
+
+
+def _encode(tokenizer: PreTrainedTokenizerFast, items: list[Item]) -> list[tuple[Row, Item]]:
     chats = [[{"role": "user", "content": item.prompt}] for item in items]
     prompts = tokenizer(tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False))["input_ids"]
     answers = tokenizer([item.answer for item in items])["input_ids"]
-    return [([*prompt, *answer, END_ID], len(prompt)) for prompt, answer in zip(prompts, answers, strict=True)]
+    return [(([*p, *a, END_ID], len(p)), item) for p, a, item in zip(prompts, answers, items, strict=True)]
 
 
-def _stack(rows: list[tuple[list[int], int]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _parts(rows: list[tuple[Row, Item]]) -> Iterator[list[tuple[Row, Item]]]:
+    """Rows of like length together, each part within PART_TOKENS."""
+    part: list[tuple[Row, Item]] = []
+    for row in sorted(rows, key=lambda row: len(row[0][0])):
+        if part and (len(part) + 1) * len(row[0][0]) > PART_TOKENS:
+            yield part
+            part = []
+        part.append(row)
+    yield part
+
+
+def _stack(rows: list[Row]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Ids, labels and mask, each (sequences, longest)."""
     longest = max(len(ids) for ids, _ in rows)
     assert longest <= MAX_LENGTH
     ids = torch.zeros(len(rows), longest, dtype=torch.long)

@@ -3,8 +3,9 @@
 Stages, each kept under --work and resumed where it was left (Ctrl-C loses at most a minute):
   views   draw the training pictures and clips, with nothing held out in them
   see     teach the vision tower alone: at every token, what covers it, how many there are, where, on which ground
-  talk    the whole model on questions and answers: frames first, then clips as well with frames as replay; a linear
-          reader helps: it is to find the motion at every token of a clip that its object covers, from the second frame on
+  talk    the whole model on questions and answers: frames first, then clips as well with frames as replay. The readers of
+          `see` stay, lest the tower forget, and one more is to find the motion at every token that a clip's object covers,
+          from the second frame on
   export  write the checkpoint folder
 Asked everything at once from nothing, such a model learns colours and then stalls; having learnt to see first, it does not.
 
@@ -82,8 +83,8 @@ class Packed:
     positions_3BS: torch.Tensor
     mask_B1SS: torch.Tensor
     targets: torch.Tensor
-    motions: torch.Tensor  # (row, place, index into MOTIONS) of a clip's tokens that its object covers
     num_questions: int
+    scenes: list[Scene]  # one a row
 
 
 def main(
@@ -105,8 +106,8 @@ def main(
     torch.manual_seed(seed)
     model = build_model()
     restore = use_training_attention(model)
-    teach_to_see(work, model, views, seed, see_steps)
-    teach_to_talk(work, model, tokenizer, views, seed, talk_steps)
+    readers = teach_to_see(work, model, views, seed, see_steps)
+    teach_to_talk(work, model, readers, tokenizer, views, seed, talk_steps)
     restore()
     save(model, tokenizer, output)
     size = sum(f.stat().st_size for f in output.rglob("*.safetensors"))
@@ -157,54 +158,73 @@ _SIGHTS = {
 }
 
 
-def teach_to_see(work: Path, model: Qwen3VLForConditionalGeneration, views: dict[str, Views], seed: int, steps: int) -> None:
-    """Train the vision tower so that a linear reader finds at every token what is there and what the picture holds."""
+def teach_to_see(work: Path, model: Qwen3VLForConditionalGeneration, views: dict[str, Views], seed: int, steps: int) -> torch.nn.ModuleDict:
+    """Train the vision tower so that linear readers find at every token what is there and what the picture holds.
+
+    The readers come back, for `talk` to go on with.
+    """
     tower = model.model.visual
-    heads = torch.nn.ModuleDict({name: torch.nn.Linear(tower.config.out_hidden_size, n) for name, n in _SIGHTS.items()})
-    both = torch.nn.ModuleDict({"tower": tower, "heads": heads})
+    readers = torch.nn.ModuleDict({name: torch.nn.Linear(tower.config.out_hidden_size, n) for name, n in _SIGHTS.items()})
+    both = torch.nn.ModuleDict({"tower": tower, "heads": readers})
     path = work / "see.pt"
     optimiser = torch.optim.AdamW(both.parameters(), lr=SEE_RATE, betas=(0.9, 0.98), weight_decay=0.01)
     progress = Progress("see", steps, load_state(path, both=both, optimiser=optimiser))
     while progress.step < steps:
         rng = np.random.default_rng((seed, 1, progress.step))
         _set_rate(optimiser, cosine(progress.step, steps, SEE_RATE, warmup=100))
-        frames, labels = _sights(views, rng)
-        pixels, grid = patches(frames)
+        frames, scenes = _random_frames(views, rng)
+        pixels, grid = patches(torch.from_numpy(frames))
         with torch.autocast("cpu", torch.bfloat16):
             tokens = tower(pixels, grid_thw=grid, return_dict=True).pooler_output
-        tokens = tokens.float().view(len(frames), TOKENS_PER_IMAGE, -1)
-        losses = {name: _sight_loss(heads[name](tokens), labels[name]) for name in _SIGHTS}
+        losses = sight_losses(readers, tokens, sights(frames, scenes))
         _descend(torch.stack(list(losses.values())).sum(), both, optimiser)
         progress.advance(**{name: value.item() for name, value in losses.items()})
         if progress.due():
             save_state(path, progress, both=both, optimiser=optimiser)
     save_state(path, progress, both=both, optimiser=optimiser)
+    return readers
 
 
-def _sights(views: dict[str, Views], rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Frames (N, 48, 48, 3) of all kinds and what each holds: per token colour and shape, per frame the rest."""
-    frames, labels = [], {name: list[Any]() for name in _SIGHTS}
+def _random_frames(views: dict[str, Views], rng: np.random.Generator) -> tuple[NDArray[np.uint8], list[Scene]]:
+    """Frames (N, 48, 48, 3) of all kinds of view, and their scenes."""
+    frames, scenes = [], []
     for _ in range(SEE_FRAMES):
         kind = str(rng.choice(list(KINDS)))
         i = int(rng.integers(len(views[kind].scenes)))
-        scene, clip = views[kind].scenes[i], views[kind].frames[i]
-        frame = clip[int(rng.integers(len(clip)))]
+        clip = views[kind].frames[i]
+        frames.append(clip[int(rng.integers(len(clip)))])
+        scenes.append(views[kind].scenes[i])
+    return np.stack(frames), scenes
+
+
+def sights(frames_NHWC: NDArray[np.uint8], scenes: Sequence[Scene]) -> dict[str, torch.Tensor]:
+    """What there is to see: per token (N, tokens) colour, shape and its object's middle, per frame (N,) the rest."""
+    labels: dict[str, list[Any]] = {name: [] for name in _SIGHTS}
+    for frame, scene in zip(frames_NHWC, scenes, strict=True):
         masks = np.stack([colour_mask(frame, g.colour) for g in scene.groups])
         share = _shares(masks)
         first = share.argmax(0)
         covered = share.max(0) > COVERED
         colours = np.array([1 + list(COLOURS).index(g.colour) for g in scene.groups])
         shapes = np.array([1 + SHAPES.index(g.shape) for g in scene.groups])
-        middles = [[int(axis.mean() / SIZE * COORDINATES) for axis in np.nonzero(mask)] for mask in masks]
+        middles = np.array([[int(axis.mean() / SIZE * COORDINATES) if len(axis) else 0 for axis in np.nonzero(mask)] for mask in masks])
         told = covered & np.array([g.count == 1 for g in scene.groups])[first]
-        frames.append(frame)
         labels["colour"].append(np.where(covered, colours[first], 0))
         labels["shape"].append(np.where(covered, shapes[first], 0))
         labels["count"].append(sum(g.count for g in scene.groups) - 1)
         labels["ground"].append(BACKGROUNDS.index(scene.background or "plain"))
         for axis, name in enumerate(("row", "column")):
-            labels[name].append(np.where(told, np.array(middles)[first, axis], NOT_TOLD))
-    return torch.from_numpy(np.stack(frames)), {name: torch.tensor(np.array(values)) for name, values in labels.items()}
+            labels[name].append(np.where(told, middles[first, axis], NOT_TOLD))
+    return {name: torch.tensor(np.array(values)) for name, values in labels.items()}
+
+
+def sight_losses(readers: torch.nn.ModuleDict, tokens: torch.Tensor, labels: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The readers' cross-entropies; tokens: the vision tower's output, of all frames in a row."""
+    losses = {}
+    for name, wanted in labels.items():
+        each = wanted if wanted.ndim == 2 else wanted[:, None].expand(-1, TOKENS_PER_IMAGE)
+        losses[name] = F.cross_entropy(readers[name](tokens.float()), each.flatten(), ignore_index=NOT_TOLD)
+    return losses
 
 
 def _shares(masks_NHW: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -214,23 +234,23 @@ def _shares(masks_NHW: NDArray[np.bool_]) -> NDArray[np.float64]:
     return np.asarray(parts.mean((2, 4)).reshape(len(masks_NHW), -1), np.float64)
 
 
-def _sight_loss(read: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    if wanted.ndim == 1:
-        wanted = wanted[:, None].expand(read.shape[:2])
-    return F.cross_entropy(read.flatten(0, 1), wanted.flatten(), ignore_index=NOT_TOLD)
-
-
 # --- talk ---
 
 
 def teach_to_talk(
-    work: Path, model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, views: dict[str, Views], seed: int, steps: int
+    work: Path,
+    model: Qwen3VLForConditionalGeneration,
+    readers: torch.nn.ModuleDict,
+    tokenizer: PreTrainedTokenizerBase,
+    views: dict[str, Views],
+    seed: int,
+    steps: int,
 ) -> None:
-    """Train the whole model on answers. It comes back as its averaged weights."""
+    """Train the whole model on answers, and its readers with it. It comes back as its averaged weights."""
     path = work / "talk.pt"
     text: Any = model.config.text_config
-    reader = torch.nn.Linear(text.hidden_size, len(MOTIONS))
-    both = torch.nn.ModuleDict({"model": model, "reader": reader})
+    readers["motion"] = torch.nn.Linear(text.hidden_size, len(MOTIONS))
+    both = torch.nn.ModuleDict({"model": model, "readers": readers})
     ema = Ema(model, 0.998)
     optimiser = torch.optim.AdamW(both.parameters(), lr=TALK_RATE, betas=(0.9, 0.98), weight_decay=0.01)
     progress = Progress("talk", steps, load_state(path, both=both, ema=ema, optimiser=optimiser))
@@ -242,10 +262,11 @@ def teach_to_talk(
         clips = step >= FRAMES_ONLY * steps and step % 2 == 1
         kind = CLIP_KIND if clips else FRAME_KINDS[(step // 2) % len(FRAME_KINDS)]
         batch = pack(model, tokenizer, views[kind], KINDS[kind][1], rng)
-        said, moved = talk_loss(model, batch, reader)
-        _descend(said + moved, both, optimiser)
+        said = talk_loss(model, batch)
+        read = read_losses(readers, batch, said)
+        _descend(torch.stack([said.loss, *read.values()]).sum(), both, optimiser)
         ema.update(model)
-        latest |= {kind: said.item(), **({"motion": moved.item()} if clips else {})}
+        latest |= {kind: said.loss.item(), **{name: value.item() for name, value in read.items()}}
         progress.advance(**latest)
         if progress.due():
             save_state(path, progress, both=both, ema=ema, optimiser=optimiser)
@@ -297,8 +318,8 @@ def pack(
         alone[:, places_BS],
         mask,
         torch.tensor(targets),
-        torch.tensor(_motions([views.scenes[i] for i in np.sort(index)], frames, prefix)).view(-1, 3),
         num_questions,
+        [views.scenes[i] for i in np.sort(index)],
     )
 
 
@@ -310,31 +331,22 @@ def _ask(rng: np.random.Generator, task: str, scene: Scene, frames_THWC: NDArray
     return None if place is None else (question, place)
 
 
-def _motions(scenes: Sequence[Scene], frames_BTHWC: NDArray[np.uint8], prefix: Sequence[int]) -> list[tuple[int, int, int]]:
-    """(row, place, motion) of every token from the second frame on that the object covers."""
-    places = [place for place, token in enumerate(prefix) if token == IMAGE_ID]
-    found = []
-    for row, (scene, frames) in enumerate(zip(scenes, frames_BTHWC, strict=True)):
-        group = scene.groups[0]
-        motion = MOTIONS.index((group.direction, group.speed))
-        for moment in range(1, len(frames)):
-            covered = _shares(colour_mask(frames[moment], group.colour)[None])[0] > COVERED
-            found += [(row, places[TOKENS_PER_IMAGE * moment + int(i)], motion) for i in np.flatnonzero(covered)]
-    return found
+class Said(NamedTuple):
+    """What the model made of a batch: its visual tokens (all images in a row), hidden states, and the answers' loss."""
+
+    tokens: torch.Tensor
+    hidden_BSD: torch.Tensor
+    loss: torch.Tensor
 
 
-def talk_loss(
-    model: Qwen3VLForConditionalGeneration, batch: Packed, reader: torch.nn.Module | None = None, precise: bool = False
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean over questions of the answer's negative log probability, and the motion reader's loss (0 without clips).
-
-    precise: all in float32.
-    """
+def talk_loss(model: Qwen3VLForConditionalGeneration, batch: Packed, precise: bool = False) -> Said:
+    """The loss is the mean over questions of the answer's negative log probability. precise: all in float32."""
     pixels, grid = patches(batch.frames_NHWC)
     with torch.autocast("cpu", torch.bfloat16, enabled=not precise):
+        seen = model.model.get_image_features(pixels, grid, return_dict=True)
         hidden_BSD = model.model(
             input_ids=batch.ids_BS,
-            pixel_values=pixels,
+            mm_encoder_outputs={"image": seen},
             image_grid_thw=grid,
             attention_mask=batch.mask_B1SS,
             position_ids=batch.positions_3BS,
@@ -342,11 +354,24 @@ def talk_loss(
         ).last_hidden_state
         rows, places, tokens = batch.targets.unbind(1)
         logits_V = model.lm_head(hidden_BSD[rows, places])
-    said = F.cross_entropy(logits_V.float(), tokens, reduction="sum") / batch.num_questions
-    if reader is None or not len(batch.motions):
-        return said, torch.zeros(())
-    rows, places, motions = batch.motions.unbind(1)
-    return said, F.cross_entropy(reader(hidden_BSD[rows, places].float()), motions)
+    loss = F.cross_entropy(logits_V.float(), tokens, reduction="sum") / batch.num_questions
+    return Said(torch.cat(seen.pooler_output), hidden_BSD, loss)
+
+
+def read_losses(readers: torch.nn.ModuleDict, batch: Packed, said: Said) -> dict[str, torch.Tensor]:
+    """What the readers lose: `sight` as in `see`, and for clips `motion`, at the tokens that the object covers."""
+    num_images = len(batch.frames_NHWC) // len(batch.scenes)
+    labels = sights(batch.frames_NHWC.numpy(), [scene for scene in batch.scenes for _ in range(num_images)])
+    losses = {"sight": torch.stack(list(sight_losses(readers, said.tokens, labels).values())).sum()}
+    if num_images > 1:
+        is_image = batch.ids_BS == IMAGE_ID
+        covered = (labels["colour"] > 0).view(len(batch.scenes), num_images, TOKENS_PER_IMAGE)
+        covered[:, 0] = False  # one frame shows no motion
+        motions = torch.tensor([MOTIONS.index((s.groups[0].direction, s.groups[0].speed)) for s in batch.scenes])
+        hidden = said.hidden_BSD[is_image][covered.flatten()].float()
+        wanted = motions[:, None, None].expand(covered.shape)[covered]
+        losses["motion"] = F.cross_entropy(readers["motion"](hidden), wanted)
+    return losses
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

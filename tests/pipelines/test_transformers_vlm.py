@@ -409,7 +409,7 @@ def test_questions_side_by_side_cost_what_they_cost_alone(kind: str, tasks: tupl
     restore = use_training_attention(model)
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
         batch = pack(model, tokenizer, views, tasks, np.random.default_rng(1), 2)
-        packed = talk_loss(model, batch, precise=True)[0].item()
+        packed = talk_loss(model, batch, precise=True).loss.item()
     restore()
     losses = []
     for row in range(2):
