@@ -12,7 +12,7 @@ t2v: $(READY)
 	$(BIN)/accelerate launch suite.py --workload t2v
 
 # A run that is INVALID (exit code 3) is shown as such and does not keep the others from running.
-PANELS := llm/embedded vlm/toy t2v/embedded
+PANELS := llm/embedded llm/embedded-moe vlm/embedded t2v/embedded
 SUITE := outputs/suite-$(shell date +%Y%m%d-%H%M%S)
 suite: $(READY)
 	set -e; for panel in $(PANELS); do \

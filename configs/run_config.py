@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -107,6 +108,7 @@ def load_config(workload: str | None, config: str | None, changes: Sequence[str]
 
     config: a YAML file or a preset (`t2v/embedded`); the workload's `embedded` preset where None.
     changes: `a.b=value` from `--set`, value read as YAML. given: options of the command line; None means not given.
+    A file's `scenarios: {offline: {pipeline: {...}}}` is laid over the rest of it where that scenario is run.
     Raises ConfigError naming the file or option and the fix.
     """
     if config is None:
@@ -126,10 +128,37 @@ def load_config(workload: str | None, config: str | None, changes: Sequence[str]
         if config is not None and values.get("workload", workload) != workload:
             raise ConfigError(f"--workload {workload} and {path} (workload: {values['workload']}) disagree; give one of them")
         values["workload"] = workload
+    given = {k: v for k, v in given.items() if v is not None}
+    changed = copy.deepcopy(values)
+    for change in changes:
+        apply_change(changed, change)
+    scenario = given.get("scenario", changed.get("scenario", RunConfig.model_fields["scenario"].default))
+    values = for_scenario(values, str(scenario), str(path))
     for change in changes:
         apply_change(values, change)
-    values |= {k: v for k, v in given.items() if v is not None}
-    return parse_config(values, str(path))
+    return parse_config(values | given, str(path))
+
+
+def for_scenario(values: Mapping[str, Any], scenario: str, source: str) -> dict[str, Any]:
+    """The values with what `scenarios` says of that scenario laid over them, mapping by mapping."""
+    rest = {k: v for k, v in values.items() if k != "scenarios"}
+    overlays = values.get("scenarios", {})
+    if not isinstance(overlays, Mapping) or not all(isinstance(v, Mapping) for v in overlays.values()):
+        raise ConfigError(
+            f"{source}: 'scenarios' must map scenarios to options, such as 'scenarios: {{offline: {{pipeline: {{batch_size: 8}}}}}}'"
+        )
+    for name in overlays:
+        if name not in get_args(Scenario):
+            raise ConfigError(f"{source}: 'scenarios' has an {unknown('scenario', name, get_args(Scenario))}")
+    return _laid_over(rest, overlays.get(scenario, {}))
+
+
+def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        under = below.get(key)
+        merged[key] = _laid_over(under, value) if isinstance(under, Mapping) and isinstance(value, Mapping) else value
+    return merged
 
 
 def parse_config(values: Mapping[str, Any], source: str) -> RunConfig:

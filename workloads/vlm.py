@@ -41,7 +41,7 @@ class VisionLanguage(Workload):
 
     unit: ClassVar[str] = "tokens"
     noun: ClassVar[str] = "answers"
-    default_pipeline: ClassVar[str] = "toy_vlm"  # until trained weights are embedded
+    default_pipeline: ClassVar[str] = "transformers_vlm"
     default_metrics: ClassVar[tuple[str, ...]] = (
         "throughput",
         "latency",

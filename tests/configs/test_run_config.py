@@ -22,8 +22,32 @@ def test_command_line_goes_over_set_and_set_over_the_preset() -> None:
     assert config.seed == 42
 
 
-def test_a_workload_without_a_preset_runs_on_its_default_pipeline() -> None:
-    assert load_config("vlm", None).pipeline_name == "toy_vlm"
+SCENARIOS = "workload: llm\npipeline: {name: toy_llm, batch_size: 2, token_s: 1}\nscenarios: {server: {pipeline: {batch_size: 9}}}\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "scenario", "batch_size"),
+    [([], None, 2), ([], "server", 9), (["scenario=server"], None, 9), (["pipeline.batch_size=4"], "server", 4), ([], "offline", 2)],
+)
+def test_a_scenario_has_options_of_its_own(tmp_path: Path, changes: list[str], scenario: str | None, batch_size: int) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(SCENARIOS, encoding="utf-8")
+    assert load_config(None, str(file), changes, scenario=scenario).pipeline_options == {"batch_size": batch_size, "token_s": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{sever: {}}", r"unknown scenario 'sever' \(did you mean 'server'\?\)"),
+        ("[server]", "'scenarios' must map"),
+        ("{server: 3}", "must map"),
+    ],
+)
+def test_options_of_an_unknown_scenario_are_named(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(f"workload: llm\npipeline: {{name: toy_llm}}\nscenarios: {text}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, str(file))
 
 
 @pytest.mark.parametrize(
