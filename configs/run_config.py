@@ -60,6 +60,25 @@ class LoadSettings(_Settings):
     samples_per_query: int = Field(4, ge=1, description="multi_stream: samples in each query")
 
 
+class ParallelSettings(_Settings):
+    """How many ranks hold one copy of the model, a replica, together: tensor x context x cfg. One rank where nothing is set."""
+
+    tensor: int = Field(1, ge=1, description="ranks that split every layer's weights")
+    context: int = Field(1, ge=1, description="ranks that split every clip's tokens")
+    context_kind: Literal["ulysses", "ring"] = Field("ulysses", description="how they attend to each other: by heads, or in a ring")
+    cfg: Literal[1, 2] = Field(1, description="2: the two guidance passes of a step on two ranks")
+
+    @property
+    def size(self) -> int:
+        """Ranks of one replica."""
+        return self.tensor * self.context * self.cfg
+
+    @property
+    def in_force(self) -> tuple[str, ...]:
+        """Names of those above 1."""
+        return tuple(name for name in ("tensor", "context", "cfg") if getattr(self, name) > 1)
+
+
 class RunConfig(_Settings):
     """One launch: which samples, which pipeline, asked how, judged by what."""
 
@@ -72,6 +91,7 @@ class RunConfig(_Settings):
     pipeline: dict[str, Any] = Field(description="`name` and the options of that pipeline")
     metrics: list[str] | None = Field(None, description="names; the workload's own where not given")
     load: LoadSettings = Field(default_factory=LoadSettings)  # type: ignore[arg-type]
+    parallel: ParallelSettings = Field(default_factory=ParallelSettings)  # type: ignore[arg-type]
     warmup_batches: int = Field(2, ge=1, description="batches each rank answers before the clock starts")
     device: Literal["auto", "cpu"] = "auto"
     num_threads: int | None = Field(None, ge=1, description="CPU threads a rank; torch's own choice where not given")
@@ -166,10 +186,11 @@ def parse_config(values: Mapping[str, Any], source: str) -> RunConfig:
     for key in values:
         if key not in RunConfig.model_fields:
             raise ConfigError(f"{source} has {unknown('option', key, RunConfig.model_fields)}")
-    if isinstance(load := values.get("load"), Mapping):
-        for key in load:
-            if key not in LoadSettings.model_fields:
-                raise ConfigError(f"{source} has {unknown('option', f'load.{key}', [f'load.{k}' for k in LoadSettings.model_fields])}")
+    for part, settings in (("load", LoadSettings), ("parallel", ParallelSettings)):
+        inner = values.get(part)
+        for key in inner if isinstance(inner, Mapping) else ():
+            if key not in settings.model_fields:
+                raise ConfigError(f"{source} has {unknown('option', f'{part}.{key}', [f'{part}.{k}' for k in settings.model_fields])}")
     for key, allowed in (("scenario", get_args(Scenario)), ("mode", get_args(Mode))):
         if key in values and values[key] not in allowed:
             raise ConfigError(f"{source}: {unknown(key, values[key], allowed)}")

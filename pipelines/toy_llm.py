@@ -15,7 +15,7 @@ from configs.registry import register
 from pipelines.base import Event, Response, StreamingPipeline
 from workloads.records import Query, Sample
 from workloads.world import SHAPES, Group, parse_caption
-from workloads.world_language import count_answer, find_answer, motion_answer, number_answer, summary_answer
+from workloads.world_language import backwards_answer, count_answer, find_answer, motion_answer, number_answer, summary_answer
 
 if TYPE_CHECKING:
     import torch
@@ -91,7 +91,9 @@ def solve(prompt: str) -> str:
     *sentences, question = re.split(r"(?<=\.) (?=[a-z])", prompt)
     if re.match(r"repeat|say that again", question):
         return " ".join(sentences)
-    if numbers := re.fullmatch(r".*count\w* from (\d+) to (\d+)(?: in steps of (\d+))?\.", question):
+    if re.search(r"backwards|last to first", question):
+        return backwards_answer(" ".join(sentences))
+    if numbers := re.fullmatch(r".*count\w* (?:up|down) from (\d+) to (\d+)(?: in steps of (\d+))?\.", question):
         first, last, step = (int(n or 1) for n in numbers.groups())
         return count_answer(range(first, last + 1, step) if last > first else range(first, last - 1, -step))
     try:

@@ -59,7 +59,7 @@ class Language(Workload):
     def samples(self) -> Sequence[Sample]:
         if self.prompts is not None:
             return read_prompt_items(self.prompts)[: self.num_prompts]
-        items = draw_items(self.tasks or TASKS, self.num_prompts or 140, self.split)
+        items = draw_items(self.tasks or TASKS, self.num_prompts or 132, self.split)
         return [Sample(i, item.prompt, _meta(item)) for i, item in enumerate(items)]
 
 

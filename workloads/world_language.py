@@ -6,7 +6,7 @@ tokens their answers take (by the embedded tokenizer):
   shape, colour, motion, find, number   a question about the scene, answered in one short sentence
   count                                 numbers from a first to a last in equal steps; the scene has no part in it
   lines, json                           the objects in a stated output format, in the order of the text
-  repeat                                the description again, word for word
+  repeat, backwards                     the description again, word for word, or its words from last to first
   summary                               how many of what, what moves, what is fast
 
 Every answer follows from the prompt alone, so that exact match is a fair judge of all but the summary.
@@ -24,7 +24,7 @@ import numpy as np
 from workloads.world import COLOURS, DIRECTIONS, SHAPES, Group, Scene, Split, caption, is_held_out
 
 MIN_OBJECTS, MAX_OBJECTS = 2, 5
-LAST_NUMBER, MAX_COUNTED = 99, 64  # of the count task: its largest number, and how many it says at most
+LAST_NUMBER, MAX_COUNTED = 99, 96  # of the count task: its largest number, and how many it says at most
 STEPS = (1, 2, 3, 5, 10)
 
 _NUMBER_WORDS = ("none", "one", "two", "three", "four", "five")
@@ -79,7 +79,8 @@ def _about_scene(rng: np.random.Generator, task: str) -> Item | None:
     if asked is None:
         return None
     text = ". ".join(caption(Scene((g,)), rng) for g in groups) + "."
-    return Item(task, f"{text} {asked[0]}", asked[1] or text, groups)
+    answer = asked[1] or (backwards_answer(text) if task == "backwards" else text)
+    return Item(task, f"{text} {asked[0]}", answer, groups)
 
 
 def _objects(rng: np.random.Generator) -> tuple[Group, ...]:
@@ -92,7 +93,7 @@ def _objects(rng: np.random.Generator) -> tuple[Group, ...]:
     return tuple(found)
 
 
-Asked = tuple[str, str | None] | None  # question and answer, or None for the text itself; None where there is no single answer
+Asked = tuple[str, str | None] | None  # question and answer, or None where it is made of the text; None where there is no single answer
 
 
 def _pick(rng: np.random.Generator, *texts: str) -> str:
@@ -145,6 +146,10 @@ def _repeat(rng: np.random.Generator, groups: Sequence[Group]) -> Asked:
     return _pick(rng, "repeat the text.", "say that again, word for word."), None
 
 
+def _backwards(rng: np.random.Generator, groups: Sequence[Group]) -> Asked:
+    return _pick(rng, "say the words backwards.", "give the words from last to first."), None
+
+
 def _summary(rng: np.random.Generator, groups: Sequence[Group]) -> Asked:
     return _pick(rng, "summarise the scene.", "give a summary."), summary_answer(groups)
 
@@ -155,16 +160,17 @@ def _count(rng: np.random.Generator) -> Item | None:
     numbers = range(first, first + step * length, step)
     if numbers[-1] > LAST_NUMBER:
         return None
+    way = "up"
     if rng.random() < 0.3:
-        numbers = numbers[::-1]
+        numbers, way = numbers[::-1], "down"
     by = f" in steps of {step}" if step > 1 else ""
-    prompt = f"{_pick(rng, 'count', 'go on counting')} from {numbers[0]} to {numbers[-1]}{by}."
+    prompt = f"{_pick(rng, 'count', 'go on counting')} {way} from {numbers[0]} to {numbers[-1]}{by}."
     return Item("count", prompt, count_answer(numbers))
 
 
 def motion_answer(group: Group) -> str:
     doing = "stays still" if group.direction == "still" else f"moves {_SPEED_WORDS[group.speed]} {_DIRECTION_PHRASES[group.direction]}"
-    return f"the {group.colour} object {doing}."
+    return f"the {group.colour} {group.shape} {doing}."
 
 
 def find_answer(group: Group) -> str:
@@ -186,6 +192,10 @@ def summary_answer(groups: Sequence[Group]) -> str:
     text = f"there are {_NUMBER_WORDS[len(groups)]} objects: {kinds}. {_NUMBER_WORDS[moving]} of them {'moves' if moving == 1 else 'move'}."
     text += f" {_listed(fast)} {'is' if len(fast) == 1 else 'are'} fast." if fast else " nothing is fast."
     return text
+
+
+def backwards_answer(text: str) -> str:
+    return " ".join(reversed(text.replace(".", "").split()))
 
 
 def count_answer(numbers: Sequence[int]) -> str:
@@ -213,6 +223,7 @@ _SCENE_TASKS: dict[str, Callable[[np.random.Generator, Sequence[Group]], Asked]]
     "lines": _lines,
     "json": _json,
     "repeat": _repeat,
+    "backwards": _backwards,
     "summary": _summary,
 }
 TASKS = (*_SCENE_TASKS, "count")

@@ -1,8 +1,8 @@
 """The embedded language models: a dense Llama and a gpt-oss mixture of experts, with the tokenizer both share.
 
-The tokenizer is a byte-level BPE of 512 pieces, digits one by one (each with the space before it), taught on the world's own
-texts: any text can be written with it, the world's words take one piece each. A chat is one user turn and one assistant turn,
-each closed by <|end|>; a system turn may stand in front.
+The tokenizer is a byte-level BPE of 768 pieces, digits at most two by two, taught on the world's own texts: any text can be
+written with it, the world's words take one piece each. A chat is one user turn and one assistant turn, each closed by <|end|>; a
+system turn may stand in front.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import GptOssForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast
 
-VOCAB_SIZE = 512
+VOCAB_SIZE = 768
 MAX_LENGTH = 512  # tokens of prompt and answer together
 PAD, START, END = "<|pad|>", "<|start|>", "<|end|>"
 PAD_ID, START_ID, END_ID = 0, 1, 2
@@ -32,7 +32,7 @@ def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(r" ?\d| ?[^\s\d\w]+| ?[^\W\d]+|\s"), "isolated"),
+            pre_tokenizers.Split(Regex(r" ?\d{1,2}| ?[^\s\d\w]+| ?[^\W\d]+|\s"), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

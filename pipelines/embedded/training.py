@@ -52,7 +52,7 @@ class Progress:
         self.step: int = state["step"] if state else 0
         self._before_s: float = state["seconds"] if state else 0.0
         self._started = self._printed = self._saved = time.monotonic()
-        self._first, self._sums, self._n = self.step, dict[str, float](), 0
+        self._first, self._sums = self.step, dict[str, list[float]]()
         if self.step:
             print(f"{name}: resuming at step {self.step} of {total}", flush=True)
 
@@ -67,16 +67,15 @@ class Progress:
 
     def advance(self, **figures: float) -> None:
         self.step += 1
-        self._n += 1
         for key, value in figures.items():
-            self._sums[key] = self._sums.get(key, 0.0) + value
+            self._sums.setdefault(key, []).append(value)
         now = time.monotonic()
         if now - self._printed >= PRINT_EVERY_S or self.step == self.total:
             pace = (now - self._started) / (self.step - self._first)
-            shown = "  ".join(f"{k} {v / self._n:.4f}" for k, v in self._sums.items())
+            shown = "  ".join(f"{k} {sum(v) / len(v):.4f}" for k, v in self._sums.items())
             left = f"{pace:.2f} s a step, {pace * (self.total - self.step) / 60:.0f} min left"
             print(f"{self.name} {self.step}/{self.total}  {shown}  ({left})", flush=True)
-            self._printed, self._sums, self._n = now, {}, 0
+            self._printed, self._sums = now, {}
 
     def due(self) -> bool:
         """Whether it is time to save; true once every SAVE_EVERY_S."""
