@@ -5,6 +5,7 @@ accelerate launch suite.py --workload t2v           the same, by Accelerate
 python suite.py report outputs/RUN                  rebuild a run's report
 python suite.py combine RUN RUN ...                 one page over several runs
 python suite.py list                                what can be named
+accelerate launch suite.py doctor                   examine devices and the links between them
 """
 
 from __future__ import annotations
@@ -92,6 +93,24 @@ def combine(
 
     write_combined(runs, output)
     typer.echo(str(output))
+
+
+@app.command()
+def doctor(
+    output: Annotated[Path, typer.Option(help="File (.json) to write, or a folder for doctor.json.")] = Path("outputs/doctor.json"),
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds that one step may take before the ranks behind are named.")] = 120,
+) -> None:
+    """Examine every rank's device and the links between them; name what is slow, missing or different.
+
+    Start it as a run is started: accelerate launch suite.py doctor. It times a matrix product on every device, all-reduce and
+    all-gather over all ranks, within each host and between hosts, and messages between pairs of ranks. A later run on the same
+    hosts takes the result into its system.json. Exit codes: 0 nothing wrong, 3 errors found, 1 an error; accelerate launch
+    itself turns 3 into 1, so let programs read "verdict" in the last line on stdout.
+    """
+    from pipelines.doctor.examine import examine
+
+    if not examine(output, timeout):
+        raise typer.Exit(EXIT_INVALID)
 
 
 @app.command("list")

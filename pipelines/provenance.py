@@ -29,7 +29,7 @@ PACKAGES = (
 
 
 def write_system(folder: Path) -> None:
-    """system.json: processor, memory, accelerators, versions. Names no host and no user."""
+    """system.json: processor, memory, accelerators, versions, and the doctor's last examination. Names no host and no user."""
     import psutil
     import torch
 
@@ -41,15 +41,31 @@ def write_system(folder: Path) -> None:
     system = {
         "os": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "processor": _processor(),
+        "processor": processor_name(),
         "num_cpus": os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
         "accelerators": accelerators,
         "rocm": torch.version.hip,
         "cuda": torch.version.cuda,
         "packages": {name: _version(name) for name in PACKAGES},
+        "doctor": last_examination(folder),
     }
     write_json(folder / "system.json", system)
+
+
+def last_examination(folder: Path) -> dict[str, Any] | None:
+    """The newest doctor*.json under outputs/ or beside the run folder that fits this launch; its `time` says when it was made.
+
+    Hosts are numbered in it. None where `suite.py doctor` was not run, or with other ranks.
+    """
+    from pipelines.doctor.examination import as_json, newest_fitting, without_names
+    from pipelines.doctor.findings import findings
+
+    found = newest_fitting((Path("outputs"), folder.resolve().parent))
+    if found is None:
+        return None
+    nameless = without_names(found)
+    return as_json(nameless, findings(nameless))
 
 
 def write_manifest(folder: Path, config: RunConfig, samples: Sequence[Sample]) -> None:
@@ -72,7 +88,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _processor() -> str:
+def processor_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
