@@ -2,6 +2,7 @@
 
 python suite.py --workload t2v                      one process
 accelerate launch suite.py --workload t2v           the same, by Accelerate
+python suite.py --resume outputs/RUN                finish an accuracy run that was cut short
 python suite.py report outputs/RUN                  rebuild a run's report
 python suite.py combine RUN RUN ...                 one page over several runs
 python suite.py list                                what can be named
@@ -42,29 +43,43 @@ def run(
     output: Annotated[str | None, typer.Option(help="Run folder to make; outputs/WORKLOAD-TIME where not given.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change one setting, such as load.min_duration_s=60; repeatable.")] = None,
     find_max_rate: Annotated[bool, typer.Option("--find-max-rate", help="Server scenarios: find the highest rate that is VALID.")] = False,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Finish this accuracy run, asking only what has no answer.")] = None,
     plugin: Annotated[list[str] | None, typer.Option(help="A Python file that registers a plugin; repeatable.")] = None,
 ) -> None:
     """Run generative AI workloads and report throughput, latency and quality."""
     if context.invoked_subcommand is not None:
         return
-    if workload is None and config is None:
+    if workload is None and config is None and resume is None:
         typer.echo(context.get_help())
         raise typer.Exit(2)
 
+    from configs.errors import ConfigError, GivenUpError
     from configs.registry import load_plugin_file
     from configs.run_config import load_config
     from pipelines.launcher import is_main_process, launch
 
     for path in plugin or []:
         load_plugin_file(path)
-    settings = load_config(workload, config, set_ or [], scenario=scenario, mode=mode, seed=seed)
-    folder = launch(settings, output, find_max_rate)
+    if resume is not None:
+        from pipelines.resume import resumed_config
+
+        others = ("workload", "config", "scenario", "mode", "seed", "output", "set_", "find_max_rate")
+        if given := [f"--{name.rstrip('_').replace('_', '-')}" for name in others if context.params[name]]:
+            raise ConfigError(f"--resume takes all settings from {resume}; leave out {', '.join(given)}")
+        settings = resumed_config(resume)
+    else:
+        settings = load_config(workload, config, set_ or [], scenario=scenario, mode=mode, seed=seed)
+    try:
+        folder = launch(settings, output, find_max_rate, resume)
+    except GivenUpError as error:
+        if is_main_process():
+            _report_briefly(error.folder)
+        raise
     if not is_main_process():
         return
     from metrics.report import load_run
-    from pipelines.provenance import write_manifest, write_system
+    from pipelines.provenance import write_manifest
 
-    write_system(folder)
     finished = load_run(folder)
     write_manifest(folder, settings, finished.samples)
     _finish(_write_report(folder))
@@ -74,13 +89,14 @@ def run(
 def report(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     plugin: Annotated[list[str] | None, typer.Option(help="A Python file that registers a plugin; repeatable.")] = None,
+    brief: Annotated[bool, typer.Option("--brief", help="Verdict and reasons alone, as after a run that was given up.")] = False,
 ) -> None:
     """Rebuild report.json and report.html from a run folder; no model is needed."""
     from configs.registry import load_plugin_file
 
     for path in plugin or []:
         load_plugin_file(path)
-    _finish(_write_report(run_folder))
+    _finish(_write_report(run_folder, brief))
 
 
 @app.command()
@@ -141,31 +157,47 @@ def main() -> None:
             print(f"suite: {error}", file=sys.stderr, flush=True)
         raise SystemExit(130 if str(error).startswith("interrupted") else 1) from None
     except KeyboardInterrupt:
-        print("suite: interrupted", file=sys.stderr)
+        from pipelines.launcher import is_main_process
+
+        if is_main_process():
+            print("suite: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
 
 
-def _write_report(folder: Path) -> Report:
+def _write_report(folder: Path, brief: bool = False) -> Report:
     import gc
 
     from metrics.report import build_report
     from metrics.report_html import write_html
 
     gc.freeze()  # imageio's PyAV plugin collects garbage on every close; spare it the libraries' objects
-    built = build_report(folder)
+    built = build_report(folder, brief)
     write_html(built)
     return built
 
 
+def _report_briefly(folder: Path) -> None:
+    """After a run that was given up: its verdict and reasons in its folder, and on stdout; the message comes from `main`."""
+    try:
+        _print_last_line(_write_report(folder, brief=True))
+    except OSError as error:
+        print(f"suite: no report in {folder}: {error.strerror}", file=sys.stderr, flush=True)
+
+
 def _finish(built: Report) -> None:
     """A short table for people on stderr, one JSON line for programs on stdout, and the exit code."""
-    from metrics.report import headline
     from metrics.report_text import print_summary
 
     print_summary(built)
-    print(json.dumps({"run": str(built.run.folder.resolve()), "verdict": built.data["verdict"], "headline": headline(built)}), flush=True)
+    _print_last_line(built)
     if not built.valid:
         raise typer.Exit(EXIT_INVALID)
+
+
+def _print_last_line(built: Report) -> None:
+    from metrics.report import headline
+
+    print(json.dumps({"run": str(built.run.folder.resolve()), "verdict": built.data["verdict"], "headline": headline(built)}), flush=True)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,14 @@ SuiteError
 +-- ConfigError     a setting, file or folder that cannot be used as it is
 +-- PluginError     a plugin that cannot be found or imported
 +-- RunError        a run that could not be carried through
+    +-- GivenUpError  one that had begun; its folder holds what was finished
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class SuiteError(Exception):
@@ -26,6 +28,14 @@ class PluginError(SuiteError):
 
 class RunError(SuiteError):
     """A run that could not be carried through."""
+
+
+class GivenUpError(RunError):
+    """A run that had begun. folder: what it left, outcome.json among it."""
+
+    def __init__(self, message: str, folder: Path) -> None:
+        super().__init__(message)
+        self.folder = folder
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> str:

@@ -79,6 +79,18 @@ class ParallelSettings(_Settings):
         return tuple(name for name in ("tensor", "context", "cfg") if getattr(self, name) > 1)
 
 
+class DispatchSettings(_Settings):
+    """Which replica is given which query; see pipelines/dispatch.py."""
+
+    policy: Literal["least_tokens", "shortest_queue", "round_robin"] = Field(
+        "least_tokens", description="server and interactive: who gets a query; elsewhere replicas pull what they have room for"
+    )
+    max_in_flight: int | None = Field(
+        None, ge=1, description="queries that a streaming replica holds at most; its batch_size where not given"
+    )
+    port: int | None = Field(None, ge=1, lt=2**16, description="several nodes: the conductor's TCP port; any free one where not given")
+
+
 class RunConfig(_Settings):
     """One launch: which samples, which pipeline, asked how, judged by what."""
 
@@ -92,10 +104,14 @@ class RunConfig(_Settings):
     metrics: list[str] | None = Field(None, description="names; the workload's own where not given")
     load: LoadSettings = Field(default_factory=LoadSettings)  # type: ignore[arg-type]
     parallel: ParallelSettings = Field(default_factory=ParallelSettings)  # type: ignore[arg-type]
+    dispatch: DispatchSettings = Field(default_factory=DispatchSettings)  # type: ignore[arg-type]
     warmup_batches: int = Field(2, ge=1, description="batches each rank answers before the clock starts")
     device: Literal["auto", "cpu"] = "auto"
     num_threads: int | None = Field(None, ge=1, description="CPU threads a rank; torch's own choice where not given")
     heartbeat_timeout_s: float = Field(20.0, gt=1, description="a rank silent for this long counts as dead")
+    answer_timeout_s: float | None = Field(
+        None, gt=0, description="a rank that has queries and answers none for so long hangs; by default 120, or 10 of the longest batches"
+    )
     report_videos: int = Field(48, ge=0, description="videos to embed in report.html")
     allow_fallback: bool = Field(False, description="accept that an option could not be put in force")
 
@@ -186,7 +202,7 @@ def parse_config(values: Mapping[str, Any], source: str) -> RunConfig:
     for key in values:
         if key not in RunConfig.model_fields:
             raise ConfigError(f"{source} has {unknown('option', key, RunConfig.model_fields)}")
-    for part, settings in (("load", LoadSettings), ("parallel", ParallelSettings)):
+    for part, settings in (("load", LoadSettings), ("parallel", ParallelSettings), ("dispatch", DispatchSettings)):
         inner = values.get(part)
         for key in inner if isinstance(inner, Mapping) else ():
             if key not in settings.model_fields:

@@ -23,6 +23,7 @@ from metrics.base import Figure, Run, SampleMetric
 from metrics.goodput import limits_in_force
 from metrics.rate_search import read_search
 from workloads.loadgen import read_summary
+from workloads.record_log import without_record
 from workloads.run_folder import read_run, write_json
 
 SCHEMA = "triptych-report/1"
@@ -47,12 +48,15 @@ def load_run(folder: Path) -> Run:
     return Run(folder, config, find("workloads", config.workload)(), samples, records, outcome)
 
 
-def build_report(folder: Path) -> Report:
-    """Compute every metric and the verdict, and write report.json."""
+def build_report(folder: Path, brief: bool = False) -> Report:
+    """Compute every metric and the verdict, and write report.json.
+
+    brief: verdict and reasons alone, without a look at any answer; for a run that was given up.
+    """
     run = load_run(folder)
     figures: dict[str, Figure] = {}
     scores: dict[int, dict[str, float]] = {}
-    for name in run.config.metrics or run.workload.default_metrics:
+    for name in () if brief else run.config.metrics or run.workload.default_metrics:
         metric = make("metrics", name, {})
         if isinstance(metric, SampleMetric):
             by_query = metric.scores(run)
@@ -62,9 +66,9 @@ def build_report(folder: Path) -> Report:
                 scores.setdefault(query_id, {}).update(found)
         else:
             figures |= metric.compute(run)
-    shown = canaries.listen(run)
+    shown = {} if brief else canaries.listen(run)
     alarms = canaries.alarms(run, shown)
-    compared = loadgen_agreement.compare(run)
+    compared = [] if brief else loadgen_agreement.compare(run)
     reasons = _reasons(run, alarms, compared)
     search = read_search(folder)
     data = {
@@ -84,10 +88,10 @@ def build_report(folder: Path) -> Report:
         "loadgen": {mode: read_summary(folder / mode) for mode in run.outcome},
         "agreement": [asdict(c) | {"agrees": c.agrees} for c in compared],
         "figures": {name: _plain(figure) for name, figure in figures.items()},
-        "canaries": {name: sum(name in names for names in shown.values()) for name in canaries.applying(run)},
+        "canaries": {name: sum(name in names for names in shown.values()) for name in (() if brief else canaries.applying(run))},
         "alarms": list(alarms),
         "ranks": _ranks(run),
-        "samples": [_sample(run, record, scores, shown) for record in run.judged],
+        "samples": [_sample(run, record, scores, shown) for record in (() if brief else run.judged)],
     }
     if search is not None:
         data["search"] = msgspec.to_builtins(search)
@@ -118,11 +122,17 @@ def headline(report: Report) -> dict[str, float]:
 def _reasons(run: Run, alarms: Mapping[str, list[int]], compared: list[loadgen_agreement.Comparison]) -> list[str]:
     """Why the run is INVALID; empty where it is VALID."""
     found = []
-    if not run.outcome:
-        found.append("the run never ended: it has no outcome.json")
+    modes = ("performance", "accuracy") if run.config.mode == "both" else (run.config.mode,)
+    for mode in modes:
+        if mode not in run.outcome:
+            found.append(f"the {mode} test never ended: outcome.json says nothing of it; all its processes were killed, or it still runs")
     for mode, outcome in run.outcome.items():
         if outcome.get("aborted"):
             found.append(f"the {mode} test was given up: {outcome['aborted']}")
+        for before in outcome.get("earlier", []):
+            old, new = ((o.get("ranks") or [{}])[0].get("effective") for o in (before, outcome))
+            if old and new and old != new:
+                found.append(f"the {mode} test was resumed with other options in force: {new} after {old}")
         summary = read_summary(run.folder / mode)
         if mode == "performance" and not outcome.get("aborted"):
             if not summary:
@@ -131,8 +141,12 @@ def _reasons(run: Run, alarms: Mapping[str, list[int]], compared: list[loadgen_a
                 found.append(f"LoadGen says {summary.get('Result is', 'nothing')}: {_loadgen_why(summary)}")
     num_failed = _failed(run)
     if num_failed:
-        first = next((r.error for r in run.records if r.status == "failed"), None)
-        found.append(f"{num_failed} of {_issued(run)} queries failed or never finished" + (f"; first: {first}" if first else ""))
+        causes = {o.get("aborted") for o in run.outcome.values()}
+        first = next((r for r in run.records if r.status == "failed" and r.error not in causes), None)
+        found.append(
+            f"{num_failed} of {_issued(run)} queries failed or never finished"
+            + (f"; first: {first.error} (rank {first.rank})" if first else "")
+        )
     if not any(r.status == "done" for r in run.records):
         found.append("no query was answered")
     found += [
@@ -143,7 +157,8 @@ def _reasons(run: Run, alarms: Mapping[str, list[int]], compared: list[loadgen_a
     found += [f"canary {name!r}: {len(hits)} of {len(run.judged)} answers, first query {min(hits)}" for name, hits in alarms.items()]
     if not run.config.allow_fallback:
         found += [f"rank {rank['rank']}: {text}" for rank in _ranks(run) for text in rank["fallbacks"]]
-    found += [f"rank {rank['rank']}: {rank['error']}" for rank in _ranks(run) if rank.get("error")]
+    left_in_order = not any(o.get("aborted") for o in run.outcome.values())  # else the cause is told, and this is what followed
+    found += [f"rank {rank['rank']}: {rank['error']}" for rank in _ranks(run) if rank.get("error") and left_in_order]
     return found
 
 
@@ -155,7 +170,13 @@ def _loadgen_why(summary: Mapping[str, str]) -> str:
 
 
 def _issued(run: Run) -> int:
-    return sum(int(o.get("num_issued") or 0) for o in run.outcome.values()) or len(run.records)
+    """As the outcome says; of a test without one, what its conductor noted."""
+    found = 0
+    for mode in ("performance", "accuracy"):
+        num_issued = run.outcome.get(mode, {}).get("num_issued")
+        records = run.of_mode(mode)
+        found += len(records) + len(without_record(run.folder, mode, records)) if num_issued is None else int(num_issued)
+    return found
 
 
 def _failed(run: Run) -> int:

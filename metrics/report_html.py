@@ -82,7 +82,7 @@ def key_figures(report: Report) -> list[tuple[str, Any]]:
 
 def _page(report: Report) -> dict[str, Any]:
     run, data = report.run, report.data
-    timed = run.timed
+    timed = run.timed if data["figures"] else []  # a brief report has none, and no plots
     offline = run.config.scenario == "offline"
     latencies = (
         [r.completed_s - r.started_s for r in timed if r.started_s is not None] if offline else query_latencies(timed, run.config.scenario)
@@ -135,9 +135,9 @@ def _clips(report: Report) -> list[dict[str, Any]]:
     """Videos to play: the worst first, so that nobody has to hunt for what went wrong; at most `report_videos`."""
     shown = []
     for sample in _videos(report)[: report.run.config.report_videos]:
-        video, fps = _frames(report, sample), _fps(report, sample)
+        video = _frames(report, sample)
         if video is not None:
-            content = base64.b64encode(browser_video(video, fps)).decode()
+            content = base64.b64encode(browser_video(video, _fps(report, sample))).decode()
             marks = {k.removeprefix("world_"): v > 0 for k, v in sample["scores"].items() if k.startswith("world_") and k != "world_score"}
             shown.append({**sample, "src": f"data:video/webm;base64,{content}", "marks": marks})
     return shown

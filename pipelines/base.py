@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.replica import Replica
 from workloads.records import Query, Sample
 
 if TYPE_CHECKING:
     import torch
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(msgspec.Struct, frozen=True):
     """One answer: a video or a text, and how long its stages took.
 
     video_THWC: uint8. fps: its frame rate. stages: seconds by stage name, of the batch; step_s: seconds of each denoising
@@ -31,7 +31,7 @@ class Response:
     video_THWC: NDArray[np.uint8] | None = None
     fps: float = 8.0
     text: str | None = None
-    stages: Mapping[str, float] = field(default_factory=dict)
+    stages: Mapping[str, float] = {}
     step_s: Sequence[float] = ()
     num_units: int = 0
     num_input_tokens: int = 0
@@ -46,10 +46,14 @@ class Pipeline(ABC):
     """A model and the way it is run. Subclasses are dataclasses; their fields are the options under `pipeline:`.
 
     batch_size: how many queries `generate` is given at most.
+    replica: the ranks that hold this model together, set before `load`. Each of them is given the same batches; the answers
+    of its first rank count, the others may give none.
     """
 
     workloads: ClassVar[tuple[str, ...]]  # the workloads it can answer
+    parallelism: ClassVar[tuple[str, ...]] = ()  # the options under `parallel:` it can put to use: tensor, context, cfg
     batch_size: int = 1
+    replica: Replica = Replica()
 
     @abstractmethod
     def load(self, device: torch.device) -> None:
@@ -74,8 +78,7 @@ class Pipeline(ABC):
         """Let go of threads and processes; called once, after the last test."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True, gc=False):
     """What happened to one query: its first token is there or, where there is a response, it is finished."""
 
     query_id: int
@@ -87,6 +90,7 @@ class StreamingPipeline(Pipeline):
     """An engine with a queue of its own, such as continuous batching: queries join and leave while others run.
 
     batch_size: how many queries it is given at the same time at most.
+    In a replica of several ranks only the first is given queries; what the others work on is for the engine to tell them.
     """
 
     @abstractmethod

@@ -51,6 +51,7 @@ class DiffusersT2V(Pipeline):
     compile: bool = False
 
     workloads: ClassVar[tuple[str, ...]] = ("t2v",)
+    parallelism: ClassVar[tuple[str, ...]] = ("context", "cfg")
 
     _pipe: Any = field(default=None, init=False, repr=False)
     _clock: Any = field(default=None, init=False, repr=False)
@@ -94,6 +95,7 @@ class DiffusersT2V(Pipeline):
             self._pipe.vae.enable_tiling()
         if self.vae_slicing:
             self._pipe.vae.enable_slicing()
+        self._spread_over_ranks()
         if self.compile:
             for denoiser in self._denoisers():
                 denoiser.compile_repeated_blocks()
@@ -104,12 +106,16 @@ class DiffusersT2V(Pipeline):
         import torch
 
         generators = [torch.Generator("cpu").manual_seed(q.seed) for q in queries]
-        arguments = {"prompt": [s.prompt for s in samples], "generator": generators, "output_type": "np", **self._given()}
+        kind = "np" if self.replica.leads else "latent"  # a follower's clip is not decoded, since nobody needs it
+        arguments = {"prompt": [s.prompt for s in samples], "generator": generators, "output_type": kind, **self._given()}
         if "callback_on_step_end" in self._accepted():
             arguments["callback_on_step_end"] = self._clock.step_end
         self._clock.start()
         with torch.inference_mode():
-            frames_BTHWC = np.asarray(self._pipe(**arguments).frames)
+            frames = self._pipe(**arguments).frames
+        if not self.replica.leads:
+            return []
+        frames_BTHWC = np.asarray(frames)
         stages, step_s = self._clock.stages()
         responses = []
         for frames_THWC in frames_BTHWC:
@@ -131,6 +137,7 @@ class DiffusersT2V(Pipeline):
             "cache": "on" if getattr(denoiser, "is_cache_enabled", False) else "none",
             "compiled": str(self._is_compiled()),
             "experts": str(len(self._denoisers())),
+            **self._parallelism(),
         }
 
     def fallbacks(self) -> Sequence[str]:
@@ -164,6 +171,46 @@ class DiffusersT2V(Pipeline):
             "max_sequence_length",
         )
         return {n: getattr(self, n) for n in names if getattr(self, n) is not None}
+
+    def _spread_over_ranks(self) -> None:
+        from pipelines.parallel_denoise import SplitGuidance, split_tokens
+
+        settings = self.replica.settings
+        if settings.cfg == 2 and (scale := self._in_call("guidance_scale")) is not None and scale <= 1:
+            raise ConfigError(f"parallel.cfg is 2, but with guidance_scale {scale} there is no second guidance pass; leave it out")
+        for denoiser in self._denoisers():
+            if settings.context > 1:
+                split_tokens(denoiser, self.replica, self._num_tokens())
+            if settings.cfg == 2:
+                SplitGuidance(denoiser, self.replica)
+
+    def _parallelism(self) -> dict[str, str]:
+        """What splits the denoisers over ranks, read from them."""
+        settings, found = self.replica.settings, []
+        configs = [getattr(getattr(d, "_parallel_config", None), "context_parallel_config", None) for d in self._denoisers()]
+        if degrees := {(c.ulysses_degree, c.ring_degree) for c in configs if c is not None}:
+            found += [f"context {u * r} ({'ring' if r > 1 else 'ulysses'})" for u, r in sorted(degrees)]
+        if settings.cfg == 2:
+            found.append("cfg 2")
+        return {"parallel": ", ".join(found)} if found else {}
+
+    def _num_tokens(self) -> int | None:
+        """Of one clip, as a video transformer cuts it; None where that cannot be told."""
+        spatial, temporal = (getattr(self._pipe, f"vae_scale_factor_{n}", None) for n in ("spatial", "temporal"))
+        patch = getattr(self._denoisers()[0].config, "patch_size", None)
+        sizes = [self._in_call(n) for n in ("num_frames", "height", "width")]
+        if not isinstance(patch, Sequence) or len(patch) != 3 or None in (spatial, temporal, *sizes):
+            return None
+        frames, height, width = ((sizes[0] - 1) // temporal + 1, sizes[1] // spatial, sizes[2] // spatial)
+        return int((frames // patch[0]) * (height // patch[1]) * (width // patch[2]))
+
+    def _in_call(self, name: str) -> Any:
+        """The option's value, or else the pipeline's own default."""
+        value = getattr(self, name)
+        if value is not None:
+            return value
+        default = inspect.signature(self._pipe.__call__).parameters.get(name)
+        return None if default is None or default.default is inspect.Parameter.empty else default.default
 
     def _accepted(self) -> set[str]:
         return set(inspect.signature(self._pipe.__call__).parameters)

@@ -4,34 +4,42 @@ python suite.py ...                                                      one ran
 accelerate launch suite.py ...                                           one rank
 accelerate launch --config_file configs/accelerate/cpu_2.yaml suite.py   two ranks on a CPU
 accelerate launch --num_processes 8 suite.py ...                         eight GPUs
+accelerate launch --config_file configs/accelerate/rocm_12x8.yaml --machine_rank N --main_process_ip HOST suite.py ...   on each of 12 nodes
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
-import subprocess
+import socket
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import msgspec
 import yaml
 
-from configs.errors import ConfigError, RunError
+from configs.errors import ConfigError, GivenUpError, RunError
 from configs.registry import find, make
 from configs.run_config import RunConfig
 from pipelines.base import Pipeline, StreamingPipeline
-from pipelines.conductor import JobSpec
+from pipelines.conductor import JobSpec, Rest
+from pipelines.conductor_process import ConductorProcess
+from pipelines.follower import Follower, leave_where_stuck
+from pipelines.last_report import report_briefly
+from pipelines.provenance import write_manifest, write_system
 from pipelines.rate_search import search_rate
+from pipelines.replica import check_parallelism, join_replica
+from pipelines.resume import prepare_rest
+from pipelines.wire import Address
 from pipelines.worker import Worker
 from workloads.base import Workload
+from workloads.record_log import fail_the_rest
 from workloads.records import Sample
-from workloads.run_folder import create_run_folder, write_config, write_json, write_samples
+from workloads.run_folder import create_run_folder, read_run, write_config, write_outcome, write_samples
 
 if TYPE_CHECKING:
     import torch
@@ -54,10 +62,11 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def launch(config: RunConfig, output: str | None, find_max_rate: bool = False) -> Path:
+def launch(config: RunConfig, output: str | None, find_max_rate: bool = False, resume: Path | None = None) -> Path:
     """Run every test of the config on all ranks; the run folder.
 
     find_max_rate: run the server scenario at several rates instead, and then in full at the highest that holds.
+    resume: a run folder whose accuracy test is to be finished, instead of a new one.
     Raises ConfigError for what a user can mend before the run, RunError where a test had to be given up.
     """
     check_process_count()
@@ -67,25 +76,44 @@ def launch(config: RunConfig, output: str | None, find_max_rate: bool = False) -
     if config.workload not in pipeline.workloads:
         fitting = ", ".join(pipeline.workloads)
         raise ConfigError(f"pipeline {config.pipeline_name!r} answers {fitting}, not workload {config.workload!r}")
+    check_parallelism(config.parallel, config.pipeline_name, pipeline.parallelism)
     if config.limits.by_token and not isinstance(pipeline, StreamingPipeline):
         raise ConfigError(f"pipeline {config.pipeline_name!r} streams no tokens; give load.target_latency_s instead of token limits")
     if find_max_rate and not config.is_server:
         raise ConfigError(f"--find-max-rate needs a rate to change: add --scenario server or interactive, not {config.scenario!r}")
     for name in config.metrics or workload.default_metrics:
         find("metrics", name)
-    folder = create_run_folder(output, config.workload) if is_main_process() else Path()
+    rest = None
+    if is_main_process():
+        folder = resume or create_run_folder(output, config.workload)
+        rest = prepare_rest(folder, config, samples) if resume else None
+    else:
+        folder = Path()
     with _signals_as_interrupts():
         ranks = join_ranks(config)
+        pipeline.replica = join_replica(config.parallel, ranks.rank, ranks.world_size, ranks.device)
         folder = Path(share(str(folder.resolve()), ranks))
-        if ranks.rank == 0 and not find_max_rate:
-            begin_run(folder, config, samples)
+        if workload.has_media:
+            _check_all_see(folder, ranks)
+        if resume:
+            rest = share(rest, ranks)
+            if rest is None:
+                if ranks.rank == 0:
+                    print(f"suite: nothing to do: all {len(samples)} samples of {resume} are answered", file=sys.stderr, flush=True)
+                return folder
+        elif ranks.rank == 0:
+            if not find_max_rate:
+                begin_run(folder, config, samples)
+            write_system(folder)
+            write_manifest(folder, config, samples)
         test = Test(ranks, pipeline, samples, workload.noun)
         try:
             if find_max_rate:
                 search_rate(config, test, folder)
             else:
-                for mode in ("performance", "accuracy") if config.mode == "both" else (config.mode,):
-                    test.run(config, mode, folder)
+                modes = ("performance", "accuracy") if config.mode == "both" else (config.mode,)
+                for mode in ("accuracy",) if resume else modes:
+                    test.run(config, mode, folder, rest)
         finally:
             pipeline.close()
     return folder
@@ -106,9 +134,12 @@ def join_ranks(config: RunConfig) -> Ranks:
             f"{world_size} processes were started but Accelerate joined {state.num_processes}: every rank believes it is alone; "
             "launch with --config_file configs/accelerate/cpu_2.yaml on a CPU, with --multi_gpu on GPUs"
         )
-    if world_size != int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size))):
-        raise RunError("this version runs on one node; launch with --num_machines 1")
     return Ranks(state.process_index, world_size, state.device)
+
+
+def spans_nodes() -> bool:
+    """Whether ranks were started on several nodes; known from the environment."""
+    return os.environ.get("WORLD_SIZE") != os.environ.get("LOCAL_WORLD_SIZE")
 
 
 def check_process_count() -> None:
@@ -163,92 +194,82 @@ class Test:
         self.ranks, self.pipeline, self.samples, self.noun = ranks, pipeline, samples, noun
         self._loaded = False
 
-    def run(self, config: RunConfig, mode: str, folder: Path) -> dict[str, Any]:
-        """One test on all ranks. Its outcome goes into outcome.json however it ends, and is returned on every rank."""
+    def run(self, config: RunConfig, mode: str, folder: Path, rest: Rest | None = None) -> dict[str, Any]:
+        """One test on all ranks. Its outcome goes into outcome.json however it ends, and is returned on every rank.
+
+        rest: what an accuracy test that is resumed has left to ask.
+        """
         job = JobSpec(
             config.model_dump(),
             mode,
             len(self.samples),
-            self.ranks.world_size,
+            self.ranks.world_size // self.pipeline.replica.size,
             str(folder),
             self.noun,
             sys.stdout.isatty() and sys.stderr.isatty(),
             isinstance(self.pipeline, StreamingPipeline),
+            rest=rest,
+            **_listening(config),
         )
-        conductor = _Conductor(job) if self.ranks.rank == 0 else None  # before this rank loads anything
+        conductor = ConductorProcess(job) if self.ranks.rank == 0 else None  # before this rank loads anything
+        left = threading.Event()  # set when the main thread is out of the pipeline's code
         try:
-            address = share(conductor.address if conductor else "", self.ranks)
-            worker = Worker(self.ranks.rank, self.pipeline, self.samples, folder, address, mode)
-            worker.run(
-                self.ranks.device,
-                1 if self._loaded else config.warmup_batches,
-                config.seed,
-                self._loaded,
-                conductor.check if conductor else _nothing,
+            address = share(conductor.address if conductor else Address(""), self.ranks)
+            worker = (Worker if self.pipeline.replica.leads else Follower)(
+                self.ranks.rank, self.pipeline, self.samples, folder, address, mode, config.heartbeat_timeout_s
             )
+            leave_where_stuck(lambda: _is_over(conductor, worker), left, lambda: _last_words(conductor, worker, job))
+            try:
+                worker.run(
+                    self.ranks.device,
+                    1 if self._loaded else config.warmup_batches,
+                    config.seed,
+                    self._loaded,
+                    conductor.check if conductor else _nothing,
+                )
+            except KeyboardInterrupt as interrupt:
+                left.set()
+                worker.leave_early(str(interrupt))
+                raise
+            finally:
+                left.set()
             worker.close()
             outcome = conductor.outcome() if conductor else {}
         except BaseException as error:
-            outcome = conductor.abort() if conductor else {}
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torch's launcher sends it for a rank that failed; we are ending already
             if conductor:
-                _write_outcome(folder, mode, outcome)
-            if isinstance(error, KeyboardInterrupt):
-                shown, count = os.path.relpath(folder), outcome.get("num_done", 0)
-                raise RunError(f"interrupted; {count} finished records are in {shown}; 'suite.py report {shown}' reports on them") from None
-            if isinstance(error, RunError):
-                _raise_if_given_up(outcome, folder)
+                outcome = _give_up(conductor, job, str(error) if isinstance(error, KeyboardInterrupt) else "an error of its own")
+                if isinstance(error, (RunError, KeyboardInterrupt)):
+                    raise _given_up(outcome, folder, mode) from None
             raise
         self._loaded = True
         if conductor:
-            _write_outcome(folder, mode, outcome)
-            _raise_if_given_up(outcome, folder)
+            write_outcome(folder, mode, outcome)
+            if outcome.get("aborted"):
+                raise _given_up(outcome, folder, mode)
         return share(outcome, self.ranks)
 
 
-class _Conductor:
-    """The child process that holds LoadGen, as rank 0 sees it."""
-
-    def __init__(self, job: JobSpec) -> None:
-        env = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-        command = [sys.executable, "-m", "pipelines.conductor"]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
-        assert self._process.stdin
-        self._process.stdin.write(msgspec.json.encode(job).decode() + "\n")
-        self._process.stdin.flush()
-        self._outcome: dict[str, Any] | None = None
-        self.address: str = self._line()["address"]
-
-    def check(self) -> None:
-        """Raises RunError where the process is gone."""
-        if (code := self._process.poll()) is not None:
-            raise RunError(f"the conductor process ended early, with exit code {code}; its own message is above")
-
-    def outcome(self) -> dict[str, Any]:
-        """Wait for the test's end."""
-        if self._outcome is None:
-            self._outcome = self._line()
-        return self._outcome
-
-    def abort(self) -> dict[str, Any]:
-        """End the test now, if it has not ended; what is known of it."""
-        assert self._process.stdin
-        self._process.stdin.close()
-        with contextlib.suppress(RunError):
-            return self.outcome()
-        return {"aborted": "the conductor process ended early"}
-
-    def _line(self) -> dict[str, Any]:
-        assert self._process.stdout
-        line = self._process.stdout.readline()
-        if not line:
-            code = self._process.wait()
-            raise RunError(f"the conductor process ended early, with exit code {code}; its own message is above")
-        found: dict[str, Any] = msgspec.json.decode(line)
-        return found
+def _listening(config: RunConfig) -> dict[str, Any]:
+    """Where the conductor is to listen: the name by which the other nodes know rank 0's, and the port; nothing on one node."""
+    return {"host": os.environ["MASTER_ADDR"], "port": config.dispatch.port} if spans_nodes() else {}
 
 
 def _nothing() -> None:
     """Ranks other than the first are ended by their launcher where the first is gone."""
+
+
+def _check_all_see(folder: Path, ranks: Ranks) -> None:
+    """Raises ConfigError, on every rank, where one of them cannot see the run folder."""
+    if ranks.world_size == 1:
+        return
+    from accelerate.utils import gather_object
+
+    if blind := sorted({host for host in gather_object([None if folder.is_dir() else socket.gethostname()]) if host}):
+        raise ConfigError(
+            f"{', '.join(blind)} cannot see the run folder {folder}, into which videos go; "
+            "give --output a folder on a file system that all nodes share"
+        )
 
 
 def share(value: T, ranks: Ranks) -> T:
@@ -261,28 +282,59 @@ def share(value: T, ranks: Ranks) -> T:
     return shared[0]
 
 
-def _write_outcome(folder: Path, mode: str, outcome: Mapping[str, Any]) -> None:
-    """Add one test's outcome to those of the tests before it."""
-    file = folder / "outcome.json"
-    earlier = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    write_json(file, {**earlier, mode: outcome})
+def _is_over(conductor: ConductorProcess | None, worker: Worker) -> bool:
+    return (conductor is not None and conductor.has_ended()) or worker.why_leave is not None
 
 
-def _raise_if_given_up(outcome: Mapping[str, Any], folder: Path) -> None:
-    if reason := outcome.get("aborted"):
-        shown = os.path.relpath(folder)
-        raise RunError(f"the run was given up: {reason}; {outcome.get('num_done', 0)} finished records are in {shown}")
+def _last_words(conductor: ConductorProcess | None, worker: Worker, job: JobSpec) -> None:
+    """Of a rank whose main thread is not to be waited for."""
+    cause = worker.why_leave or "the test has ended"
+    if conductor:
+        cause = str(_give_up(conductor, job, cause)["aborted"])
+        report_briefly(Path(job.folder))
+    here = f"rank {worker.rank} on {socket.gethostname()}"
+    print(f"suite: the run was given up: {cause}; {here} was still at work and leaves it", file=sys.stderr, flush=True)
+
+
+def _give_up(conductor: ConductorProcess, job: JobSpec, why: str) -> dict[str, Any]:
+    """End the test; every query that was issued has a Record then, and outcome.json says why. The outcome."""
+    outcome = conductor.abort(f"{why} at rank 0 on {socket.gethostname()}")
+    folder = Path(job.folder)
+    if "num_done" not in outcome:  # a conductor that died has left that to us
+        config, _, records, _ = read_run(folder)
+        num_failed = fail_the_rest(folder, job.mode, records, config.seed, str(outcome["aborted"]))
+        done = [r.status == "done" for r in records if r.mode == job.mode]
+        outcome |= {"num_issued": len(done) + num_failed, "num_done": sum(done), "num_failed": num_failed + len(done) - sum(done)}
+        outcome |= {"ranks": [], **({"earlier": job.rest.earlier} if job.rest else {})}
+    outcome["aborted"] = outcome["aborted"] or "interrupted"
+    with contextlib.suppress(OSError):  # on a full disk the message has to do
+        write_outcome(folder, job.mode, outcome)
+    return outcome
+
+
+def _given_up(outcome: Mapping[str, Any], folder: Path, mode: str) -> GivenUpError:
+    shown, reason = os.path.relpath(folder), str(outcome["aborted"])
+    what = reason if reason.startswith("interrupted") else f"the run was given up: {reason}"
+    next_step = f"'suite.py report {shown}' reports on them in full"
+    if mode == "accuracy":
+        next_step += f", 'suite.py --resume {shown}' answers the rest"
+    return GivenUpError(f"{what}; {outcome['num_done']} finished records are in {shown}; {next_step}", folder)
 
 
 @contextlib.contextmanager
 def _signals_as_interrupts() -> Iterator[None]:
-    """SIGTERM, which torch's launcher sends when another rank died, ends a run as Ctrl-C does: with its records kept."""
+    """SIGTERM, from a scheduler or from torch's launcher when another rank died, ends a run as Ctrl-C does: with its records kept.
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+    The first of them counts; what is done about it is short, and is not interrupted by more of them.
+    """
 
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    def interrupt(number: int, _: object) -> None:
+        for one in caught:
+            signal.signal(one, signal.SIG_IGN)
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    caught = [s for s in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(s) != signal.SIG_IGN]
+    before = [signal.signal(s, interrupt) for s in caught]
+    yield  # after an error they stay as they are: its report is still to be written
+    for one, handler in zip(caught, before, strict=True):
+        signal.signal(one, handler)

@@ -3,6 +3,7 @@
 Both run in a thread of their own, take requests at any time and give updates: a request's first token, then its end.
   ContinuousEngine  transformers' continuous batching: a paged key-value cache, requests join and leave at every step
   StaticEngine      `generate` on up to batch_size waiting requests; the next batch starts when the longest answer ends
+In a replica of several ranks the first rank's engine tells the others' what to run: transformers' own does, ours does it here.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
+from pipelines.replica import Replica
 from pipelines.seeded_sampling import BatchNoise, RequestNoise
 
 
@@ -117,9 +120,11 @@ class ContinuousEngine:
 class StaticEngine:
     """sampling: the noise of each row's seed is added to the processors."""
 
-    def __init__(self, model: Any, config: GenerationConfig, batch_size: int, processors: list[Any], sampling: bool) -> None:
+    def __init__(
+        self, model: Any, config: GenerationConfig, batch_size: int, processors: list[Any], sampling: bool, replica: Replica
+    ) -> None:
         self._model, self._config, self._batch_size = model, config, batch_size
-        self._processors, self._sampling = processors, sampling
+        self._processors, self._sampling, self._replica = processors, sampling, replica
         self._waiting: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._updates: queue.SimpleQueue[Update] = queue.SimpleQueue()
         self._closing = False
@@ -139,7 +144,7 @@ class StaticEngine:
             while True:
                 found.append(self._updates.get_nowait())
         if not found and not self._thread.is_alive():
-            raise RuntimeError("the static batching engine stopped")
+            raise RuntimeError(f"the static batching engine stopped: {self._error or 'no reason given'}")
         return found
 
     def close(self) -> None:
@@ -148,13 +153,28 @@ class StaticEngine:
         self._thread.join(timeout=5)
 
     def _run(self) -> None:
-        while (batch := self._next_batch()) is not None:
-            try:
-                self._answer(batch)
-            except Exception as error:  # of this batch alone: the engine goes on
-                lines = str(error).strip().splitlines() or ["no message"]
-                for r in batch:
-                    self._updates.put(Update(r.query_id, (), (), True, f"{type(error).__name__}: {lines[0]}"))
+        try:
+            while (batch := self._agreed_batch()) is not None:
+                self._attempt(batch)
+        except Exception as error:
+            self._error = _first_line(error)
+
+    def _attempt(self, batch: list[Request]) -> None:
+        try:
+            self._answer(batch)
+        except Exception as error:  # of this batch alone: the engine goes on
+            if self._replica.size > 1:  # in the middle of which it left the other ranks
+                raise
+            for r in batch:
+                self._updates.put(Update(r.query_id, (), (), True, _first_line(error)))
+
+    def _agreed_batch(self) -> list[Request] | None:
+        """The same batch on all ranks of the replica, None to end."""
+        if not self._replica.leads:
+            return msgspec.msgpack.decode(self._replica.hear(), type=list[Request]) or None
+        batch = self._next_batch()
+        self._replica.tell(msgspec.msgpack.encode(batch or []))
+        return batch
 
     def _next_batch(self) -> list[Request] | None:
         batch: list[Request] = []
@@ -174,7 +194,7 @@ class StaticEngine:
         noise = [BatchNoise([r.seed or 0 for r in batch], longest)] if self._sampling else []
         config = copy.copy(self._config)
         config.max_new_tokens = max(r.max_new_tokens for r in batch)
-        watch = _Watch(batch, longest, _ids(self._config.eos_token_id), self._updates, lambda: self._closing)
+        watch = _Watch(batch, longest, _ids(self._config.eos_token_id), self._updates, self._may_break_off)
         with torch.inference_mode():
             self._model.generate(
                 input_ids=ids,
@@ -183,6 +203,10 @@ class StaticEngine:
                 logits_processor=LogitsProcessorList([*self._processors, *noise]),
                 stopping_criteria=StoppingCriteriaList([watch]),
             )
+
+    def _may_break_off(self) -> bool:
+        """On closing; ranks that compute together finish together."""
+        return self._closing and self._replica.size == 1
 
 
 class _Watch(StoppingCriteria):
@@ -206,6 +230,11 @@ class _Watch(StoppingCriteria):
             if self._over[i] or count == 1:
                 self._updates.put(Update(request.query_id, tokens_NT[i].tolist(), list(self._times), self._over[i]))
         return torch.tensor(self._over, device=input_ids.device)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or ["no message"]
+    return f"{type(error).__name__}: {lines[0]}"
 
 
 def _ids(value: int | Sequence[int] | None) -> set[int]:

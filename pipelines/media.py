@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from workloads.record_log import DISK_FULL
 
 MAX_WAITING = 64  # videos held in memory before `put` waits for the disk
 BROWSER_SIZE = 192  # pixels: smaller videos are enlarged by a whole factor, without smoothing
@@ -20,6 +23,7 @@ class MediaWriter:
         self._folder = folder
         self._queue: queue.Queue[tuple[str, NDArray[np.uint8], float] | None] = queue.Queue(MAX_WAITING)
         self._error: str | None = None
+        self.disk_full: str | None = None  # why nothing more is written
         _encode(np.zeros((2, 16, 16, 3), np.uint8), 1.0)  # imports and opens codecs now, not beside the first query
         self._thread = threading.Thread(target=self._work, daemon=True, name="media")
         self._thread.start()
@@ -27,26 +31,35 @@ class MediaWriter:
     def put(self, name: str, video_THWC: NDArray[np.uint8], fps: float) -> None:
         self._queue.put((name, video_THWC, fps))
 
-    def finish(self) -> str | None:
-        """Wait until everything is on disk; the first error, if any."""
-        self._queue.put(None)
-        self._thread.join()
+    def finish(self, timeout_s: float | None = None) -> str | None:
+        """Wait until everything is on disk, for `timeout_s` at most; the first error, if any."""
+        with contextlib.suppress(queue.Full):
+            self._queue.put(None, timeout=timeout_s)
+        self._thread.join(timeout_s)
         return self._error
 
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
             name, video_THWC, fps = item
+            if self.disk_full:
+                continue
             try:
                 write_video(self._folder / name, video_THWC, fps)
             except Exception as error:
                 self._error = self._error or f"{name} could not be written: {error}"
+                if isinstance(error, OSError) and error.errno in DISK_FULL:
+                    self.disk_full = f"{name} could not be written: {error.strerror}"
 
 
 def write_video(path: Path, video_THWC: NDArray[np.uint8], fps: float) -> None:
     """Lossless FFV1 in Matroska, whole or not at all: a half-written file never has the final name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    partial.write_bytes(_encode(video_THWC, fps))
+    try:
+        partial.write_bytes(_encode(video_THWC, fps))
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
     partial.replace(path)
 
 

@@ -51,10 +51,11 @@ class RunProgress:
             self._total = count
             self._show()
 
-    def answered(self, rank: int, well: bool) -> None:
-        self._done += 1
-        self._failed += not well
-        self._by_rank[rank] = self._by_rank.get(rank, 0) + 1
+    def answered(self, rank: int, count: int, num_failed: int) -> None:
+        """So many more queries, with those that failed, have their answer from that rank."""
+        self._done += count
+        self._failed += num_failed
+        self._by_rank[rank] = self._by_rank.get(rank, 0) + count
         if time.monotonic() - self._shown > REFRESH_S or self._done == self._total:
             self._show()
 

@@ -30,6 +30,11 @@ PACKAGES = (
 
 def write_system(folder: Path) -> None:
     """system.json: processor, memory, accelerators, versions, and the doctor's last examination. Names no host and no user."""
+    write_json(folder / "system.json", {**system_facts(), "doctor": last_examination(folder)})
+
+
+def system_facts() -> dict[str, Any]:
+    """system.json but the doctor's part."""
     import psutil
     import torch
 
@@ -38,7 +43,7 @@ def write_system(folder: Path) -> None:
         for index in range(torch.cuda.device_count()):
             found = torch.cuda.get_device_properties(index)
             accelerators.append({"name": found.name, "memory_bytes": found.total_memory})
-    system = {
+    return {
         "os": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "processor": processor_name(),
@@ -48,9 +53,7 @@ def write_system(folder: Path) -> None:
         "rocm": torch.version.hip,
         "cuda": torch.version.cuda,
         "packages": {name: _version(name) for name in PACKAGES},
-        "doctor": last_examination(folder),
     }
-    write_json(folder / "system.json", system)
 
 
 def last_examination(folder: Path) -> dict[str, Any] | None:
@@ -75,7 +78,8 @@ def write_manifest(folder: Path, config: RunConfig, samples: Sequence[Sample]) -
         "seed": config.seed,
         "prompt_set_sha256": prompt_set_hash(samples),
         "num_samples": len(samples),
-        "suite_commit": _commit(),
+        "suite_commit": suite_commit(),
+        "config": config.model_dump(),
         "files": file_hashes(folder),
     }
     write_json(folder / "manifest.json", manifest)
@@ -96,7 +100,7 @@ def processor_name() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def _commit() -> str | None:
+def suite_commit() -> str | None:
     """The checkout's commit, with `+changes` where files differ from it; None outside a checkout."""
     here = Path(__file__).parent
 

@@ -62,6 +62,7 @@ class TransformersLLM(StreamingPipeline):
     max_batch_tokens: int | None = None
 
     workloads: ClassVar[tuple[str, ...]] = ("llm",)
+    parallelism: ClassVar[tuple[str, ...]] = ("tensor",)
 
     _model: Any = field(default=None, init=False, repr=False)
     _tokenizer: Any = field(default=None, init=False, repr=False)
@@ -88,15 +89,25 @@ class TransformersLLM(StreamingPipeline):
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging
 
+        from pipelines.tensor_parallel import check_heads, sharded
+
         logging.disable_progress_bar()
         folder, gguf_file = self._source()
+        if gguf_file and self.replica.size > 1:
+            raise ConfigError(f"parallel.tensor is {self.replica.size}, but {self.model!r} is a GGUF file, which cannot be split")
         dtype = getattr(torch, self.dtype if self.dtype != "auto" else "float32" if device.type == "cpu" else "bfloat16")
         given = {"revision": self.revision, "gguf_file": gguf_file}
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(folder, **given)
-            with contextlib.redirect_stderr(io.StringIO()) if gguf_file else contextlib.nullcontext():  # gguf's own progress bar
+            quiet = contextlib.redirect_stderr(io.StringIO()) if gguf_file else contextlib.nullcontext()  # gguf's own progress bar
+            with quiet, sharded(self.replica, device) as shares:
                 self._model = AutoModelForCausalLM.from_pretrained(
-                    folder, dtype=dtype, attn_implementation=self.attn_implementation, use_safetensors=gguf_file is None, **given
+                    folder,
+                    dtype=dtype,
+                    attn_implementation=self.attn_implementation,
+                    use_safetensors=gguf_file is None,
+                    **given,
+                    **shares,
                 )
         except Exception as error:  # transformers, safetensors, gguf and the hub raise many kinds
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -105,7 +116,10 @@ class TransformersLLM(StreamingPipeline):
                 "folder, or a hub name that is in the cache or can be reached (a gated one needs HF_TOKEN)"
             ) from error
         self._check_tokenizer()
-        self._model.to(device).eval()
+        check_heads(self._model.config, self.replica.size, self.model)
+        if self.replica.size == 1:  # the shares of a split one are where they belong
+            self._model.to(device)
+        self._model.eval()
         self._start_engine()
 
     def submit(self, samples: Sequence[Sample], queries: Sequence[Query]) -> None:
@@ -145,6 +159,7 @@ class TransformersLLM(StreamingPipeline):
             "cache": f"{cache.num_blocks} pages of {cache.page_size}" if self.batching == "continuous" else "dynamic",
             "context": str(self.context_length),
             "sampling": sampling,
+            **self._parallelism(),
         }
 
     def fallbacks(self) -> Sequence[str]:
@@ -160,6 +175,10 @@ class TransformersLLM(StreamingPipeline):
         """Tokens of prompt and answer together."""
         own = getattr(self._model.config.get_text_config(), "max_position_embeddings", None) or LONGEST_CONTEXT
         return min(self.context or LONGEST_CONTEXT, own)
+
+    def _parallelism(self) -> dict[str, str]:
+        size = getattr(self._model, "_tp_size", None) or 1
+        return {"parallel": f"tensor {size}"} if size > 1 else {}
 
     def _quantisation(self) -> str:
         found = getattr(self._model.config, "quantization_config", None)
@@ -210,7 +229,7 @@ class TransformersLLM(StreamingPipeline):
             if self.batching == "continuous":
                 self._engine = ContinuousEngine(self._model, config, self.batch_size, self._cache(), processors, self.do_sample)
             else:
-                self._engine = StaticEngine(self._model, config, self.batch_size, processors, self.do_sample)
+                self._engine = StaticEngine(self._model, config, self.batch_size, processors, self.do_sample, self.replica)
         except ValueError as error:
             raise ConfigError(f"model {self.model!r} cannot run under batching: {self.batching} ({error}); try another") from error
 

@@ -1,6 +1,7 @@
 """What conductor and workers say to each other: msgspec structs as MessagePack over ZeroMQ, never pickle.
 
-Worker to conductor: Ready, Want, First, Done, Beat, Bye, Failed. Conductor to worker: Work, Stop.
+Worker to conductor: Hello, Ready, First, Done, Beat, Bye, Failed. Conductor to worker: Work, Stop; to its heartbeat: Beat, Stop.
+One message carries all that is there at the time: never one a token, and under load not one a query.
 """
 
 from __future__ import annotations
@@ -10,6 +11,25 @@ from typing import Literal
 import msgspec
 
 from workloads.records import Query, Status
+
+
+class Hello(msgspec.Struct, tag=True, frozen=True):
+    """A worker is there; its model is not loaded yet. host: what a message about its end names."""
+
+    rank: int
+    host: str
+
+
+class Address(msgspec.Struct, frozen=True):
+    """Where the conductor listens. Across nodes with the keys of CURVE: the conductor's public one, and a pair for all workers.
+
+    Keys are handed out through the process group; who has none is not heard.
+    """
+
+    url: str
+    conductor_key: str = ""
+    worker_public_key: str = ""
+    worker_secret_key: str = ""
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):
@@ -24,14 +44,7 @@ class Ready(msgspec.Struct, tag=True, frozen=True):
     streams: bool = False  # the pipeline is a StreamingPipeline
 
 
-class Want(msgspec.Struct, tag=True, frozen=True):
-    """Room for `count` more queries."""
-
-    rank: int
-    count: int
-
-
-class Result(msgspec.Struct, frozen=True, omit_defaults=True):
+class Result(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One query's answer, without the answer itself. Fields as in `Record`."""
 
     query_id: int
@@ -65,17 +78,21 @@ class Done(msgspec.Struct, tag=True, frozen=True):
 
 
 class Beat(msgspec.Struct, tag=True, frozen=True):
-    """The process is alive."""
+    """The process of this rank is alive; from the conductor: the conductor is."""
 
     rank: int
 
 
 class Bye(msgspec.Struct, tag=True, frozen=True):
-    """All media are on disk and the worker is leaving. memory: `host` and, on a GPU, `device` peak bytes."""
+    """All media are on disk and the worker is leaving. memory: `host` and, on a GPU, `device` peak bytes.
+
+    signal: what makes it leave before it was told to, such as SIGTERM.
+    """
 
     rank: int
     memory: dict[str, int]
     error: str | None = None
+    signal: str | None = None
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
@@ -92,14 +109,16 @@ class Work(msgspec.Struct, tag=True, frozen=True):
 
 
 class Stop(msgspec.Struct, tag=True, frozen=True):
-    """No more queries will come."""
+    """No more queries will come. why: the cause, where the run was given up."""
 
     reason: Literal["finished", "aborted"]
+    why: str = ""
 
 
-FromWorker = Ready | Want | First | Done | Beat | Bye | Failed
+FromWorker = Hello | Ready | First | Done | Beat | Bye | Failed
 FromConductor = Work | Stop
 
 encode = msgspec.msgpack.Encoder().encode
 decode_from_worker = msgspec.msgpack.Decoder(FromWorker).decode
 decode_from_conductor = msgspec.msgpack.Decoder(FromConductor).decode
+decode_for_heartbeat = msgspec.msgpack.Decoder(Beat | Stop).decode

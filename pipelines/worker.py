@@ -1,6 +1,6 @@
-"""A worker: pulls queries from the conductor, has the pipeline answer them, and keeps the answers.
+"""A worker: takes queries from the conductor, has the pipeline answer them, and keeps the answers.
 
-A plain pipeline answers a batch at a time; a streaming one is handed queries as it has room for them.
+A plain pipeline answers a batch at a time; a streaming one is handed more queries while others run.
 
 The main thread runs the pipeline. A second thread says every second that the process lives; a third writes media files
 after their queries' clocks have stopped.
@@ -8,12 +8,16 @@ after their queries' clocks have stopped.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
+import math
 import resource
+import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     import torch
 
 BEAT_EVERY_S = 1.0
+LEAVE_S = 4.0  # how long a rank that has to leave may take to get its answers onto the disk
 STEP_S = 0.005  # how long a streaming engine may keep us from looking for new queries
 WARM_UP_S, MAX_WARMUPS = 0.5, 50  # a warm-up lasts this long, but for no more batches than that
 
@@ -37,11 +42,22 @@ WARM_UP_S, MAX_WARMUPS = 0.5, 50  # a warm-up lasts this long, but for no more b
 class Worker:
     """One rank's part in one LoadGen test."""
 
-    def __init__(self, rank: int, pipeline: Pipeline, samples: Sequence[Sample], folder: Path, address: str, mode: str) -> None:
+    def __init__(
+        self,
+        rank: int,
+        pipeline: Pipeline,
+        samples: Sequence[Sample],
+        folder: Path,
+        address: wire.Address,
+        mode: str,
+        heartbeat_timeout_s: float = math.inf,
+    ) -> None:
         self.rank, self.pipeline, self.samples, self.mode = rank, pipeline, samples, mode
         self._address = address
         self._context = zmq.Context()
         self._socket = self._connect(f"worker-{rank}")
+        self._patience_s = heartbeat_timeout_s
+        self._told: tuple[float, str] | None = None  # when and why this rank has to leave
         self._leaving = threading.Event()
         self._beating = threading.Thread(target=self._beat, daemon=True, name="heartbeat")
         self._writer = MediaWriter(folder)
@@ -74,11 +90,19 @@ class Worker:
                 isinstance(self.pipeline, StreamingPipeline),
             )
         )
-        self._send(wire.Want(self.rank, self.pipeline.batch_size))
         message = self._stream(self.pipeline, check) if isinstance(self.pipeline, StreamingPipeline) else self._batches(check)
         self._send(wire.Bye(self.rank, _peak_memory(device), self._writer.finish()))
         if message.reason == "aborted":
             raise RunError("the run was given up")
+
+    @property
+    def why_leave(self) -> str | None:
+        """Why this rank has to leave, where it was told to, or should have been, and its main thread has not done so in time."""
+        return self._told[1] if self._told and time.monotonic() - self._told[0] > LEAVE_S else None
+
+    def leave_early(self, signal_name: str) -> None:
+        """Tell the conductor of a signal that ends this process; what is answered is on disk first, if it takes no longer than that."""
+        self._send(wire.Bye(self.rank, {}, self._writer.finish(LEAVE_S), signal_name))
 
     def close(self) -> None:
         self._leaving.set()
@@ -90,7 +114,7 @@ class Worker:
         """Answer batch after batch until told to stop."""
         while isinstance(message := self._next(check), wire.Work):
             self._send(wire.Done(self.rank, self._answer(message.queries)))
-            self._send(wire.Want(self.rank, self.pipeline.batch_size))
+        self.pipeline.replica.tell(wire.encode(message))
         return message
 
     def _stream(self, engine: StreamingPipeline, check: Callable[[], None]) -> wire.Stop:
@@ -110,7 +134,6 @@ class Worker:
                 self._send(wire.First(self.rank, firsts))
             if results := [self._result(running.pop(e.query_id), e.response) for e in events if e.response is not None]:
                 self._send(wire.Done(self.rank, results))
-                self._send(wire.Want(self.rank, len(results)))
 
     def _attempt(self, engine: StreamingPipeline, new: Sequence[Query], running: Mapping[int, Query]) -> Sequence[Event]:
         """Hand over new queries or, where there are none, take a step; where it raises, every running query has failed."""
@@ -120,6 +143,8 @@ class Worker:
             engine.submit([self.samples[q.sample_index] for q in new], new)
             return ()
         except Exception as error:  # the run goes on; what failed stays in every denominator
+            self._end_where_ranks_are_out_of_step(error)
+            _free_memory(error)
             return [Event(query_id, response=Response(error=_first_line(error))) for query_id in running]
 
     def _next(self, check: Callable[[], None]) -> wire.Work | wire.Stop:
@@ -139,7 +164,7 @@ class Worker:
         spent: list[float] = []
         while len(spent) < num_warmups or (sum(spent) * size < WARM_UP_S and len(spent) < MAX_WARMUPS):
             started = time.perf_counter()
-            responses = self.pipeline.generate(samples, queries)
+            responses = self._generate(samples, queries)
             spent.append((time.perf_counter() - started) / size)
             if all(r.error for r in responses):  # one bad prompt alone is for the run to count
                 raise RunError(f"warm-up failed: {responses[0].error}")
@@ -148,12 +173,25 @@ class Worker:
     def _answer(self, queries: Sequence[Query]) -> list[wire.Result]:
         samples = [self.samples[q.sample_index] for q in queries]
         try:
-            responses = list(self.pipeline.generate(samples, queries))
+            responses = list(self._generate(samples, queries))
             if len(responses) != len(queries):
                 raise RuntimeError(f"pipeline gave {len(responses)} answers to {len(queries)} queries")
         except Exception as error:  # the run goes on; what failed stays in every denominator
+            self._end_where_ranks_are_out_of_step(error)
             responses = [Response(error=_first_line(error))] * len(queries)
+            _free_memory(error)
         return [self._result(q, r) for q, r in zip(queries, responses, strict=True)]
+
+    def _generate(self, samples: Sequence[Sample], queries: Sequence[Query]) -> Sequence[Response]:
+        if not isinstance(self.pipeline, StreamingPipeline):  # whose engine tells its followers itself
+            self.pipeline.replica.tell(wire.encode(wire.Work(list(queries))))
+        return self.pipeline.generate(samples, queries)
+
+    def _end_where_ranks_are_out_of_step(self, error: Exception) -> None:
+        """A batch that broke on one rank of a replica leaves the others in the middle of it, for good."""
+        if (replica := self.pipeline.replica).size > 1:
+            self._send(wire.Failed(self.rank, f"{_first_line(error)} (in {replica.name})"))
+            raise RunError("the run was given up") from error
 
     def _result(self, query: Query, response: Response) -> wire.Result:
         if response.error is not None:
@@ -187,15 +225,30 @@ class Worker:
         socket = self._context.socket(zmq.DEALER)
         socket.setsockopt(zmq.IDENTITY, name.encode())
         socket.setsockopt(zmq.LINGER, 2000)
-        socket.connect(self._address)
+        if self._address.conductor_key:
+            socket.curve_serverkey = self._address.conductor_key.encode()
+            socket.curve_publickey = self._address.worker_public_key.encode()
+            socket.curve_secretkey = self._address.worker_secret_key.encode()
+        socket.connect(self._address.url)
         return socket
 
     def _beat(self) -> None:
-        socket = self._connect(f"beat-{self.rank}")
-        message = wire.encode(wire.Beat(self.rank))
+        """Let the conductor hear from us, and hear whether it lives; whatever the main thread does meanwhile."""
+        sock = self._connect(f"beat-{self.rank}")
+        sock.send(wire.encode(wire.Hello(self.rank, socket.gethostname())))
+        message, heard = wire.encode(wire.Beat(self.rank)), time.monotonic()
         while not self._leaving.wait(BEAT_EVERY_S):
-            socket.send(message)
-        socket.close(linger=0)
+            with contextlib.suppress(zmq.Again):
+                sock.send(message, zmq.NOBLOCK)
+            if self._writer.disk_full:
+                sock.send(wire.encode(wire.Failed(self.rank, self._writer.disk_full)))
+            while sock.poll(0):
+                heard, word = time.monotonic(), wire.decode_for_heartbeat(sock.recv())
+                if isinstance(word, wire.Stop):
+                    self._told = self._told or (heard, word.why)
+            if time.monotonic() - heard > self._patience_s:
+                self._told = self._told or (heard, f"the conductor, on rank 0's host, has been silent for {self._patience_s:.0f} s")
+        sock.close(linger=0)
 
 
 def _peak_memory(device: torch.device) -> dict[str, int]:
@@ -206,6 +259,17 @@ def _peak_memory(device: torch.device) -> dict[str, int]:
     if device.type == "cuda":
         peak["device"] = torch.cuda.max_memory_allocated(device)
     return peak
+
+
+def _free_memory(error: Exception) -> None:
+    """After a batch that found no memory: let go of what it held, so that the next one may."""
+    import torch
+
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        traceback.clear_frames(error.__traceback__)
+        gc.collect()
+        if torch.accelerator.is_available():
+            torch.accelerator.empty_cache()
 
 
 def _first_line(error: Exception) -> str:

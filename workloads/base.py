@@ -12,11 +12,13 @@ from workloads.records import Sample
 class Workload(ABC):
     """A data set with its defaults. Subclasses are dataclasses; their fields are the options under `dataset:`.
 
-    unit: what a throughput counts beside answers, such as `frames`. noun: what one answer is, in the plural.
+    unit: what a throughput counts beside answers, such as `frames`. noun: what one answer is, in the plural. has_media: answers are
+    files in the run folder.
     """
 
     unit: ClassVar[str]
     noun: ClassVar[str]
+    has_media: ClassVar[bool] = False
     default_pipeline: ClassVar[str]
     default_metrics: ClassVar[tuple[str, ...]]
 

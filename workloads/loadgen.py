@@ -28,7 +28,7 @@ class LoadTest:
     """One LoadGen test in a thread of its own.
 
     streams: tokens come one by one, so that LoadGen counts them and holds a server to limits on them.
-    on_issue(issued): called on LoadGen's thread with [(LoadGen's id, sample index), ...]; it must return at once.
+    on_issue(ids, indices): called on LoadGen's thread with LoadGen's own ids and the sample of each; it must return at once.
     """
 
     def __init__(
@@ -39,18 +39,20 @@ class LoadTest:
         samples_per_s: float,
         streams: bool,
         folder: Path,
-        on_issue: Callable[[list[tuple[int, int]]], None],
+        on_issue: Callable[[list[int], list[int]], None],
     ) -> None:
         self._config, self._mode, self._num_samples = config, mode, num_samples
         self._folder, self._on_issue = folder, on_issue
         self._by_token = streams and (config.scenario == "offline" or config.limits.by_token)
         self.target_qps = target_qps(config, samples_per_s)
         self._thread = threading.Thread(target=self._run, name="loadgen", daemon=True)
-        self._schedule = server_schedule(0, 1.0, 0)
+        self._has_schedule = config.is_server and mode == "performance"
+        self._schedule: list[float] = []
         self.error: str | None = None
 
     def start(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
+        self.scheduled_s(int(1.2 * self.target_qps * self._config.load.min_duration_s))  # drawn before the clock starts
         self._thread.start()
 
     @property
@@ -63,12 +65,11 @@ class LoadTest:
 
     def scheduled_s(self, number: int) -> float | None:
         """When the server scenario scheduled its query of that number, seconds from the test's start; else None."""
-        if not self._config.is_server or self._mode != "performance":
+        if not self._has_schedule:
             return None
         if number >= len(self._schedule):
-            seed = self._seed(SCHEDULE)
-            self._schedule = server_schedule(seed, self.target_qps, max(1024, 2 * number))
-        return float(self._schedule[number])
+            self._schedule = server_schedule(self._seed(SCHEDULE), self.target_qps, max(1024, 2 * number)).tolist()
+        return self._schedule[number]
 
     def first_tokens(self, tokens: Sequence[tuple[int, int]]) -> None:
         """Tell LoadGen that these queries, by its own ids, have their first token."""
@@ -76,25 +77,27 @@ class LoadTest:
             return
         import mlperf_loadgen as lg
 
-        lg.FirstTokenComplete(_responses([(i, token.to_bytes(4, "little", signed=True), 1) for i, token in tokens]))
+        if self._mode == "accuracy":
+            lg.FirstTokenComplete(_responses([(i, token.to_bytes(4, "little", signed=True), 1) for i, token in tokens]))
+        else:
+            lg.FirstTokenComplete([lg.QuerySampleResponse(i, _NOTHING, 0, 1) for i, _ in tokens])
 
-    def complete(self, answers: Sequence[tuple[int, bytes, int, bool]]) -> None:
-        """Tell LoadGen that these queries are answered: its own id, bytes for the accuracy log, tokens, had a first token."""
+    def complete(self, answers: Sequence[tuple[int, str, int]]) -> None:
+        """Tell LoadGen that these queries are answered: its own id, the digest in hex for the accuracy log, tokens."""
         import mlperf_loadgen as lg
 
-        self.first_tokens([(i, -1) for i, _, _, had_first in answers if not had_first])  # one that failed before it
-        lg.QuerySamplesComplete(_responses([(i, content, num_tokens) for i, content, num_tokens, _ in answers]))
+        if self._mode == "accuracy":
+            lg.QuerySamplesComplete(_responses([(i, bytes.fromhex(digest), num_tokens) for i, digest, num_tokens in answers]))
+        else:
+            lg.QuerySamplesComplete([lg.QuerySampleResponse(i, _NOTHING, 0, num_tokens) for i, _, num_tokens in answers])
 
     def _run(self) -> None:
         import mlperf_loadgen as lg
 
-        def issue(samples: Sequence[Any]) -> None:
-            self._on_issue([(s.id, s.index) for s in samples])
-
         def nothing(*_: object) -> None:
             """Workers hold the whole data set and flush nothing."""
 
-        sut = lg.ConstructSUT(issue, nothing)
+        sut = lg.ConstructFastSUT(self._on_issue, nothing)
         qsl = lg.ConstructQSL(self._num_samples, self._num_samples, nothing, nothing)
         try:
             lg.StartTestWithLogSettings(sut, qsl, self._settings(), self._log_settings(), "no-audit.config")
@@ -102,7 +105,7 @@ class LoadTest:
             self.error = f"LoadGen stopped: {error}"
         finally:
             lg.DestroyQSL(qsl)
-            lg.DestroySUT(sut)
+            lg.DestroyFastSUT(sut)
 
     def _settings(self) -> Any:
         import mlperf_loadgen as lg
@@ -165,6 +168,9 @@ def _responses(answers: Sequence[tuple[int, bytes, int]]) -> _Responses:
         responses.append(lg.QuerySampleResponse(loadgen_id, address, length, num_tokens))
         responses.buffers.append(buffer)
     return responses
+
+
+_NOTHING = 0  # the address of an answer that LoadGen does not look at: in performance mode it logs none
 
 
 class _Responses(list[Any]):

@@ -23,7 +23,7 @@ class Sample:
     images: tuple[bytes, ...] = ()
 
 
-class Query(msgspec.Struct, frozen=True):
+class Query(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A sample issued. `seed` depends on the run's seed and the sample alone: asked again, the same answer is due."""
 
     id: int
@@ -34,7 +34,7 @@ class Query(msgspec.Struct, frozen=True):
 Status = Literal["done", "failed"]
 
 
-class Record(msgspec.Struct, frozen=True, omit_defaults=True):
+class Record(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What is kept of one query: one line of records.jsonl.
 
     Times are seconds since the first query was issued. latency_s = completed_s - issued_s; in the server scenario

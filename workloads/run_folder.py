@@ -6,6 +6,7 @@ outputs/<run>/
   samples.jsonl     the data set as it was asked
   inputs/           its images, named by sample index and number
   records.jsonl     one line a query, appended as they finish
+  records.failed.jsonl   the failed ones of earlier stretches, where the run was resumed
   outcome.json      how each test ended, what each rank really ran with, peak memory
   <mode>/           LoadGen's logs: mlperf_log_summary.txt, mlperf_log_detail.txt ...
   media/            answers that are files, named by query
@@ -96,14 +97,26 @@ def read_run(folder: Path) -> tuple[RunConfig, list[Sample], list[Record], dict[
     return config, samples, records, outcome
 
 
+def write_outcome(folder: Path, mode: str, outcome: Mapping[str, Any]) -> None:
+    """Add one test's outcome to those of the tests before it."""
+    file = folder / "outcome.json"
+    earlier = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    write_json(file, {**earlier, mode: outcome})
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
     """Whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Whole or not at all."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_bytes(content)
     partial.replace(path)
 
 

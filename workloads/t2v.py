@@ -35,6 +35,7 @@ class TextToVideo(Workload):
 
     unit: ClassVar[str] = "frames"
     noun: ClassVar[str] = "videos"
+    has_media: ClassVar[bool] = True
     default_pipeline: ClassVar[str] = "diffusers_t2v"
     default_metrics: ClassVar[tuple[str, ...]] = (
         "throughput",

@@ -14,12 +14,12 @@ def test_the_schedule_is_the_one_loadgen_keeps(tmp_path: Path) -> None:
     load = {"target_qps": 60, "min_duration_s": 1.5, "min_query_count": 40}
     config = parse_config({"workload": "t2v", "scenario": "server", "pipeline": {"name": "toy_t2v"}, "load": load}, "test")
     issued: list[tuple[int, float]] = []
-    test = LoadTest(config, "performance", 10, 1.0, False, tmp_path, lambda samples: issued.append((samples[0][0], time.perf_counter())))
+    test = LoadTest(config, "performance", 10, 1.0, False, tmp_path, lambda ids, _: issued.append((ids[0], time.perf_counter())))
     test.start()
     num_answered = 0
     while test.running:
         while num_answered < len(issued):
-            test.complete([(issued[num_answered][0], b"", 0, False)])
+            test.complete([(issued[num_answered][0], "", 0)])
             num_answered += 1
         time.sleep(0.001)
     came = np.array([at for _, at in issued])

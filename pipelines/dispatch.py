@@ -1,0 +1,187 @@
+"""Who is given which query: pure bookkeeping, without sockets or clocks of its own.
+
+  PullDispatch   all other scenarios: replicas are given what they have room for. Towards the end of the queue the portions
+                 shrink to what each can finish by the time all are done, so that a slow replica does not keep the rest waiting
+  PushDispatch   server and interactive: every query goes to a replica at once, chosen by a policy, as long as one has room
+
+Policies: `least_tokens` (the fewest tokens outstanding, prompts and answers; what an answer takes is learnt from earlier answers
+to the same sample, else from all), `shortest_queue` (the fewest queries outstanding), `round_robin`.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+OVERDUE = 2.0  # a replica that takes so many times as long as its rate says is not counted on
+SMOOTHING = 0.5  # weight of the latest batch in a replica's rate
+
+
+class Item(Protocol):
+    """A query as far as dispatch is concerned. expected: tokens that it was thought to cost when it was handed out."""
+
+    sample_index: int
+    expected: float
+
+
+class ReplicaState(msgspec.Struct, gc=False):
+    """What is known of a replica. capacity: queries it may have at a time. rate: samples a second. cost: tokens outstanding."""
+
+    rank: int
+    capacity: int
+    rate: float
+    streams: bool
+    in_flight: int = 0
+    began: float = 0.0  # when it was last given something while it had nothing
+    given: int = 0  # how many queries, then and since
+    cost: float = 0.0
+    turn: int = 0  # when it was last chosen
+    version: int = 0  # of its entry in the heap
+
+    @property
+    def room(self) -> int:
+        """How many more queries it can take: a batch is closed once begun, streams take queries as others leave."""
+        return self.capacity - self.in_flight if self.streams or not self.in_flight else 0
+
+
+Assignment = tuple[int, list[Item]]  # rank, and its new queries
+
+
+class PullDispatch:
+    """Items wait in one queue; see the module."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[Item] = deque()
+        self._replicas: dict[int, ReplicaState] = {}
+        self._free: dict[int, ReplicaState] = {}  # those with room
+        self._rate = 0.0  # of all together
+
+    def join(self, replica: ReplicaState) -> None:
+        self._replicas[replica.rank] = self._free[replica.rank] = replica
+        self._rate += replica.rate
+
+    def add(self, items: Sequence[Item]) -> None:
+        self.waiting.extend(items)
+
+    def assign(self, now: float) -> list[Assignment]:
+        """New queries for whoever has room; the fastest replicas choose first."""
+        if not self.waiting:
+            return []
+        found = []
+        for replica in sorted(self._free.values(), key=lambda r: -r.rate):
+            count = self._portion(replica, now)
+            if count <= 0:
+                continue
+            items = [self.waiting.popleft() for _ in range(count)]
+            if not replica.in_flight:
+                replica.began, replica.given = now, 0
+            replica.in_flight += count
+            replica.given += count
+            if not replica.room:
+                del self._free[replica.rank]
+            found.append((replica.rank, items))
+        return found
+
+    def finished(self, rank: int, items: Sequence[tuple[Item, int]], now: float) -> None:
+        """items: with the tokens of each, prompt and answer."""
+        replica = self._replicas[rank]
+        replica.in_flight -= len(items)
+        if replica.room:
+            self._free[rank] = replica
+        if not replica.in_flight and not replica.streams and now > replica.began:
+            change = SMOOTHING * (replica.given / (now - replica.began) - replica.rate)
+            replica.rate += change
+            self._rate += change
+
+    def _portion(self, replica: ReplicaState, now: float) -> int:
+        """As much as fits; towards the end what the replica can do by the time at which all could be done."""
+        room = min(replica.room, len(self.waiting))
+        if replica.rate * len(self.waiting) >= self._rate * (room + replica.in_flight):
+            return room  # the end is not near
+        others = [r for r in self._replicas.values() if r is not replica and not _is_overdue(r, now)]
+        if not room or not others:
+            return room
+        left = len(self.waiting) + replica.in_flight + sum(_left(r, now) for r in others)
+        time_left = left / (replica.rate + sum(r.rate for r in others))
+        share = int(replica.rate * time_left) - replica.in_flight
+        if share >= 1 or replica.in_flight:
+            return max(0, min(room, share))
+        fastest = max(r.rate for r in others)
+        return int(1 / replica.rate <= time_left + 1 / fastest)  # else somebody else is done with it sooner
+
+
+def _left(replica: ReplicaState, now: float) -> float:
+    """How many of its queries are probably not answered yet."""
+    if replica.streams:
+        return float(replica.in_flight)
+    return max(0.0, replica.in_flight - (now - replica.began) * replica.rate)
+
+
+def _is_overdue(replica: ReplicaState, now: float) -> bool:
+    return not replica.streams and replica.in_flight > 0 and (now - replica.began) * replica.rate > OVERDUE * replica.in_flight
+
+
+class PushDispatch:
+    """Every query has a replica at once where one has room; else it waits for the first that has."""
+
+    def __init__(self, policy: str) -> None:
+        self.waiting: deque[Item] = deque()
+        self._policy = policy
+        self._replicas: dict[int, ReplicaState] = {}
+        self._heap: list[tuple[float, int, int, ReplicaState]] = []  # what the policy minimises, turn, version
+        self._lengths: dict[int, float] = {}  # tokens by sample, as far as they are known
+        self._mean, self._known = 1.0, 0
+        self._turn = 0
+
+    def join(self, replica: ReplicaState) -> None:
+        self._replicas[replica.rank] = replica
+        replica.turn = len(self._replicas) - (1 << 20)  # before any that was chosen
+        self._enter(replica)
+
+    def add(self, items: Sequence[Item]) -> None:
+        self.waiting.extend(items)
+
+    def assign(self, now: float) -> list[Assignment]:
+        portions: dict[int, list[Item]] = {}
+        while self.waiting and (replica := self._choose()) is not None:
+            count = replica.room if not replica.streams else 1  # what works in batches is given a batch
+            items = [self.waiting.popleft() for _ in range(min(count, len(self.waiting)))]
+            replica.in_flight += len(items)
+            for item in items:
+                item.expected = self._lengths.get(item.sample_index, self._mean)
+                replica.cost += item.expected
+            self._turn += 1
+            replica.turn = self._turn
+            self._enter(replica)
+            portions.setdefault(replica.rank, []).extend(items)
+        return list(portions.items())
+
+    def finished(self, rank: int, items: Sequence[tuple[Item, int]], now: float) -> None:
+        """items: with the tokens of each, prompt and answer."""
+        replica = self._replicas[rank]
+        for item, num_tokens in items:
+            replica.cost -= item.expected
+            self._lengths[item.sample_index] = num_tokens
+            self._known += 1
+            self._mean += (num_tokens - self._mean) / self._known
+        replica.in_flight -= len(items)
+        self._enter(replica)
+
+    def _enter(self, replica: ReplicaState) -> None:
+        """Put its present standing into the heap; earlier entries of it are void."""
+        replica.version += 1
+        if replica.room <= 0:
+            return
+        standing = replica.cost if self._policy == "least_tokens" else replica.in_flight if self._policy == "shortest_queue" else 0.0
+        heapq.heappush(self._heap, (standing, replica.turn, replica.version, replica))
+
+    def _choose(self) -> ReplicaState | None:
+        while self._heap:
+            _, _, version, replica = heapq.heappop(self._heap)
+            if version == replica.version:
+                return replica
+        return None

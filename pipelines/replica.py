@@ -1,0 +1,117 @@
+"""Replicas: the groups of ranks that hold one copy of the model each, and answer its queries together.
+
+A replica's first rank leads: it alone takes queries, and tells the others which ones to work on. Ranks of a replica follow
+each other, so that they share a node where they can; the tensor axis varies fastest, then context, then cfg.
+Messages within a replica go over gloo, on the CPU, as bytes: never pickle, and never on the device's stream.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from configs.errors import ConfigError, RunError
+from configs.run_config import ParallelSettings
+
+if TYPE_CHECKING:
+    import torch
+    from torch.distributed import ProcessGroup
+    from torch.distributed.device_mesh import DeviceMesh
+
+AXES = ("replica", "cfg", "ring", "ulysses", "tensor")
+LONGEST_WAIT = timedelta(days=30)  # a follower waits as long as nobody asks; that its leader died it learns at once
+
+
+@dataclass(frozen=True)
+class Replica:
+    """The group of ranks that this rank belongs to, as it sees it; one rank by default, without torch.distributed.
+
+    position: this rank's in `ranks`; 0 leads. mesh: all ranks of the run along AXES, None where a replica is one rank.
+    """
+
+    settings: ParallelSettings = field(default_factory=lambda: ParallelSettings.model_validate({}))
+    ranks: tuple[int, ...] = (0,)
+    position: int = 0
+    mesh: DeviceMesh | None = field(default=None, repr=False)
+    messages: ProcessGroup | None = field(default=None, repr=False)
+
+    @property
+    def size(self) -> int:
+        return len(self.ranks)
+
+    @property
+    def leads(self) -> bool:
+        return self.position == 0
+
+    @property
+    def name(self) -> str:
+        return f"the replica of ranks {', '.join(map(str, self.ranks))}"
+
+    def tell(self, message: bytes) -> None:
+        """From the leader to its followers; nothing where there are none. Raises RunError where one is gone."""
+        if self.size > 1:
+            import torch
+
+            assert self.leads
+            self._broadcast(torch.tensor([len(message)]))
+            if message:
+                self._broadcast(torch.frombuffer(bytearray(message), dtype=torch.uint8))
+
+    def hear(self) -> bytes:
+        """What the leader tells; waits for it. Raises RunError where the leader is gone."""
+        import torch
+
+        assert not self.leads
+        length = torch.zeros(1, dtype=torch.int64)
+        self._broadcast(length)
+        message = torch.zeros(int(length), dtype=torch.uint8)
+        if len(message):
+            self._broadcast(message)
+        return message.numpy().tobytes()
+
+    def _broadcast(self, tensor: torch.Tensor) -> None:
+        import torch.distributed as dist
+
+        try:
+            dist.broadcast(tensor, src=self.ranks[0], group=self.messages)
+        except RuntimeError as error:
+            raise RunError(f"{self.name} is broken: one of them is gone") from error
+
+
+def check_parallelism(settings: ParallelSettings, pipeline_name: str, abilities: Sequence[str]) -> None:
+    """Refuse what the pipeline cannot do, and a number of ranks that makes no whole replicas. Needs no other rank."""
+    for axis in settings.in_force:
+        if axis not in abilities:
+            known = ", ".join(f"parallel.{a}" for a in abilities) or "no parallel.* option: each rank holds a whole model"
+            raise ConfigError(
+                f"pipeline {pipeline_name!r} cannot put 'parallel.{axis}' to use (it is {getattr(settings, axis)}); it knows {known}"
+            )
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size % settings.size:
+        factors = " x ".join(f"{axis} {getattr(settings, axis)}" for axis in settings.in_force)
+        raise ConfigError(
+            f"{world_size} ranks cannot be split into replicas of {settings.size} ({factors}): "
+            f"launch a multiple of {settings.size} processes, or change parallel.*"
+        )
+
+
+def join_replica(settings: ParallelSettings, rank: int, world_size: int, device: torch.device) -> Replica:
+    """This rank's replica. Every rank of the run must call it, once, after torch.distributed is initialised."""
+    if settings.size == 1:
+        return Replica(settings, (rank,))
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+
+    num_replicas = world_size // settings.size
+    ring, ulysses = (settings.context, 1) if settings.context_kind == "ring" else (1, settings.context)
+    shape = (num_replicas, settings.cfg, ring, ulysses, settings.tensor)
+    assert math.prod(shape) == world_size
+    mesh: Any = init_device_mesh(device.type, shape, mesh_dim_names=AXES)
+    groups = [tuple(range(i * settings.size, (i + 1) * settings.size)) for i in range(num_replicas)]
+    channels = [dist.new_group(list(ranks), timeout=LONGEST_WAIT, backend="gloo") for ranks in groups]  # all ranks make all of them
+    mine = rank // settings.size
+    return Replica(settings, groups[mine], rank % settings.size, mesh, channels[mine])

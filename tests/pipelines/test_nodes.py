@@ -1,0 +1,86 @@
+"""Two nodes: network namespaces joined by a virtual cable, each with its own launcher, started as the documentation says."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import QUICK, ROOT, TWO_RANKS, suite_env
+
+HEAD, OTHER, PORT = "10.203.7.1", "10.203.7.2", "29533"
+
+
+def sh(*words: str) -> None:
+    subprocess.run(words, check=True, capture_output=True, text=True)
+
+
+@pytest.fixture
+def nodes() -> Iterator[tuple[str, str]]:
+    """Names of two network namespaces that reach each other over the cards `cable`."""
+    names = (f"triptych-{os.getpid()}-a", f"triptych-{os.getpid()}-b")
+    try:
+        for name in names:
+            sh("ip", "netns", "add", name)
+            sh("ip", "-n", name, "link", "set", "lo", "up")
+        sh("ip", "link", "add", "cable", "netns", names[0], "type", "veth", "peer", "name", "cable", "netns", names[1])
+        for name, own in zip(names, (HEAD, OTHER), strict=True):
+            sh("ip", "-n", name, "address", "add", f"{own}/24", "dev", "cable")
+            sh("ip", "-n", name, "link", "set", "cable", "up")
+    except (OSError, subprocess.CalledProcessError) as error:
+        _remove(names)
+        pytest.skip(f"no network namespaces here: {getattr(error, 'stderr', None) or error}")
+    yield names
+    _remove(names)
+
+
+def _remove(names: tuple[str, str]) -> None:
+    for name in names:
+        subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+
+def launch_on(
+    nodes: tuple[str, str], folder: Path, *arguments: str, elsewhere: Sequence[str] = ()
+) -> list[subprocess.CompletedProcess[str]]:
+    """The same launch on both nodes, but for --machine_rank; rank 0's node first. elsewhere: put before the other node's command."""
+    started = []
+    for number, name in enumerate(nodes):
+        across = ["--num_machines", "2", "--num_processes", "2", "--machine_rank", str(number), "--main_process_ip", HEAD]
+        launcher = [word if word != "0" else PORT for word in TWO_RANKS]
+        command = ["ip", "netns", "exec", name, *(elsewhere if number else ()), *launcher, *across, str(ROOT / "suite.py"), *arguments]
+        env = suite_env() | {"GLOO_SOCKET_IFNAME": "cable", "OMP_NUM_THREADS": "1"}
+        started.append(subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    outputs = [process.communicate(timeout=240) for process in started]
+    return [subprocess.CompletedProcess(p.args, p.returncode, *output) for p, output in zip(started, outputs, strict=True)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="network namespaces are Linux's")
+@pytest.mark.parametrize("panel", ["t2v", "llm"])
+def test_two_nodes_answer_one_run(nodes: tuple[str, str], tmp_path: Path, panel: str) -> None:
+    paced = {"t2v": "pipeline.seconds=0.1", "llm": "pipeline.token_s=0.005"}[panel]
+    head, other = launch_on(nodes, tmp_path, "--config", f"{panel}/toy", *QUICK, "--set", paced, "--output", "run")
+    assert head.returncode == 0, head.stderr
+    assert other.returncode == 0, other.stderr
+    report = json.loads((tmp_path / "run/report.json").read_text(encoding="utf-8"))
+    assert (report["verdict"], report["device"]) == ("VALID", "2 x cpu")
+    records = [json.loads(line) for line in (tmp_path / "run/records.jsonl").read_text(encoding="utf-8").splitlines()]
+    ranks = [r["rank"] for r in records]
+    assert min(ranks.count(0), ranks.count(1)) >= len(ranks) // 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="network namespaces are Linux's")
+def test_videos_need_a_folder_that_all_nodes_see(nodes: tuple[str, str], tmp_path: Path) -> None:
+    folder = tmp_path / "of-one-node-alone"
+    folder.mkdir()
+    elsewhere = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs none {folder} && exec "$@"', "sh"]
+    arguments = ["--config", "t2v/toy", *QUICK, "--output", str(folder / "run")]
+    head, other = launch_on(nodes, tmp_path, *arguments, elsewhere=elsewhere)
+    assert head.returncode != 0
+    assert other.returncode != 0
+    assert "cannot see the run folder" in head.stderr
+    assert "a file system that all nodes share" in head.stderr

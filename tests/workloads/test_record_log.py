@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.conftest import record
+from workloads.record_log import LAST_BYTES, RESERVE_BYTES, RecordLog, fail_the_rest, without_record
+from workloads.records import Record, query_seed
+
+
+def read(folder: Path) -> list[Record]:
+    return [msgspec.json.decode(line, type=Record) for line in (folder / "records.jsonl").read_bytes().splitlines()]
+
+
+def lines(*ids: int) -> bytes:
+    return b"".join(msgspec.json.encode(record(i)) + b"\n" for i in ids)
+
+
+def test_half_a_line_of_a_crash_is_cut_off_before_the_next_is_written(tmp_path: Path) -> None:
+    (tmp_path / "records.jsonl").write_bytes(lines(0, 1)[:-7])
+    log = RecordLog(tmp_path, "accuracy")
+    log.write(lines(2))
+    assert [r.query_id for r in read(tmp_path)] == [0, 2]
+
+
+def test_what_was_issued_and_has_no_record_is_known_without_the_conductor(tmp_path: Path) -> None:
+    log = RecordLog(tmp_path, "performance", first_id=10)
+    log.issued([4, 2])
+    log.issued([0])
+    log.write(lines(11))
+    assert without_record(tmp_path, "performance", read(tmp_path)) == [(10, 4), (12, 0)]
+    assert without_record(tmp_path, "accuracy", []) == []
+
+
+def test_the_rest_fails_with_its_seeds_and_leaves_no_traces(tmp_path: Path) -> None:
+    log = RecordLog(tmp_path, "performance")
+    log.issued([5, 6])
+    log.write(lines(0))
+    assert fail_the_rest(tmp_path, "performance", read(tmp_path), 42, "the conductor died") == 1
+    done, failed = read(tmp_path)
+    assert (done.status, failed.status, failed.error) == ("done", "failed", "the conductor died")
+    assert (failed.query_id, failed.sample_index, failed.seed) == (1, 6, query_seed(42, 6))
+    assert failed.completed_s == done.completed_s
+    assert [p.name for p in tmp_path.iterdir()] == ["records.jsonl"]
+
+
+def test_an_orderly_end_leaves_no_traces(tmp_path: Path) -> None:
+    log = RecordLog(tmp_path, "performance")
+    assert (tmp_path / ".reserve").stat().st_size == RESERVE_BYTES
+    log.issued([0])
+    log.write(lines(0))
+    log.close()
+    assert [p.name for p in tmp_path.iterdir()] == ["records.jsonl"]
+
+
+def test_a_full_disk_costs_the_reserve_and_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = RecordLog(tmp_path, "performance")
+    write, rest = os.pwrite, [len(lines(0)) + 40]  # bytes that still fit
+
+    def full(file: int, content: memoryview, offset: int) -> int:
+        if not rest:
+            return write(file, content, offset)
+        if rest[0] == 0:
+            rest.clear()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        done = write(file, content[: rest[0]], offset)
+        rest[0] -= done
+        return done
+
+    monkeypatch.setattr("os.pwrite", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        log.write(lines(0, 1, 2))
+    assert [r.query_id for r in read(tmp_path)] == [0, 1, 2]
+    assert (tmp_path / ".reserve").stat().st_size == LAST_BYTES

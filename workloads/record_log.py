@@ -1,0 +1,120 @@
+"""records.jsonl while it grows, and what is known of queries that leave no Record.
+
+A second file, issued-<mode>.u32, names what was issued as long as the test lasts, so that whoever survives the test can say which
+queries have no answer. A third, .reserve, is room set aside: where the disk is full it is given up, so that the run can say so.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from workloads.records import Record, query_seed
+
+RESERVE_BYTES, LAST_BYTES = 8 * 2**20, 2 * 2**20  # the last are for outcome.json and the report
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Issued(NamedTuple):
+    """A query that was issued."""
+
+    query_id: int
+    sample_index: int
+
+
+class RecordLog:
+    """Where one test's Records go, line by line and never half a line. first_id: the number of the test's first query."""
+
+    def __init__(self, folder: Path, mode: str, first_id: int = 0) -> None:
+        self._records = os.open(folder / "records.jsonl", os.O_RDWR | os.O_CREAT, 0o666)
+        with contextlib.suppress(OSError):  # some file systems have no locks
+            fcntl.flock(self._records, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody resumes a run that goes on
+        self._end = cut_half_line(folder)
+        self._issued_path, self._reserve_path = folder / f"issued-{mode}.u32", folder / ".reserve"
+        self._issued = self._issued_path.open("wb", buffering=0)
+        self.issued([first_id])
+        with contextlib.suppress(OSError), self._reserve_path.open("wb") as reserve:
+            os.posix_fallocate(reserve.fileno(), 0, RESERVE_BYTES)
+
+    def issued(self, sample_indices: Iterable[int]) -> None:
+        """Note the samples of the next queries."""
+        with contextlib.suppress(OSError):  # what is lost here is the number of the outstanding, in a run that is lost anyway
+            self._issued.write(array.array("I", sample_indices).tobytes())
+
+    def write(self, lines: bytes) -> None:
+        """Append whole lines. Raises OSError where the disk is full, even if giving up some of the reserve made room for them."""
+        began = self._end
+        try:
+            self._append(lines)
+        except OSError as error:
+            self._give_up_reserve(LAST_BYTES)
+            if error.errno in DISK_FULL:
+                self._append(lines[self._end - began :])
+            raise
+
+    def close(self) -> None:
+        """Every query has its Record now."""
+        os.close(self._records)
+        self._issued.close()
+        self._issued_path.unlink(missing_ok=True)
+        self._reserve_path.unlink(missing_ok=True)
+
+    def _append(self, lines: bytes) -> None:
+        done = 0
+        try:
+            while done < len(lines):
+                done += os.pwrite(self._records, memoryview(lines)[done:], self._end + done)
+        finally:
+            whole = len(lines) if done == len(lines) else lines.rfind(b"\n", 0, done) + 1
+            if whole < done:
+                os.ftruncate(self._records, self._end + whole)
+            self._end += whole
+
+    def _give_up_reserve(self, left: int) -> None:
+        with contextlib.suppress(OSError):
+            os.truncate(self._reserve_path, left)
+
+
+def cut_half_line(folder: Path) -> int:
+    """Cut off a last line that a crash left unfinished; where records.jsonl ends now."""
+    with (folder / "records.jsonl").open("rb+") as file:
+        content = file.read()
+        end = content.rfind(b"\n") + 1
+        if end < len(content):
+            file.truncate(end)
+    return end
+
+
+def without_record(folder: Path, mode: str, records: Iterable[Record]) -> list[Issued]:
+    """The queries of a test that ended with its conductor: issued, and without a Record. Empty where the test ended in order."""
+    path = folder / f"issued-{mode}.u32"
+    if not path.exists():
+        return []
+    found = array.array("I")
+    content = path.read_bytes()
+    found.frombytes(content[: len(content) // found.itemsize * found.itemsize])
+    if not found:
+        return []
+    known = {r.query_id for r in records if r.mode == mode}
+    return [Issued(i, index) for i, index in enumerate(found[1:], found[0]) if i not in known]
+
+
+def fail_the_rest(folder: Path, mode: str, records: Sequence[Record], run_seed: int, error: str) -> int:
+    """Write a failed Record for every query without one, issued at the test's start and given up with its last answer; how many."""
+    left = without_record(folder, mode, records)
+    end = max((r.completed_s for r in records if r.mode == mode), default=0.0)
+    failed = [Record(i, index, query_seed(run_seed, index), mode, "failed", -1, 0.0, end, error=error) for i, index in left]
+    cut_half_line(folder)
+    with (folder / "records.jsonl").open("ab") as file:
+        file.write(msgspec.json.Encoder().encode_lines(failed))
+    for name in (f"issued-{mode}.u32", ".reserve"):
+        (folder / name).unlink(missing_ok=True)
+    return len(failed)
