@@ -1,0 +1,183 @@
+"""How much of uneven replicas' time the dispatch puts to use, Offline, beside static slices.
+
+python benchmarks/dispatch.py [--replicas 8 96 1024] [--seconds 20]
+
+The conductor is the real one, with LoadGen and the wire; the replicas are simulated: they keep every batch for as long as their
+own speed says. Speeds differ by 15 % either way, every batch by 3 %; one replica is three times slower than the others and does not
+say so, and one stands still for a tenth of the run in the middle of a batch. Efficiency is the time of a perfect schedule, which
+knows all speeds and ends everywhere at once, over the time taken from the first query to the last answer. Static slices are worked out
+from the same speeds: equal ones, and ones in proportion to the speeds that replicas claim. Prints a table, and one JSON line last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import json
+import resource
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import zmq
+
+from benchmarks.outcome import conclude
+from configs.run_config import RunConfig, parse_config
+from pipelines import wire
+from pipelines.conductor import JobSpec
+from pipelines.conductor_process import ConductorProcess
+
+GOAL = 0.98
+BATCH_SIZE, SAMPLE_S = 4, 0.1  # of every replica; the mean seconds a sample takes
+SPREAD, NOISE, SLOWNESS, STALL_SHARE = 0.15, 0.03, 3.0, 0.1
+SLOW, STALLED = 0, 1  # these replicas
+
+
+@dataclass
+class Simulated:
+    """A replica. sample_s: what a sample really takes; claimed_s: what its warm-up said."""
+
+    rank: int
+    socket: zmq.Socket[bytes]
+    beats: zmq.Socket[bytes]
+    sample_s: float
+    claimed_s: float
+    stall_s: float = 0.0
+    stall_after: float = float("inf")  # seconds into the run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--replicas", type=int, nargs="+", default=[8, 96, 1024])
+    parser.add_argument("--seconds", type=float, default=20.0, help="of a perfect schedule")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    print(
+        f"{'replicas':>8} {'samples':>8} {'perfect':>8} {'taken':>8} {'efficiency':>11} {'equal slices':>13} {'slices by claimed speed':>24}"
+    )
+    found = {}
+    for count in given.replicas:
+        found[count] = measure(count, given.seconds, np.random.default_rng((given.seed, count)))
+    at = 96 if 96 in found else given.replicas[-1]
+    efficiency, equal, claimed = found[at]
+    conclude(
+        "dispatch",
+        efficiency,
+        f"of a perfect schedule, {at} replicas",
+        GOAL,
+        efficiency >= GOAL and equal < 0.9,
+        equal_slices=round(equal, 4),
+        slices_by_claimed_speed=round(claimed, 4),
+        by_replicas={str(n): round(e, 4) for n, (e, _, _) in found.items()},
+    )
+
+
+def measure(count: int, seconds: float, rng: np.random.Generator) -> tuple[float, float, float]:
+    """Efficiencies: of the dispatch, of equal slices, of slices by claimed speed."""
+    claimed_s = SAMPLE_S * rng.uniform(1 - SPREAD, 1 + SPREAD, count)
+    sample_s = claimed_s.copy()
+    sample_s[SLOW] *= SLOWNESS
+    stall_s = STALL_SHARE * seconds
+    speeds = 1 / sample_s
+    num_samples = int(seconds * speeds.sum() - stall_s * speeds[STALLED])
+    perfect_s = (num_samples + stall_s * speeds[STALLED]) / speeds.sum()
+    with tempfile.TemporaryDirectory(prefix="triptych-dispatch-") as folder:
+        taken_s = _run(Path(folder), num_samples, sample_s, claimed_s, stall_s, 0.4 * seconds, rng)
+    stalls = np.where(np.arange(count) == STALLED, stall_s, 0.0)
+    equal_s = (num_samples / count * sample_s + stalls).max()
+    claimed_slices_s = (num_samples * (1 / claimed_s) / (1 / claimed_s).sum() * sample_s + stalls).max()
+    found = (float(perfect_s / taken_s), float(perfect_s / equal_s), float(perfect_s / claimed_slices_s))
+    print(
+        f"{count:8} {num_samples:8,} {perfect_s:6.1f} s {taken_s:6.1f} s {found[0]:11.2%} {found[1]:13.2%} {found[2]:24.2%}",
+        flush=True,
+    )
+    return found
+
+
+def _run(
+    folder: Path,
+    num_samples: int,
+    sample_s: np.ndarray[tuple[int], np.dtype[np.float64]],
+    claimed_s: np.ndarray[tuple[int], np.dtype[np.float64]],
+    stall_s: float,
+    stall_after: float,
+    rng: np.random.Generator,
+) -> float:
+    """Seconds from the first query to the last answer."""
+    config = _config(num_samples)
+    job = JobSpec(config.model_dump(), "performance", min(num_samples, 1000), len(sample_s), str(folder), "samples", False)
+    conductor = ConductorProcess(job)
+    context = zmq.Context()
+    context.set(zmq.MAX_SOCKETS, 2 * len(sample_s) + 8)
+    replicas = []
+    for rank, (real, said) in enumerate(zip(sample_s, claimed_s, strict=True)):
+        work, beats = (_connect(context, conductor.address.url, f"{name}-{rank}") for name in ("worker", "beat"))
+        replicas.append(Simulated(rank, work, beats, float(real), float(said)))
+    replicas[STALLED].stall_s, replicas[STALLED].stall_after = stall_s, stall_after
+    _answer(replicas, rng)
+    outcome = conductor.outcome()
+    context.destroy(linger=0)
+    if outcome["aborted"] or outcome["num_done"] != num_samples:
+        raise SystemExit(f"the run did not finish: {outcome}")
+    with (folder / "records.jsonl").open(encoding="utf-8") as lines:
+        return max(float(json.loads(line)["completed_s"]) for line in lines)
+
+
+def _answer(replicas: list[Simulated], rng: np.random.Generator) -> None:
+    """Be all replicas until each is told to stop."""
+    poller, by_socket = zmq.Poller(), {r.socket: r for r in replicas}
+    for r in replicas:
+        poller.register(r.socket, zmq.POLLIN)
+        r.beats.send(wire.encode(wire.Hello(r.rank, "simulated")))
+        r.socket.send(wire.encode(wire.Ready(r.rank, BATCH_SIZE, r.claimed_s, "none", {}, [])))
+    due: list[tuple[float, int, wire.Done]] = []
+    began: float | None = None
+    beat_at, stopped = time.perf_counter(), 0
+    while stopped < len(replicas):
+        now = time.perf_counter()
+        for socket, _ in poller.poll(max(0, int((due[0][0] - now) * 1000)) if due else 100):
+            r = by_socket[socket]
+            message = wire.decode_from_conductor(socket.recv())
+            now = time.perf_counter()
+            if isinstance(message, wire.Stop):
+                socket.send(wire.encode(wire.Bye(r.rank, {})))
+                stopped += 1
+                continue
+            began = began or now
+            service_s = len(message.queries) * r.sample_s * rng.uniform(1 - NOISE, 1 + NOISE)
+            if now - began > r.stall_after:
+                service_s += r.stall_s
+                r.stall_after = float("inf")
+            done = wire.Done(r.rank, [wire.Result(q.id, "done", num_units=1) for q in message.queries])
+            heapq.heappush(due, (now + service_s, r.rank, done))
+        now = time.perf_counter()
+        while due and due[0][0] <= now:
+            _, rank, done = heapq.heappop(due)
+            replicas[rank].socket.send(wire.encode(done))
+        if now > beat_at:
+            beat_at = now + 2
+            for r in replicas:
+                r.beats.send(wire.encode(wire.Beat(r.rank)))
+
+
+def _connect(context: zmq.Context[zmq.Socket[bytes]], url: str, name: str) -> zmq.Socket[bytes]:
+    socket = context.socket(zmq.DEALER)
+    socket.setsockopt(zmq.IDENTITY, name.encode())
+    socket.connect(url)
+    return socket
+
+
+def _config(num_samples: int) -> RunConfig:
+    load = {"min_duration_s": 0.1, "min_query_count": num_samples, "target_qps": 1.0}
+    return parse_config({"workload": "t2v", "pipeline": {"name": "toy_t2v"}, "load": load}, "dispatch.py")
+
+
+if __name__ == "__main__":
+    main()

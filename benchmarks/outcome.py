@@ -1,0 +1,25 @@
+"""How every benchmark ends: one JSON line, kept under benchmarks/results/."""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def conclude(name: str, value: float, unit: str, goal: float, holds: bool, **more: Any) -> None:
+    """Print the line and write it to results/NAME.json. goal: what `value` was to reach; holds: whether everything asked for did."""
+    line = {"name": name, "value": round(value, 4), "unit": unit, "goal": goal, "holds": holds}
+    line |= {"machine": platform.machine(), "cpus": _cpus()} | more
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    print(json.dumps(line))
+
+
+def _cpus() -> int:
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
