@@ -59,9 +59,7 @@ def main() -> None:
     given = parser.parse_args()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    print(
-        f"{'replicas':>8} {'samples':>8} {'perfect':>8} {'taken':>8} {'efficiency':>11} {'equal slices':>13} {'slices by claimed speed':>24}"
-    )
+    print(f"{'replicas':>8} {'samples':>8} {'perfect':>8} {'taken':>8} {'efficiency':>11} {'equal slices':>13} {'by claimed speed':>17}")
     found = {}
     for count in given.replicas:
         found[count] = measure(count, given.seconds, np.random.default_rng((given.seed, count)))
@@ -95,7 +93,7 @@ def measure(count: int, seconds: float, rng: np.random.Generator) -> tuple[float
     claimed_slices_s = (num_samples * (1 / claimed_s) / (1 / claimed_s).sum() * sample_s + stalls).max()
     found = (float(perfect_s / taken_s), float(perfect_s / equal_s), float(perfect_s / claimed_slices_s))
     print(
-        f"{count:8} {num_samples:8,} {perfect_s:6.1f} s {taken_s:6.1f} s {found[0]:11.2%} {found[1]:13.2%} {found[2]:24.2%}",
+        f"{count:8} {num_samples:8,} {perfect_s:6.1f} s {taken_s:6.1f} s {found[0]:11.2%} {found[1]:13.2%} {found[2]:17.2%}",
         flush=True,
     )
     return found
