@@ -57,6 +57,7 @@ class ConductorProcess:
             return self.outcome(ABORT_S)
         except RunError as error:
             self._process.kill()
+            self._process.wait()
             return {"aborted": str(error)}
 
     def _line(self, timeout_s: float | None = None) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class Item:
 def draw_item(rng: np.random.Generator, task: str, split: Split = "any") -> Item:
     """A random item. `train` scenes have no held-out object, `held_out` ones have at least one.
 
-    Count items are split by their first number instead: those held out begin at a multiple of 7.
+    Count items are split by their two ends instead: those whose sum is a multiple of 7 are held out, no number by itself.
     Raises ValueError where the task is unknown.
     """
     if task not in TASKS:
@@ -59,18 +59,20 @@ def draw_item(rng: np.random.Generator, task: str, split: Split = "any") -> Item
         item = _count(rng) if task == "count" else _about_scene(rng, task)
         if item is None:
             continue
-        held_out = item.held_out if item.groups else _first_number(item.answer) % 7 == 0
+        held_out = is_unseen(item)
         if split == "any" or held_out == (split == "held_out"):
             return item
 
 
 def is_unseen(item: Item) -> bool:
-    """Whether training never draws the item's scene, or its first number."""
-    return item.held_out if item.groups else _first_number(item.answer) % 7 == 0
+    """Whether training never draws the item's scene, or the two ends of its count."""
+    return item.held_out if item.groups else sum(_ends(item.answer)) % 7 == 0
 
 
-def _first_number(answer: str) -> int:
-    return int(answer.partition(",")[0].rstrip("."))
+def _ends(answer: str) -> tuple[int, int]:
+    """A count's first number and its last."""
+    numbers = answer.rstrip(".").split(", ")
+    return int(numbers[0]), int(numbers[-1])
 
 
 def _about_scene(rng: np.random.Generator, task: str) -> Item | None:

@@ -165,8 +165,12 @@ def test_a_rank_whose_conductor_disappears_ends_itself(launch: Callable[..., Lau
     run = launch("heartbeat_timeout_s=3", ranks=2)
     run.conductor.suspend()
     run.strike(run.ranks[0].suspend)
-    assert run.ranks[1].wait(30)
+    run.ranks[1].wait(30)
     assert time.monotonic() - run.struck < 30
+    for process in (run.conductor, run.ranks[0]):
+        process.kill()
+    _, errors = run.process.communicate(timeout=60)
+    assert f"the conductor, on rank 0's host, has been silent for 3 s; rank 1 on {HERE} was still at work and leaves it" in errors
 
 
 def test_a_dead_conductor_is_told_of_by_rank_0_which_fails_what_was_issued(launch: Callable[..., Launch]) -> None:
