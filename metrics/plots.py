@@ -50,7 +50,7 @@ def stages_svg(seconds: Mapping[str, float]) -> str:
 
 
 def timeline_svg(records: Sequence[Record]) -> str:
-    """Each query as a bar on its rank's row, from when the rank began on it; failed ones in amber."""
+    """Each query as a bar on its rank's row, from when the rank began on it, by its own clock where that is known; failed ones in amber."""
     ranks = sorted({r.rank for r in records if r.started_s is not None})
     figure = new_figure(7.6, 0.9 + 0.28 * min(len(ranks), 24))
     axes = figure.subplots()
@@ -58,7 +58,8 @@ def timeline_svg(records: Sequence[Record]) -> str:
         if record.started_s is not None:
             row = ranks.index(record.rank)
             colour = AMBER if record.status == "failed" else PALETTE[0] if (record.query_id // record.batch_size) % 2 else "#8fb4f2"
-            axes.barh(row, record.completed_s - record.started_s, left=record.started_s, height=0.7, color=colour)
+            start, end = record.worked_s or (record.started_s, record.completed_s)
+            axes.barh(row, end - start, left=start, height=0.7, color=colour)
     shown = ranks if len(ranks) <= 24 else ranks[:: len(ranks) // 12]
     axes.set(yticks=[ranks.index(r) for r in shown], yticklabels=[f"rank {r}" for r in shown], xlabel="seconds since the first query")
     axes.set_xlim(left=0)

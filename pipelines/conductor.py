@@ -205,6 +205,8 @@ class Conductor:
                 case wire.Failed():
                     self._vigil.left(message.rank)
                     self.abort(self._vigil.death() or f"{self._vigil.name(message.rank)}: {message.error}")
+                case wire.Beat() if message.sent:
+                    self._reach(f"beat-{message.rank}", wire.Beat(message.rank, message.sent, time.perf_counter()))
                 case wire.Bye():
                     self.byes[message.rank] = message
                     self._vigil.left(message.rank)
@@ -322,6 +324,7 @@ class Conductor:
             text=r.text,
             finite=r.finite,
             error=r.error,
+            worked_s=None if r.worked is None else (round(r.worked[0] - began, 6), round(r.worked[1] - began, 6)),
         )
 
     def _look_for_the_dead(self) -> None:
@@ -389,6 +392,8 @@ class Conductor:
                 "effective": r.effective,
                 "fallbacks": r.fallbacks,
                 "memory": self.byes[r.rank].memory if r.rank in self.byes else {},
+                "clock_offset_s": self.byes[r.rank].clock_offset_s if r.rank in self.byes else None,
+                "clock_error_s": self.byes[r.rank].clock_error_s if r.rank in self.byes else None,
                 "error": self.byes[r.rank].error if r.rank in self.byes else "left without a word",
             }
             for r in sorted(self.ready.values(), key=lambda r: r.rank)

@@ -61,6 +61,7 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     text: str | None = None
     finite: bool = True
     error: str | None = None
+    worked: tuple[float, float] | None = None  # on the conductor's clock, as the worker reckons it
 
 
 class First(msgspec.Struct, tag=True, frozen=True):
@@ -78,21 +79,29 @@ class Done(msgspec.Struct, tag=True, frozen=True):
 
 
 class Beat(msgspec.Struct, tag=True, frozen=True):
-    """The process of this rank is alive; from the conductor: the conductor is."""
+    """The process of this rank is alive; from the conductor: the conductor is.
+
+    sent: on the worker's clock; the conductor sends it back at once with `at`, on its own. See pipelines/clock.py.
+    """
 
     rank: int
+    sent: float = 0.0
+    at: float = 0.0
 
 
 class Bye(msgspec.Struct, tag=True, frozen=True):
     """All media are on disk and the worker is leaving. memory: `host` and, on a GPU, `device` peak bytes.
 
-    signal: what makes it leave before it was told to, such as SIGTERM.
+    signal: what makes it leave before it was told to, such as SIGTERM. clock_offset_s, clock_error_s: how its clock stood to the
+    conductor's, and how far off that may be.
     """
 
     rank: int
     memory: dict[str, int]
     error: str | None = None
     signal: str | None = None
+    clock_offset_s: float | None = None
+    clock_error_s: float | None = None
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):

@@ -27,6 +27,7 @@ import zmq
 from configs.errors import RunError
 from pipelines import wire
 from pipelines.base import Event, Pipeline, Response, StreamingPipeline
+from pipelines.clock import ConductorClock
 from pipelines.media import MediaWriter
 from workloads.records import Query, Sample, query_seed
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     import torch
 
 BEAT_EVERY_S = 1.0
+ROUND_TRIP_MS = 200  # how long a heartbeat's answer is waited for, which tells how the clocks stand
 LEAVE_S = 4.0  # how long a rank that has to leave may take to get its answers onto the disk
 STEP_S = 0.005  # how long a streaming engine may keep us from looking for new queries
 WARM_UP_S, MAX_WARMUPS = 0.5, 50  # a warm-up lasts this long, but for no more batches than that
@@ -59,6 +61,7 @@ class Worker:
         self._patience_s = heartbeat_timeout_s
         self._told: tuple[float, str] | None = None  # when and why this rank has to leave
         self._leaving = threading.Event()
+        self._clock = ConductorClock()
         self._beating = threading.Thread(target=self._beat, daemon=True, name="heartbeat")
         self._writer = MediaWriter(folder)
         self._beating.start()
@@ -91,7 +94,9 @@ class Worker:
             )
         )
         message = self._stream(self.pipeline, check) if isinstance(self.pipeline, StreamingPipeline) else self._batches(check)
-        self._send(wire.Bye(self.rank, _peak_memory(device), self._writer.finish()))
+        error_s = self._clock.error_s(time.perf_counter())
+        clock = (None, None) if math.isinf(error_s) else (self._clock.offset_s, error_s)
+        self._send(wire.Bye(self.rank, _peak_memory(device), self._writer.finish(), None, *clock))
         if message.reason == "aborted":
             raise RunError("the run was given up")
 
@@ -120,19 +125,22 @@ class Worker:
     def _stream(self, engine: StreamingPipeline, check: Callable[[], None]) -> wire.Stop:
         """Keep the engine fed until told to stop. Should it break, what it was working on has failed."""
         running: dict[int, Query] = {}
+        began: dict[int, float] = {}
         while True:
             if not running or self._socket.poll(0):
                 message = self._next(check)
                 if isinstance(message, wire.Stop):
                     return message
                 running |= {q.id: q for q in message.queries}
+                began |= dict.fromkeys((q.id for q in message.queries), time.perf_counter())
                 happened = self._attempt(engine, message.queries, running)
             else:
                 happened = self._attempt(engine, (), running)
             events = [e for e in happened if e.query_id in running]
             if firsts := [(e.query_id, e.first_token_id) for e in events if e.first_token_id is not None]:
                 self._send(wire.First(self.rank, firsts))
-            if results := [self._result(running.pop(e.query_id), e.response) for e in events if e.response is not None]:
+            ended = [e for e in events if e.response is not None]
+            if results := [self._result(running.pop(e.query_id), e.response, began.pop(e.query_id)) for e in ended if e.response]:
                 self._send(wire.Done(self.rank, results))
 
     def _attempt(self, engine: StreamingPipeline, new: Sequence[Query], running: Mapping[int, Query]) -> Sequence[Event]:
@@ -171,7 +179,7 @@ class Worker:
         return min(spent[len(spent) // 2 :])
 
     def _answer(self, queries: Sequence[Query]) -> list[wire.Result]:
-        samples = [self.samples[q.sample_index] for q in queries]
+        samples, began = [self.samples[q.sample_index] for q in queries], time.perf_counter()
         try:
             responses = list(self._generate(samples, queries))
             if len(responses) != len(queries):
@@ -180,7 +188,7 @@ class Worker:
             self._end_where_ranks_are_out_of_step(error)
             responses = [Response(error=_first_line(error))] * len(queries)
             _free_memory(error)
-        return [self._result(q, r) for q, r in zip(queries, responses, strict=True)]
+        return [self._result(q, r, began) for q, r in zip(queries, responses, strict=True)]
 
     def _generate(self, samples: Sequence[Sample], queries: Sequence[Query]) -> Sequence[Response]:
         if not isinstance(self.pipeline, StreamingPipeline):  # whose engine tells its followers itself
@@ -193,7 +201,8 @@ class Worker:
             self._send(wire.Failed(self.rank, f"{_first_line(error)} (in {replica.name})"))
             raise RunError("the run was given up") from error
 
-    def _result(self, query: Query, response: Response) -> wire.Result:
+    def _result(self, query: Query, response: Response, began: float) -> wire.Result:
+        from_s, to_s = self._clock.of(began), self._clock.of(time.perf_counter())
         if response.error is not None:
             return wire.Result(query.id, "failed", error=response.error)
         media = None
@@ -216,6 +225,7 @@ class Worker:
             media,
             response.text,
             response.finite,
+            worked=None if from_s is None or to_s is None else (from_s, to_s),
         )
 
     def _send(self, message: wire.FromWorker) -> None:
@@ -236,18 +246,24 @@ class Worker:
         """Let the conductor hear from us, and hear whether it lives; whatever the main thread does meanwhile."""
         sock = self._connect(f"beat-{self.rank}")
         sock.send(wire.encode(wire.Hello(self.rank, socket.gethostname())))
-        message, heard = wire.encode(wire.Beat(self.rank)), time.monotonic()
-        while not self._leaving.wait(BEAT_EVERY_S):
+        heard = time.monotonic()
+        while True:
             with contextlib.suppress(zmq.Again):
-                sock.send(message, zmq.NOBLOCK)
+                sock.send(wire.encode(wire.Beat(self.rank, time.perf_counter())), zmq.NOBLOCK)
             if self._writer.disk_full:
                 sock.send(wire.encode(wire.Failed(self.rank, self._writer.disk_full)))
-            while sock.poll(0):
+            patience_ms = ROUND_TRIP_MS  # for the answer to this beat
+            while sock.poll(patience_ms):
                 heard, word = time.monotonic(), wire.decode_for_heartbeat(sock.recv())
+                if isinstance(word, wire.Beat) and word.sent:
+                    self._clock.hear(word.sent, word.at, time.perf_counter())
+                    patience_ms = 0
                 if isinstance(word, wire.Stop):
                     self._told = self._told or (heard, word.why)
             if time.monotonic() - heard > self._patience_s:
                 self._told = self._told or (heard, f"the conductor, on rank 0's host, has been silent for {self._patience_s:.0f} s")
+            if self._leaving.wait(BEAT_EVERY_S):
+                break
         sock.close(linger=0)
 
 

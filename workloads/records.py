@@ -67,6 +67,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     text: str | None = None
     finite: bool = True  # False where the pipeline's own numbers held NaN or infinity
     error: str | None = None
+    worked_s: tuple[float, float] | None = None  # when the rank began and ended, by its own clock brought to the run's
 
     @property
     def latency_s(self) -> float:

@@ -71,6 +71,9 @@ def test_two_nodes_answer_one_run(nodes: tuple[str, str], tmp_path: Path, panel:
     records = [json.loads(line) for line in (tmp_path / "run/records.jsonl").read_text(encoding="utf-8").splitlines()]
     ranks = [r["rank"] for r in records]
     assert min(ranks.count(0), ranks.count(1)) >= len(ranks) // 4
+    for rank in report["ranks"]:
+        assert abs(rank["clock_offset_s"]) <= rank["clock_error_s"] < 0.5  # the nodes share a machine, and its clock
+    assert all(r["started_s"] - 0.5 < r["worked_s"][0] <= r["worked_s"][1] < r["completed_s"] + 0.5 for r in records)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="network namespaces are Linux's")
