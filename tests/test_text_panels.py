@@ -17,18 +17,31 @@ def sets(**settings: object) -> list[str]:
     return [word for name, value in settings.items() for word in ("--set", f"{name.replace('__', '.')}={value}")]
 
 
-def test_the_embedded_model_answers_and_is_judged(suite: SuiteRun) -> None:
-    done = suite("--workload", "llm", *sets(load__min_duration_s=0.5, load__min_query_count=45, dataset__num_prompts=45))
+@pytest.mark.parametrize(("preset", "model"), [("embedded", "LlamaForCausalLM"), ("embedded-moe", "GptOssForCausalLM")])
+def test_an_embedded_language_model_answers_and_is_judged(suite: SuiteRun, preset: str, model: str) -> None:
+    short = sets(load__min_duration_s=0.5, load__min_query_count=66, dataset__num_prompts=66)
+    done = suite("--config", f"llm/{preset}", *short)
     assert done.returncode == 0, done.stderr
     report = read_report(done)
     assert report["loadgen"]["performance"]["Result is"] == "VALID"
     assert "Tokens per second" in report["loadgen"]["performance"]
-    assert report["effective"]["model"] == "LlamaForCausalLM"
+    assert report["effective"]["model"] == model
     figures = report["figures"]
-    assert figures["exact_match_number"]["value"] >= 0.4  # undertrained: see its card
-    assert figures["rouge_l"]["value"] >= 0.7
-    assert figures["rouge_l"]["n"] == 5
+    assert figures["exact_match"]["value"] >= 0.85
+    assert figures["rouge_l"]["value"] >= 0.9
+    assert figures["rouge_l"]["n"] == 6
     assert figures["tokens_per_s"]["value"] > 0
+    assert not report["alarms"]
+
+
+def test_the_embedded_vision_model_answers_and_is_judged(suite: SuiteRun) -> None:
+    done = suite("--workload", "vlm", *sets(load__min_duration_s=0.5, load__min_query_count=32, dataset__num_prompts=32))
+    assert done.returncode == 0, done.stderr
+    report = read_report(done)
+    assert report["effective"]["model"] == "Qwen3VLForConditionalGeneration"
+    assert report["figures"]["exact_match"]["value"] >= 0.85
+    assert report["figures"]["hierarchical_f1"]["value"] >= 0.9
+    assert {"stage_preprocess", "stage_prefill", "stage_decode"} <= set(report["figures"])
     assert not report["alarms"]
 
 
