@@ -21,6 +21,7 @@ import msgspec
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
+from pipelines import paged_attention
 from pipelines.replica import Replica
 from pipelines.seeded_sampling import BatchNoise, RequestNoise
 
@@ -56,9 +57,13 @@ class Cache:
 
 
 class ContinuousEngine:
-    """processors: logits processors in force; with sampling, the noise is added to them here."""
+    """processors: logits processors in force; with sampling, the noise is added to them here. by_request: on a processor, let
+    pipelines/paged_attention.py stand in for `sdpa`.
+    """
 
-    def __init__(self, model: Any, config: GenerationConfig, batch_size: int, cache: Cache, processors: list[Any], sampling: bool) -> None:
+    def __init__(
+        self, model: Any, config: GenerationConfig, batch_size: int, cache: Cache, processors: list[Any], sampling: bool, by_request: bool
+    ) -> None:
         from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
         self._manager = model.init_continuous_batching(
@@ -72,6 +77,8 @@ class ContinuousEngine:
                 use_async_batching=False if sampling or model.device.type == "cpu" else None,
             ),
         )
+        if by_request and paged_attention.fits(model):
+            paged_attention.use(model)
         self._sampling = sampling
         self._first_seen: set[str] = set()
         chain = self._manager.logit_processor

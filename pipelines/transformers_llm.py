@@ -227,7 +227,9 @@ class TransformersLLM(StreamingPipeline):
         processors = warpers(self.temperature, self.top_k, self.top_p) if self.do_sample else []
         try:
             if self.batching == "continuous":
-                self._engine = ContinuousEngine(self._model, config, self.batch_size, self._cache(), processors, self.do_sample)
+                self._engine = ContinuousEngine(
+                    self._model, config, self.batch_size, self._cache(), processors, self.do_sample, self.attn_implementation is None
+                )
             else:
                 self._engine = StaticEngine(self._model, config, self.batch_size, processors, self.do_sample, self.replica)
         except ValueError as error:

@@ -33,9 +33,7 @@ if TYPE_CHECKING:
 EMBEDDED = Path(__file__).parent
 BATCH_ITEMS = 128  # of all tasks, so that every step is a step for all of them
 # How often each task is drawn. Those that ask for one thing in the text are learnt last and are short; the long ones teach copying early.
-WEIGHTS = {"colour": 5, "find": 4, "count": 3, "summary": 1.5, "number": 0.5} | dict.fromkeys(
-    ("shape", "lines", "json", "repeat", "backwards"), 0.3
-)
+WEIGHTS = {"colour": 3, "motion": 2, "find": 6, "count": 1.5, "summary": 1.5} | dict.fromkeys(("lines", "json", "repeat", "backwards"), 0.4)
 # Scenes of two objects at first: of two, what is asked for is found a few hundred steps into training, of five it is not.
 EASY_SHARE, EASY_UNTIL, EASY_GONE = 0.8, 0.5, 0.75  # how many of the items; up to which share of the steps; from where on none
 EASY_OBJECTS = 2

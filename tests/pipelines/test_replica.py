@@ -74,6 +74,7 @@ def one_rank_clips(tiny_wan: Path) -> Any:
     return answer("cfg", str(tiny_wan), Replica())["clips"].astype(int)
 
 
+@pytest.mark.xdist_group("two-ranks")  # they share what two ranks made in one go
 @pytest.mark.parametrize(
     ("case", "told"), [("ulysses", "context 2 (ulysses)"), ("ring", "context 2 (ring)"), ("cfg", "cfg 2"), ("cfg-bfloat16", "cfg 2")]
 )
@@ -86,6 +87,7 @@ def test_two_ranks_make_the_clip_of_one(two_ranks: Path, one_rank_clips: Any, ti
     assert json.loads((two_ranks / f"{case}-0.json").read_text())["effective"]["parallel"] == told
 
 
+@pytest.mark.xdist_group("two-ranks")  # they share what two ranks made in one go
 @pytest.mark.parametrize("case", ["static", "static-drawn", "continuous"])
 def test_two_ranks_give_the_texts_of_one(two_ranks: Path, tiny_llama: Path, case: str) -> None:
     found = json.loads((two_ranks / f"{case}-0.json").read_text())
