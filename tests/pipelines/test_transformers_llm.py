@@ -152,7 +152,7 @@ def test_a_tokenizer_of_another_model_is_refused(folders: dict[str, Path], tmp_p
     small.save_pretrained(tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         (tmp_path / name).write_bytes((folders["dense"] / name).read_bytes())
-    with pytest.raises(ConfigError, match="its tokenizer has token \d+, its network only 64 tokens"):
+    with pytest.raises(ConfigError, match=r"its tokenizer has token \d+, its network only 64 tokens"):
         TransformersLLM(model=str(tmp_path)).load(CPU)
 
 
