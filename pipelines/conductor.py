@@ -153,8 +153,7 @@ class Conductor:
 
     def _end_as_told(self, why: str) -> None:
         """Our input was closed: by rank 0, which may say why, or by its death. What ended it may be another rank's death."""
-        if not why:
-            time.sleep(CLOSING_S)
+        time.sleep(CLOSING_S)
         self._receive()
         self.abort(self._vigil.death() or f"interrupted{why and ' by '}{why}")
         if self.is_orphan:

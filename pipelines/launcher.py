@@ -238,7 +238,7 @@ class Test:
         except BaseException as error:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torch's launcher sends it for a rank that failed; we are ending already
             if conductor:
-                outcome = _give_up(conductor, job, str(error) if isinstance(error, KeyboardInterrupt) else "an error of its own")
+                outcome = _give_up(conductor, job, str(error) if isinstance(error, KeyboardInterrupt) else _as_cause(error))
                 if isinstance(error, (RunError, KeyboardInterrupt)):
                     raise _given_up(outcome, folder, mode) from None
             raise
@@ -253,6 +253,11 @@ class Test:
 def _listening(config: RunConfig) -> dict[str, Any]:
     """Where the conductor is to listen: the name by which the other nodes know rank 0's, and the port; nothing on one node."""
     return {"host": os.environ["MASTER_ADDR"], "port": config.dispatch.port} if spans_nodes() else {}
+
+
+def _as_cause(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"an error of its own ({lines[0] if lines else type(error).__name__})"
 
 
 def _nothing() -> None:
