@@ -114,6 +114,7 @@ class Conductor:
         self.ready: dict[int, wire.Ready] = {}
         self.byes: dict[int, wire.Bye] = {}
         self.aborted: str | None = None
+        self._leaves: str | None = None  # why a rank leaves that has not been told to
         self.num_done = self.num_failed = 0
         self.progress = RunProgress(job.noun, job.mode, job.world_size, job.show_progress)
 
@@ -152,10 +153,9 @@ class Conductor:
             self._say_stop()
 
     def _end_as_told(self, why: str) -> None:
-        """Our input was closed: by rank 0, which may say why, or by its death. What ended it may be another rank's death."""
-        time.sleep(CLOSING_S)
+        """Our input was closed: by rank 0, which may say why, or by its death."""
+        self._leaves = self._leaves or f"interrupted{why and ' by '}{why}"
         self._receive()
-        self.abort(self._vigil.death() or f"interrupted{why and ' by '}{why}")
         if self.is_orphan:
             write_outcome(self.folder, self.job.mode, self.outcome())  # at once: we may be ended with our launcher
 
@@ -182,6 +182,14 @@ class Conductor:
             self._close_queries(rank, answered)
 
     def _receive(self) -> None:
+        """Take all that is there. Where a rank leaves, its cause may be another one's death, and more goodbyes may be on their way."""
+        self._take_messages()
+        if self._leaves and not self.aborted:
+            time.sleep(CLOSING_S)
+            self._take_messages()
+            self.abort(self._vigil.death() or self._leaves)
+
+    def _take_messages(self) -> None:
         while self._router.poll(0):
             _, payload = self._router.recv_multipart()
             message = wire.decode_from_worker(payload)
@@ -203,14 +211,14 @@ class Conductor:
                     self._take_done(message)
                 case wire.Failed():
                     self._vigil.left(message.rank)
-                    self.abort(self._vigil.death() or f"{self._vigil.name(message.rank)}: {message.error}")
+                    self._leaves = self._leaves or f"{self._vigil.name(message.rank)}: {message.error}"
                 case wire.Beat() if message.sent:
                     self._reach(f"beat-{message.rank}", wire.Beat(message.rank, message.sent, time.perf_counter()))
                 case wire.Bye():
                     self.byes[message.rank] = message
                     self._vigil.left(message.rank)
                     if message.signal and not self._stopped:
-                        self.abort(self._vigil.death() or f"interrupted by {message.signal} at {self._vigil.name(message.rank)}")
+                        self._leaves = self._leaves or f"interrupted by {message.signal} at {self._vigil.name(message.rank)}"
 
     def _start_test(self) -> None:
         samples_per_s = sum(1 / max(r.sample_s, 1e-9) for r in self.ready.values())

@@ -233,7 +233,7 @@ class Test:
                 raise
             finally:
                 left.set()
-            worker.close()
+                worker.close()
             outcome = conductor.outcome() if conductor else {}
         except BaseException as error:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torch's launcher sends it for a rank that failed; we are ending already

@@ -110,6 +110,7 @@ class Worker:
         self._send(wire.Bye(self.rank, {}, self._writer.finish(LEAVE_S), signal_name))
 
     def close(self) -> None:
+        """End when all that was said is on its way, which it may not be at the end of the process."""
         self._leaving.set()
         self._beating.join()
         self._socket.close()
