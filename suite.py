@@ -4,6 +4,7 @@ python suite.py --workload t2v                      one process
 accelerate launch suite.py --workload t2v           the same, by Accelerate
 python suite.py --resume outputs/RUN                finish an accuracy run that was cut short
 python suite.py report outputs/RUN                  rebuild a run's report
+python suite.py bundle outputs/RUN                  pack a run, to be scored again elsewhere: suite.py report RUN.zip
 python suite.py combine RUN RUN ...                 one page over several runs
 python suite.py list                                what can be named
 accelerate launch suite.py doctor                   examine devices and the links between them
@@ -77,26 +78,49 @@ def run(
         raise
     if not is_main_process():
         return
-    from metrics.report import load_run
-    from pipelines.provenance import write_manifest
+    from pipelines.provenance import seal
 
-    finished = load_run(folder)
-    write_manifest(folder, settings, finished.samples)
+    seal(folder)
     _finish(_write_report(folder))
 
 
 @app.command()
 def report(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a bundle of one.")],
+    output: Annotated[Path | None, typer.Option(help="Of a bundle: the folder to unpack into; BUNDLE-unpacked if not given.")] = None,
     plugin: Annotated[list[str] | None, typer.Option(help="A Python file that registers a plugin; repeatable.")] = None,
     brief: Annotated[bool, typer.Option("--brief", help="Verdict and reasons alone, as after a run that was given up.")] = False,
 ) -> None:
-    """Rebuild report.json and report.html from a run folder; no model is needed."""
+    """Rebuild report.json and report.html from a run folder or a bundle; no model is needed.
+
+    A bundle is unpacked first. Its files are held against the hashes of its manifest, and the new report against the one it came with.
+    """
+    from configs.errors import ConfigError
     from configs.registry import load_plugin_file
 
     for path in plugin or []:
         load_plugin_file(path)
-    _finish(_write_report(run_folder, brief))
+    if run_folder.is_file() and not brief:
+        _report_on_bundle(run_folder, output)
+    elif run_folder.is_file() or output is not None:
+        raise ConfigError("--output is for bundles, whose report is never --brief; the report of a run folder goes into that folder")
+    else:
+        _finish(_write_report(run_folder, brief))
+
+
+@app.command()
+def bundle(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    output: Annotated[Path | None, typer.Option(help="The file to write; RUN.zip if not given.")] = None,
+) -> None:
+    """Pack a run folder into one file from which another machine makes the same report: suite.py report RUN.zip."""
+    from workloads.bundle import write_bundle
+    from workloads.manifest import distrust
+
+    written = write_bundle(run_folder, output)
+    for reason in distrust(run_folder):
+        print(f"suite: its report will say INVALID: {reason}", file=sys.stderr, flush=True)
+    print(json.dumps({**written._asdict(), "path": str(written.path.resolve())}), flush=True)
 
 
 @app.command()
@@ -176,28 +200,42 @@ def _write_report(folder: Path, brief: bool = False) -> Report:
     return built
 
 
+def _report_on_bundle(packed: Path, output: Path | None) -> None:
+    from metrics.rescored import print_comparison, report_bytes
+    from workloads.bundle import unpack
+
+    folder = unpack(packed, output)
+    before = report_bytes(folder)
+    built = _write_report(folder)
+    _finish(built, same_report=print_comparison(folder, before))
+
+
 def _report_briefly(folder: Path) -> None:
     """After a run that was given up: its verdict and reasons in its folder, and on stdout; the message comes from `main`."""
+    from pipelines.provenance import seal
+
     try:
+        seal(folder)
         _print_last_line(_write_report(folder, brief=True))
     except OSError as error:
         print(f"suite: no report in {folder}: {error.strerror}", file=sys.stderr, flush=True)
 
 
-def _finish(built: Report) -> None:
+def _finish(built: Report, **more: bool | None) -> None:
     """A short table for people on stderr, one JSON line for programs on stdout, and the exit code."""
     from metrics.report_text import print_summary
 
     print_summary(built)
-    _print_last_line(built)
+    _print_last_line(built, **more)
     if not built.valid:
         raise typer.Exit(EXIT_INVALID)
 
 
-def _print_last_line(built: Report) -> None:
+def _print_last_line(built: Report, **more: bool | None) -> None:
     from metrics.report import headline
 
-    print(json.dumps({"run": str(built.run.folder.resolve()), "verdict": built.data["verdict"], "headline": headline(built)}), flush=True)
+    line = {"run": str(built.run.folder.resolve()), "verdict": built.data["verdict"], "headline": headline(built), **more}
+    print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":

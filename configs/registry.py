@@ -46,6 +46,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
 }
 
 T = TypeVar("T")
+_FILE_MODULE = "triptych_plugin_"  # and the stem of a file given by --plugin
 _registered: dict[tuple[str, str], type] = {}
 
 
@@ -66,7 +67,7 @@ def load_plugin_file(path: str) -> None:
     file = Path(path)
     if not file.is_file():
         raise PluginError(f"plugin file {path!r} does not exist")
-    spec = importlib.util.spec_from_file_location(f"triptych_plugin_{file.stem}", file)
+    spec = importlib.util.spec_from_file_location(_FILE_MODULE + file.stem, file)
     if spec is None or spec.loader is None:
         raise PluginError(f"plugin file {path!r} is not a Python file; its name must end in .py")
     module = importlib.util.module_from_spec(spec)
@@ -97,6 +98,12 @@ def find(kind: str, name: str) -> type[Any]:
     if (kind, name) not in _registered:
         _import(kind, name)
     return _registered[kind, name]
+
+
+def plugin_file(kind: str, name: str) -> Path | None:
+    """The file given by `--plugin` that the plugin comes from; None where it comes from elsewhere."""
+    module = find(kind, name).__module__
+    return Path(str(sys.modules[module].__file__)) if module.startswith(_FILE_MODULE) else None
 
 
 def make(kind: str, name: str, options: Mapping[str, Any], **common: Any) -> Any:

@@ -2,7 +2,8 @@
 
 schema, run, workload, scenario, mode, rules, verdict with reasons, device, effective, limits, loadgen, agreement, figures
 (name -> value, unit, better, n, ci95, note), canaries (answers that show the sign) and alarms (the canaries that sing), ranks,
-samples (per judged answer: prompt, media or text, scores), search (of the highest rate, where there was one).
+samples (per judged answer: prompt, media or text, scores), search (of the highest rate, where there was one), brief (where figures were
+left out). Nothing in it depends on when or in which folder it is made.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from typing import Any
 
 import msgspec
 
-from configs.errors import ConfigError
-from configs.registry import find, make
+from configs.errors import ConfigError, PluginError
+from configs.registry import find, make, plugin_file
 from metrics import canaries, loadgen_agreement
 from metrics.base import Figure, Run, SampleMetric
 from metrics.goodput import limits_in_force
 from metrics.rate_search import read_search
+from workloads import manifest
 from workloads.loadgen import read_summary
 from workloads.record_log import without_record
 from workloads.run_folder import read_run, write_json
@@ -45,7 +47,7 @@ class Report:
 def load_run(folder: Path) -> Run:
     """The run in the folder. Raises ConfigError where it is none, naming the file."""
     config, samples, records, outcome = read_run(folder)
-    return Run(folder, config, find("workloads", config.workload)(), samples, records, outcome)
+    return Run(folder, config, _plugin(folder, "workloads", config.workload)(), samples, records, outcome)
 
 
 def build_report(folder: Path, brief: bool = False) -> Report:
@@ -57,6 +59,7 @@ def build_report(folder: Path, brief: bool = False) -> Report:
     figures: dict[str, Figure] = {}
     scores: dict[int, dict[str, float]] = {}
     for name in () if brief else run.config.metrics or run.workload.default_metrics:
+        _plugin(folder, "metrics", name)
         metric = make("metrics", name, {})
         if isinstance(metric, SampleMetric):
             by_query = metric.scores(run)
@@ -69,11 +72,13 @@ def build_report(folder: Path, brief: bool = False) -> Report:
     shown = {} if brief else canaries.listen(run)
     alarms = canaries.alarms(run, shown)
     compared = [] if brief else loadgen_agreement.compare(run)
-    reasons = _reasons(run, alarms, compared)
+    reasons = manifest.distrust(folder) + _reasons(run, alarms, compared)
+    if not reasons and not manifest.is_sealed(folder):
+        reasons = ["manifest.json was never sealed: the run was ended before its files were hashed, so that no later change would show"]
     search = read_search(folder)
     data = {
         "schema": SCHEMA,
-        "run": folder.resolve().name,
+        "run": _name(folder),
         "workload": run.config.workload,
         "scenario": run.config.scenario,
         "mode": run.config.mode,
@@ -93,6 +98,8 @@ def build_report(folder: Path, brief: bool = False) -> Report:
         "ranks": _ranks(run),
         "samples": [_sample(run, record, scores, shown) for record in (() if brief else run.judged)],
     }
+    if brief:
+        data["brief"] = True
     if search is not None:
         data["search"] = msgspec.to_builtins(search)
     write_json(folder / "report.json", data)
@@ -117,6 +124,32 @@ def headline(report: Report) -> dict[str, float]:
     wanted = (f"{noun}_per_s", f"{unit}_per_s", "goodput_per_s", "ttft_p90", "tpot_p90", "latency_p90", *QUALITY)
     figures = report.data["figures"]
     return {name: figures[name]["value"] for name in wanted if figures.get(name, {}).get("value") is not None}
+
+
+def _name(folder: Path) -> str:
+    """As the run was made; its folder may have been moved since."""
+    try:
+        return str(manifest.read_manifest(folder)["run"])
+    except (ValueError, KeyError):
+        return folder.resolve().name
+
+
+def _plugin(folder: Path, kind: str, name: str) -> type[Any]:
+    """As the run had it. Raises PluginError where it is not here, or was a plugin file's that is not given now, saying which."""
+    try:
+        origin = str(manifest.read_manifest(folder)["plugins"].get(f"{kind.removesuffix('s')} {name}", ""))
+    except (ValueError, KeyError, AttributeError):
+        origin = ""
+    from_file = origin.startswith("plugins/")
+    try:
+        found: type[Any] = find(kind, name)
+        if not from_file or plugin_file(kind, name):
+            return found
+    except PluginError:
+        if not origin:
+            raise
+    fix = f"read {str(folder / origin)!r}, then give it as --plugin" if from_file else "install it"
+    raise PluginError(f"{kind.removesuffix('s')} {name!r} came to the run from {origin!r}, and is not here; {fix}")
 
 
 def _reasons(run: Run, alarms: Mapping[str, list[int]], compared: list[loadgen_agreement.Comparison]) -> list[str]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from configs.registry import find, names, plugin_file
 from configs.run_config import RunConfig
+from workloads.manifest import SCHEMA, file_hashes
 from workloads.records import Sample
-from workloads.run_folder import file_hashes, prompt_set_hash, write_json
+from workloads.run_folder import prompt_set_hash, read_run, write_json
 
 PACKAGES = (
     "torch",
@@ -52,8 +55,13 @@ def system_facts() -> dict[str, Any]:
         "accelerators": accelerators,
         "rocm": torch.version.hip,
         "cuda": torch.version.cuda,
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": package_versions(),
     }
+
+
+def package_versions() -> dict[str, str | None]:
+    """Of the packages that answers and scores depend on; None where one is not installed."""
+    return {name: _version(name) for name in PACKAGES}
 
 
 def last_examination(folder: Path) -> dict[str, Any] | None:
@@ -71,18 +79,50 @@ def last_examination(folder: Path) -> dict[str, Any] | None:
     return as_json(nameless, findings(nameless))
 
 
-def write_manifest(folder: Path, config: RunConfig, samples: Sequence[Sample]) -> None:
-    """manifest.json: what it takes to repeat the run, and the SHA-256 of what it left."""
+def write_manifest(folder: Path, config: RunConfig, samples: Sequence[Sample], sealed: bool = False) -> None:
+    """manifest.json: what it takes to repeat the run, and the SHA-256 of what it left. sealed: the run has ended; all files are hashed.
+
+    Plugin files that the run was given are kept in plugins/, as they were when it began.
+    """
     manifest: dict[str, Any] = {
-        "schema": "triptych-manifest/1",
+        "schema": SCHEMA,
+        "run": folder.resolve().name,
+        "sealed": sealed,
         "seed": config.seed,
         "prompt_set_sha256": prompt_set_hash(samples),
         "num_samples": len(samples),
         "suite_commit": suite_commit(),
         "config": config.model_dump(),
-        "files": file_hashes(folder),
+        "plugins": _keep_plugins(folder, config),
+        "files": file_hashes(folder, sealed),
     }
     write_json(folder / "manifest.json", manifest)
+
+
+def seal(folder: Path) -> None:
+    """Write manifest.json over all files of a run that has ended, however it did."""
+    config, samples, _, _ = read_run(folder)
+    write_manifest(folder, config, samples, sealed=True)
+
+
+def _keep_plugins(folder: Path, config: RunConfig) -> dict[str, str]:
+    """Where those parts of the run come from that are not built in: `metric sharpness` -> plugins/sharp.py, or its package."""
+    metrics = config.metrics or find("workloads", config.workload).default_metrics
+    parts = [("pipelines", config.pipeline_name), ("workloads", config.workload), *(("metrics", name) for name in metrics)]
+    found = {}
+    for kind, name in parts:
+        file = plugin_file(kind, name)
+        origin = names(kind).get(name, "")
+        if file is not None:
+            origin = f"plugins/{file.name}"
+            if not (folder / origin).exists():
+                (folder / "plugins").mkdir(exist_ok=True)
+                shutil.copyfile(file, folder / origin)
+        elif origin.startswith("package "):
+            origin += f" {_version(origin.removeprefix('package '))}"
+        if origin != "built in":
+            found[f"{kind.removesuffix('s')} {name}"] = origin
+    return found
 
 
 def _version(package: str) -> str | None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from configs.errors import RunError
 from configs.run_config import RunConfig
+from pipelines.provenance import seal
 from workloads.loadgen import read_summary
 from workloads.run_folder import write_json
 
@@ -92,6 +93,8 @@ def _probe(config: RunConfig, test: Test, folder: Path, probes: list[Probe], rat
         (own / "media").mkdir(parents=True, exist_ok=True)
         begin_run(own, one, test.samples)
     outcome = test.run(one, "performance", own)
+    if test.ranks.rank == 0:
+        seal(own)
     probe = share(_read(own, folder, one, float(outcome.get("target_qps") or 0.0), full) if test.ranks.rank == 0 else None, test.ranks)
     assert probe is not None
     probes.append(probe)

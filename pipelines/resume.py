@@ -6,7 +6,6 @@ Answers depend on the run's seed and the sample alone, so that the number of ran
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,9 +14,10 @@ from typing import Any
 from configs.errors import ConfigError
 from configs.run_config import RunConfig, parse_config, read_yaml
 from pipelines.conductor import Rest
-from pipelines.provenance import suite_commit, system_facts
+from pipelines.provenance import suite_commit, system_facts, write_manifest
+from workloads.manifest import changes
 from workloads.records import Record, Sample
-from workloads.run_folder import prompt_set_hash, read_run, write_bytes, write_outcome
+from workloads.run_folder import check_at_rest, prompt_set_hash, read_run, write_bytes, write_outcome
 
 DECISIVE = ("workload", "seed", "dataset", "pipeline", "parallel", "device", "num_threads")  # what of a RunConfig answers depend on
 
@@ -39,22 +39,20 @@ def prepare_rest(folder: Path, config: RunConfig, samples: Sequence[Sample]) -> 
 
     Raises ConfigError, naming the difference, where the answers would not be those of the run that was cut short.
     """
-    with (folder / "records.jsonl").open("rb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"run {str(folder)!r} is still being written to; wait for its end, or end it") from None
-        except OSError:
-            pass  # a file system without locks
+    check_at_rest(folder)
     _, stored, records, outcome = read_run(folder)
     for difference in _differences(folder, config, samples, stored):
         raise ConfigError(f"run {str(folder)!r} cannot be resumed: {difference}")
+    compared_above = ("config.yaml", "system.json")  # by what they say
+    if edited := [name for name in changes(folder).changed if name not in compared_above]:
+        raise ConfigError(f"run {str(folder)!r} cannot be resumed: {edited[0]} was changed after the run was given up")
     if config.mode == "both" and (aborted := outcome.get("performance", {"aborted": "it never ended"}).get("aborted")):
         raise ConfigError(f"run {str(folder)!r} cannot be resumed: its performance test was given up ({aborted}); run it anew")
     finished: dict[int, Record] = {}
     for record in records:
         if record.mode == "accuracy" and record.status == "done" and (record.media is None or (folder / record.media).is_file()):
             finished.setdefault(record.sample_index, record)
+    write_manifest(folder, config, samples)  # it is sealed no longer
     _keep(folder, [r.mode != "accuracy" or finished.get(r.sample_index) is r for r in records])
     asked = [r for r in records if r.mode == "accuracy"]
     (folder / "issued-accuracy.u32").unlink(missing_ok=True)

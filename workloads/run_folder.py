@@ -10,13 +10,15 @@ outputs/<run>/
   outcome.json      how each test ended, what each rank really ran with, peak memory
   <mode>/           LoadGen's logs: mlperf_log_summary.txt, mlperf_log_detail.txt ...
   media/            answers that are files, named by query
-  manifest.json     seeds, hashes of all files
+  plugins/          plugin files that the run was given
+  manifest.json     seeds, hashes of all files; workloads/manifest.py
   report.json, report.html, contact_sheet.png
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import re
@@ -34,6 +36,7 @@ from configs.run_config import RunConfig, parse_config, read_yaml
 from workloads.records import Record, Sample
 
 MIN_FREE_BYTES = 64 * 2**20
+_MEDIA = re.compile(r"media/[A-Za-z0-9_][A-Za-z0-9_.-]*")  # nothing outside the run folder is ever read
 _MAGIC = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpg", b"GIF8": "gif", b"BM": "bmp"}
 
 
@@ -89,6 +92,10 @@ def read_run(folder: Path) -> tuple[RunConfig, list[Sample], list[Record], dict[
     for record in records:
         if not 0 <= record.sample_index < len(samples):
             raise ConfigError(f"{folder / 'records.jsonl'}: query {record.query_id} asks sample {record.sample_index} of {len(samples)}")
+        if record.media is not None and not _MEDIA.fullmatch(record.media):
+            raise ConfigError(
+                f"{folder / 'records.jsonl'}: query {record.query_id} names the file {record.media!r}, which is not in media/"
+            )
     outcome_file = folder / "outcome.json"
     try:
         outcome = json.loads(outcome_file.read_text(encoding="utf-8")) if outcome_file.exists() else {}
@@ -128,11 +135,15 @@ def prompt_set_hash(samples: Iterable[Sample]) -> str:
     return digest.hexdigest()
 
 
-def file_hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file of the run but the manifest and what is computed from the others."""
-    computed = {"manifest.json", "report.json", "report.html", "contact_sheet.png"}
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in computed and p.suffix != ".partial")
-    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+def check_at_rest(folder: Path) -> None:
+    """Raises ConfigError where a run still writes into the folder."""
+    with (folder / "records.jsonl").open("rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"run {str(folder)!r} is still being written to; wait for its end, or end it") from None
+        except OSError:
+            pass  # a file system without locks
 
 
 def _read_sample(folder: Path, line: Mapping[str, Any]) -> Sample:

@@ -12,6 +12,7 @@ import pytest
 
 from configs.run_config import parse_config
 from metrics.base import Run
+from pipelines.provenance import seal
 from workloads.llm import Language
 from workloads.records import Record, Sample
 from workloads.run_folder import write_config, write_samples, write_text
@@ -42,4 +43,5 @@ def write_run(folder: Path, samples: Sequence[Sample], records: Sequence[Record]
     write_text(folder / "outcome.json", json.dumps({"performance": {"aborted": None, "num_issued": len(records), "ranks": [rank]}}))
     (folder / "performance").mkdir(exist_ok=True)
     (folder / "performance/mlperf_log_summary.txt").write_text("Result is : VALID\n", encoding="utf-8")
+    seal(folder)
     return folder

@@ -1,0 +1,76 @@
+"""Whether scoring a run again gave the report that it came with."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipelines.provenance import package_versions
+
+SHOWN = 5
+ROUNDING = 1e-6
+
+
+def report_bytes(folder: Path) -> bytes | None:
+    """report.json as it is; None where there is none, or where it is the brief one of a run that was given up."""
+    try:
+        content = (folder / "report.json").read_bytes()
+        return None if json.loads(content).get("brief") else content
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def print_comparison(folder: Path, before: bytes | None) -> bool | None:
+    """Say on stderr how report.json compares to what it was before; whether it is the same, None where there was none."""
+    from rich.console import Console
+
+    console, after = Console(stderr=True, highlight=False, markup=False, soft_wrap=True), (folder / "report.json").read_bytes()
+    if before is None:
+        console.print("the bundle came without a full report to compare with", style="dim")
+        return None
+    if before == after:
+        console.print("report.json is the one that the bundle came with, byte for byte", style="green")
+        return True
+    found = list(differences(json.loads(before), json.loads(after)))
+    rounding = max((_relative(old, new) for _, old, new in found), default=0.0)
+    slightly = f", by {rounding:.0e} of themselves at most, as under another processor's arithmetic" if rounding < ROUNDING else ""
+    console.print(f"report.json is not the one that the bundle came with: {len(found)} values differ{slightly}", style="bold red")
+    lines = [f"{path}: {_short(old)} before, {_short(new)} now" for path, old, new in found[:SHOWN]]
+    for line in lines + [f"and {len(found) - SHOWN} more"] * (len(found) > SHOWN) + other_versions(folder):
+        console.print(f"  - {line}")
+    return False
+
+
+def differences(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Every value of two JSON documents that is not the same: where, before, after."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in dict.fromkeys((*before, *after)):
+            yield from differences(before.get(key), after.get(key), f"{path}.{key}" if path else str(key))
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for i, (one, other) in enumerate(zip(before, after, strict=True)):
+            yield from differences(one, other, f"{path}[{i}]")
+    elif before != after:
+        yield path, before, after
+
+
+def other_versions(folder: Path) -> list[str]:
+    """Packages of which the run had other versions than there are here."""
+    try:
+        had = json.loads((folder / "system.json").read_text(encoding="utf-8"))["packages"]
+        return [f"{name} was {had[name]} there and is {here} here" for name, here in package_versions().items() if had[name] != here]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _relative(before: Any, after: Any) -> float:
+    """How far a number is from what it was; infinite where one is no number."""
+    numbers = [v for v in (before, after) if isinstance(v, (int, float)) and not isinstance(v, bool)]
+    return abs(after - before) / max(abs(before), abs(after)) if len(numbers) == 2 else math.inf
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:56] + " ..."

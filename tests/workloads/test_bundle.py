@@ -1,0 +1,308 @@
+"""A bundle: packed, unpacked, scored again; and what somebody may have done to it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.errors import ConfigError, PluginError
+from metrics.report import build_report
+from metrics.rescored import report_bytes
+from pipelines.provenance import seal, write_manifest
+from pipelines.resume import prepare_rest
+from tests.conftest import QUICK, SuiteRun, last_line, read_report, record
+from tests.metrics.conftest import write_run
+from workloads.bundle import unpack, write_bundle
+from workloads.manifest import changes, read_manifest
+from workloads.record_log import RecordLog
+from workloads.records import Record, Sample
+from workloads.run_folder import read_run
+
+METRIC = """
+from dataclasses import dataclass
+from configs.registry import register
+from metrics.base import SampleMetric
+
+@register("last")
+@dataclass(frozen=True)
+class LastFrame(SampleMetric):
+    name = "last_frame_level"
+
+    def score(self, run, sample, record):
+        return {self.name: float(run.video(record)[-1].mean())}
+"""
+FRAIL = """
+import os, time
+from dataclasses import dataclass
+from configs.registry import register
+from pipelines.toy_t2v import ToyT2V
+
+@register("frail")
+@dataclass
+class Frail(ToyT2V):
+    def generate(self, samples, queries):
+        if "FRAIL" in os.environ and any(q.id > 4 for q in queries):
+            os.kill(os.getpid(), 2)
+            time.sleep(1)
+        return super().generate(samples, queries)
+"""
+
+
+def answered(count: int) -> list[Record]:
+    return [record(i, text=f"answer {i}", num_units=3, started_s=float(i)) for i in range(count)]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A finished run of three texts, with its report."""
+    folder = write_run(tmp_path / "run", [Sample(i, f"question {i}", {"answer": f"answer {i}"}) for i in range(3)], answered(3))
+    build_report(folder)
+    return folder
+
+
+def repacked(bundle: Path, edit: Callable[[dict[str, bytes]], None]) -> Path:
+    """The bundle with its files, by full name, edited by hand."""
+    with zipfile.ZipFile(bundle) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    edit(files)
+    with zipfile.ZipFile(bundle, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return bundle
+
+
+def test_another_machine_makes_the_same_report_byte_for_byte(suite: SuiteRun, tmp_path: Path) -> None:
+    (tmp_path / "last.py").write_text(METRIC, encoding="utf-8")
+    metrics = "metrics=[throughput, stages, world_score, temporal_flickering, motion_smoothness, last]"
+    made = suite("--config", "t2v/toy", "--plugin", "last.py", "--set", metrics, "--set", "report_videos=0", *QUICK, "--output", "one/run")
+    assert made.returncode == 0, made.stderr
+    bundle = write_bundle(tmp_path / "one/run", tmp_path / "run.zip").path
+    assert bundle.read_bytes() == write_bundle(tmp_path / "one/run", tmp_path / "again.zip").path.read_bytes()
+    with pytest.raises(PluginError, match=r"metric 'last' came to the run from 'plugins/last.py', and is not here; read .*last.py'"):
+        build_report(unpack(bundle))
+    elsewhere = {"OMP_NUM_THREADS": "2", "OPENCV_FOR_THREADS_NUM": "3", "TZ": "Asia/Tokyo", "LC_ALL": "C", "PYTHONHASHSEED": "7"}
+    done = suite("report", "run.zip", "--output", "two", "--plugin", "run-unpacked/plugins/last.py", env=elsewhere)
+    assert done.returncode == 0, done.stderr
+    assert last_line(done)["same_report"] is True
+    assert "byte for byte" in done.stderr
+    assert (tmp_path / "two/report.json").read_bytes() == (tmp_path / "one/run/report.json").read_bytes()
+    assert (tmp_path / "two/report.html").is_file()
+    assert read_report(made)["figures"]["last_frame_level"]["value"] > 0
+
+
+def test_what_was_tampered_with_is_named_and_the_run_invalid(run: Path, tmp_path: Path) -> None:
+    def faster(files: dict[str, bytes]) -> None:
+        files["run/records.jsonl"] = files["run/records.jsonl"].replace(b'"completed_s":3.0', b'"completed_s":2.5')
+        files["run/search.json"] = b'{"limits": {}, "probes": [], "max_valid_qps": 9.0}'
+        del files["run/system.json"]
+
+    assert build_report(run).valid
+    (run / "system.json").write_text("{}\n", encoding="utf-8")
+    seal(run)
+    folder = unpack(repacked(write_bundle(run).path, faster))
+    report = build_report(folder)
+    assert report.data["verdict"] == "INVALID"
+    assert report.data["reasons"] == [
+        "records.jsonl: not as manifest.json has it: changed after the run",
+        "system.json: missing: manifest.json has it",
+        "search.json: not in manifest.json: added after the run",
+    ]
+
+
+def test_a_report_that_claims_more_is_told_from_the_one_made_again(suite: SuiteRun, run: Path) -> None:
+    def boast(files: dict[str, bytes]) -> None:
+        report = json.loads(files["run/report.json"])
+        report["figures"]["answers_per_s"]["value"] *= 10
+        files["run/report.json"] = json.dumps(report, indent=2).encode()
+
+    done = suite("report", str(repacked(write_bundle(run).path, boast)))
+    assert last_line(done)["same_report"] is False
+    assert "1 values differ" in done.stderr
+    assert "figures.answers_per_s.value: 10.0 before, 1.0 now" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(None, "manifest.json is missing"), ("{", "manifest.json is damaged"), ("[]", "is damaged")]
+)
+def test_a_run_without_a_sound_manifest_is_invalid(run: Path, content: str | None, reason: str) -> None:
+    (run / "manifest.json").unlink()
+    if content is not None:
+        (run / "manifest.json").write_text(content, encoding="utf-8")
+    report = build_report(run)
+    assert not report.valid
+    assert reason in report.data["reasons"][0]
+
+
+def test_a_run_that_was_killed_before_its_files_were_hashed_is_invalid_and_can_be_bundled(run: Path) -> None:
+    config, samples, _, _ = read_run(run)
+    write_manifest(run, config, samples)
+    again = build_report(unpack(write_bundle(run).path))
+    assert len(again.data["reasons"]) == 1
+    assert "manifest.json was never sealed" in again.data["reasons"][0]
+    (run / "samples.jsonl").write_text("".join(f'{{"index": {i}, "prompt": "easy", "meta": {{}}}}\n' for i in range(3)), encoding="utf-8")
+    assert changes(run).changed == ["samples.jsonl"]
+
+
+def test_a_run_that_was_given_up_is_sealed_bundled_and_still_resumed(suite: SuiteRun, tmp_path: Path) -> None:
+    (tmp_path / "frail.py").write_text(FRAIL, encoding="utf-8")
+    options = [
+        "--config",
+        "t2v/toy",
+        "--mode",
+        "accuracy",
+        "--plugin",
+        "frail.py",
+        "--set",
+        "metrics=[throughput]",
+        "--set",
+        "report_videos=0",
+        *QUICK,
+    ]
+    cut = suite(*options, "--set", "pipeline={name: frail, batch_size: 2}", "--output", "run", env={"FRAIL": "1"})
+    assert cut.returncode == 130, cut.stderr
+    assert changes(tmp_path / "run").in_words == []
+    bundle = write_bundle(tmp_path / "run").path
+    assert report_bytes(tmp_path / "run") is None  # a brief one is nothing to compare with
+    reasons = build_report(unpack(bundle)).data["reasons"]
+    assert any("was given up" in r for r in reasons)
+    assert not any("manifest" in r for r in reasons)
+
+    kept = (tmp_path / "run/records.jsonl").read_bytes()
+    (tmp_path / "run/records.jsonl").write_bytes(kept.replace(b'"digest":"', b'"digest":"f', 1))
+    config, samples, _, _ = read_run(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"cannot be resumed: records.jsonl was changed after the run was given up"):
+        prepare_rest(tmp_path / "run", config, samples)
+    (tmp_path / "run/records.jsonl").write_bytes(kept)
+    whole = suite("--resume", "run", "--plugin", "frail.py")
+    assert whole.returncode == 0, whole.stderr
+    assert changes(tmp_path / "run").in_words == []
+
+
+def test_a_moved_run_keeps_its_name(run: Path, tmp_path: Path) -> None:
+    before = (run / "report.json").read_bytes()
+    moved = shutil.move(run, tmp_path / "elsewhere")
+    build_report(Path(moved))
+    assert (Path(moved) / "report.json").read_bytes() == before
+
+
+def test_a_file_added_by_hand_is_named_and_hidden_ones_are_not(run: Path) -> None:
+    (run / ".DS_Store").write_bytes(b"")
+    assert build_report(run).valid
+    (run / "notes.txt").write_text("fast!", encoding="utf-8")
+    assert build_report(run).data["reasons"] == ["notes.txt: not in manifest.json: added after the run"]
+
+
+def hostile(name: str, content: bytes = b"x", mode: int = 0o644 | stat.S_IFREG) -> Callable[[Path], None]:
+    def add(bundle: Path) -> None:
+        member = zipfile.ZipInfo(name)
+        member.create_system, member.external_attr, member.compress_type = 3, mode << 16, zipfile.ZIP_DEFLATED
+        with zipfile.ZipFile(bundle, "a") as archive:
+            archive.writestr(member, content)
+
+    return add
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (hostile("run/../../evil"), r"its file 'run/../../evil' is no path inside a run folder"),
+        (hostile("/etc/evil"), r"lies outside the one folder"),
+        (hostile("other/evil"), r"lies outside the one folder that a bundle has \('other', 'run'\)"),
+        (hostile("run/media\\evil"), r"is no path inside a run folder"),
+        (hostile("run/./media"), r"is no path inside a run folder"),
+        (hostile("run/media/link", b"/etc/passwd", 0o777 | stat.S_IFLNK), r"'run/media/link' is a link or a device"),
+        (hostile("run/records.jsonl"), r"'run/records.jsonl' is there twice"),
+        (hostile("run/records.jsonl/x"), r"cannot be unpacked"),
+        (hostile("run/media/bomb", b"\0" * 2**27), r"beyond anything that a run packs"),
+    ],
+)
+def test_a_hostile_archive_writes_nothing_anywhere(run: Path, tmp_path: Path, spoil: Callable[[Path], None], message: str) -> None:
+    bundle = write_bundle(run).path
+    shutil.rmtree(run)
+    spoil(bundle)
+    with pytest.raises(ConfigError, match=message):
+        unpack(bundle)
+    assert list(tmp_path.iterdir()) == [bundle]
+
+
+def unseal(files: dict[str, bytes]) -> None:
+    del files["run/manifest.json"]
+
+
+def cut(bundle: Path) -> None:
+    bundle.write_bytes(bundle.read_bytes()[:-60])
+
+
+def flip(bundle: Path) -> None:
+    content = bytearray(bundle.read_bytes())
+    content[content.index(b"run/records.jsonl") + 40] ^= 0xFF
+    bundle.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (cut, "is damaged, or cut short"),
+        (flip, "is damaged, or cut short"),
+        (lambda b: b.write_bytes(b"no zip"), "is no bundle; suite.py bundle RUN writes one"),
+        (lambda b: zipfile.ZipFile(b, "w").close(), r"is no bundle of a run: it holds no config.yaml"),
+        (lambda b: repacked(b, unseal), r"it holds no manifest.json"),
+    ],
+)
+def test_what_is_no_whole_bundle_is_told(run: Path, tmp_path: Path, spoil: Callable[[Path], Any], message: str) -> None:
+    bundle = write_bundle(run).path
+    spoil(bundle)
+    with pytest.raises(ConfigError, match=message):
+        unpack(bundle)
+    assert sorted(tmp_path.iterdir()) == [run, bundle]
+
+
+def test_nothing_is_written_over(run: Path, tmp_path: Path) -> None:
+    bundle = write_bundle(run).path
+    with pytest.raises(ConfigError, match=r"run.zip' exists; give --output another file"):
+        write_bundle(run)
+    unpack(bundle)
+    with pytest.raises(ConfigError, match=r"run-unpacked' exists; give --output another folder"):
+        unpack(bundle)
+    assert unpack(bundle, tmp_path / "deep/er") == tmp_path / "deep/er"
+
+
+def test_what_cannot_be_bundled_is_told(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be bundled: it has no config.yaml"):
+        write_bundle(tmp_path)
+    log = RecordLog(run, "performance")
+    with pytest.raises(ConfigError, match="is still being written to"):
+        write_bundle(run)
+    log.close()
+
+
+def test_a_plugin_that_took_a_built_ins_name_is_not_replaced_by_the_built_in(run: Path) -> None:
+    manifest = read_manifest(run)
+    (run / "manifest.json").write_text(json.dumps({**manifest, "plugins": {"metric latency": "plugins/mine.py"}}), encoding="utf-8")
+    with pytest.raises(PluginError, match=r"metric 'latency' came to the run from 'plugins/mine.py', and is not here"):
+        build_report(run)
+
+
+def test_no_answer_is_read_from_outside_the_folder(run: Path) -> None:
+    line = (run / "records.jsonl").read_bytes().splitlines()[0]
+    for name in ("../secret.mkv", "/etc/passwd", "media/../../x.mkv", "media/.hidden"):
+        edited = {**json.loads(line), "media": name}
+        (run / "records.jsonl").write_text(json.dumps(edited) + "\n", encoding="utf-8")
+        with pytest.raises(ConfigError, match="which is not in media/"):
+            read_run(run)
+
+
+def test_bundling_says_that_a_run_was_tampered_with(suite: SuiteRun, run: Path) -> None:
+    (run / "outcome.json").write_text("{}", encoding="utf-8")
+    done = suite("bundle", str(run))
+    assert done.returncode == 0
+    assert "its report will say INVALID: outcome.json: not as manifest.json has it" in done.stderr
+    assert len(last_line(done)["sha256"]) == 64
