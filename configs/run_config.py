@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from configs.errors import ConfigError, unknown
 from configs.registry import explain, find, names
 
 Scenario = Literal["offline", "server", "interactive", "single_stream", "multi_stream"]
 Mode = Literal["performance", "accuracy", "both"]
+
+# What was asked for and may not be in force: the truth checks that a run can be let off, by name (metrics/truth.py).
+Fallback = Literal["dtype", "attention", "quantisation", "cache", "compile", "parallel", "packages", "steps", "option"]
 
 PRESETS = Path(__file__).parent
 
@@ -91,6 +94,13 @@ class DispatchSettings(_Settings):
     port: int | None = Field(None, ge=1, lt=2**16, description="several nodes: the conductor's TCP port; any free one where not given")
 
 
+class TruthSettings(_Settings):
+    """What the ranks are asked again when the clock has stopped, to tell whether the timed answers were true; pipelines/replay.py."""
+
+    replays: int = Field(3, ge=0, description="timed answers that each rank gives again, one at a time; 0: none, and the report says so")
+    max_s: float = Field(20.0, gt=0, description="no further one is begun after so many seconds; one always is")
+
+
 class RunConfig(_Settings):
     """One launch: which samples, which pipeline, asked how, judged by what."""
 
@@ -105,6 +115,7 @@ class RunConfig(_Settings):
     load: LoadSettings = Field(default_factory=LoadSettings)  # type: ignore[arg-type]
     parallel: ParallelSettings = Field(default_factory=ParallelSettings)  # type: ignore[arg-type]
     dispatch: DispatchSettings = Field(default_factory=DispatchSettings)  # type: ignore[arg-type]
+    truth: TruthSettings = Field(default_factory=TruthSettings)  # type: ignore[arg-type]
     warmup_batches: int = Field(2, ge=1, description="batches each rank answers before the clock starts")
     device: Literal["auto", "cpu"] = "auto"
     num_threads: int | None = Field(None, ge=1, description="CPU threads a rank; torch's own choice where not given")
@@ -113,7 +124,15 @@ class RunConfig(_Settings):
         None, gt=0, description="a rank that has queries and answers none for so long hangs; by default 120, or 10 of the longest batches"
     )
     report_videos: int = Field(48, ge=0, description="videos to embed in report.html")
-    allow_fallback: bool = Field(False, description="accept that an option could not be put in force")
+    allow_fallback: list[Fallback] = Field(
+        default_factory=list, description="differences between what was asked for and what is in force that are accepted, by name"
+    )
+
+    @field_validator("allow_fallback", mode="before")
+    @classmethod
+    def _was_a_switch(cls, value: object) -> object:
+        """Run folders of older versions say `false`."""
+        return [] if value is False else value
 
     @property
     def is_server(self) -> bool:
@@ -202,11 +221,21 @@ def parse_config(values: Mapping[str, Any], source: str) -> RunConfig:
     for key in values:
         if key not in RunConfig.model_fields:
             raise ConfigError(f"{source} has {unknown('option', key, RunConfig.model_fields)}")
-    for part, settings in (("load", LoadSettings), ("parallel", ParallelSettings), ("dispatch", DispatchSettings)):
+    parts = (("load", LoadSettings), ("parallel", ParallelSettings), ("dispatch", DispatchSettings), ("truth", TruthSettings))
+    for part, settings in parts:
         inner = values.get(part)
         for key in inner if isinstance(inner, Mapping) else ():
             if key not in settings.model_fields:
                 raise ConfigError(f"{source} has {unknown('option', f'{part}.{key}', [f'{part}.{k}' for k in settings.model_fields])}")
+    allowed_names = values.get("allow_fallback") or []
+    if not isinstance(allowed_names, list):
+        raise ConfigError(
+            f"{source}: option 'allow_fallback' is {allowed_names!r}; name what may differ, such as --set allow_fallback=[dtype]; "
+            f"known: {', '.join(get_args(Fallback))}"
+        )
+    for name in allowed_names:
+        if name not in get_args(Fallback):
+            raise ConfigError(f"{source}: 'allow_fallback' has {unknown('name', name, get_args(Fallback))}")
     for key, allowed in (("scenario", get_args(Scenario)), ("mode", get_args(Mode))):
         if key in values and values[key] not in allowed:
             raise ConfigError(f"{source}: {unknown(key, values[key], allowed)}")

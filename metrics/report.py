@@ -1,7 +1,8 @@
 """report.json: the contract. Rebuilt from a run folder alone, without a model or a GPU.
 
 schema, run, workload, scenario, mode, rules, verdict with reasons, device, effective, limits, loadgen, agreement, figures
-(name -> value, unit, better, n, ci95, note), canaries (answers that show the sign) and alarms (the canaries that sing), ranks,
+(name -> value, unit, better, n, ci95, note), canaries (answers that show the sign) and alarms (the canaries that sing), truth
+(name, result and what was told of each truth check), ranks,
 samples (per judged answer: prompt, media or text, scores), search (of the highest rate, where there was one), brief (where figures were
 left out). Nothing in it depends on when or in which folder it is made.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ import msgspec
 
 from configs.errors import ConfigError, PluginError
 from configs.registry import find, make, plugin_file
-from metrics import canaries, loadgen_agreement
+from metrics import canaries, in_force, loadgen_agreement, truth
 from metrics.base import Figure, Run, SampleMetric
+from metrics.check import Check
 from metrics.goodput import limits_in_force
 from metrics.rate_search import read_search
 from workloads import manifest
@@ -72,7 +74,9 @@ def build_report(folder: Path, brief: bool = False) -> Report:
     shown = {} if brief else canaries.listen(run)
     alarms = canaries.alarms(run, shown)
     compared = [] if brief else loadgen_agreement.compare(run)
-    reasons = manifest.distrust(folder) + _reasons(run, alarms, compared)
+    ranks = _ranks(run)
+    checks = in_force.checks(run, ranks) if brief else truth.checks(run, ranks, _issued(run), _failed(run))
+    reasons = manifest.distrust(folder) + _reasons(run, alarms, compared, checks)
     if not reasons and not manifest.is_sealed(folder):
         reasons = ["manifest.json was never sealed: the run was ended before its files were hashed, so that no later change would show"]
     search = read_search(folder)
@@ -95,6 +99,7 @@ def build_report(folder: Path, brief: bool = False) -> Report:
         "figures": {name: _plain(figure) for name, figure in figures.items()},
         "canaries": {name: sum(name in names for names in shown.values()) for name in (() if brief else canaries.applying(run))},
         "alarms": list(alarms),
+        "truth": [asdict(check) for check in checks],
         "ranks": _ranks(run),
         "samples": [_sample(run, record, scores, shown) for record in (() if brief else run.judged)],
     }
@@ -152,7 +157,7 @@ def _plugin(folder: Path, kind: str, name: str) -> type[Any]:
     raise PluginError(f"{kind.removesuffix('s')} {name!r} came to the run from {origin!r}, and is not here; {fix}")
 
 
-def _reasons(run: Run, alarms: Mapping[str, list[int]], compared: list[loadgen_agreement.Comparison]) -> list[str]:
+def _reasons(run: Run, alarms: Mapping[str, list[int]], compared: list[loadgen_agreement.Comparison], checks: Sequence[Check]) -> list[str]:
     """Why the run is INVALID; empty where it is VALID."""
     found = []
     modes = ("performance", "accuracy") if run.config.mode == "both" else (run.config.mode,)
@@ -188,8 +193,7 @@ def _reasons(run: Run, alarms: Mapping[str, list[int]], compared: list[loadgen_a
         if not c.agrees
     ]
     found += [f"canary {name!r}: {len(hits)} of {len(run.judged)} answers, first query {min(hits)}" for name, hits in alarms.items()]
-    if not run.config.allow_fallback:
-        found += [f"rank {rank['rank']}: {text}" for rank in _ranks(run) for text in rank["fallbacks"]]
+    found += [f"truth check {check.name!r}: {check.told}" for check in checks if check.result == "differs"]
     left_in_order = not any(o.get("aborted") for o in run.outcome.values())  # else the cause is told, and this is what followed
     found += [f"rank {rank['rank']}: {rank['error']}" for rank in _ranks(run) if rank.get("error") and left_in_order]
     return found
@@ -225,7 +229,8 @@ def _ranks(run: Run) -> list[dict[str, Any]]:
 def _devices(run: Run) -> str:
     names = [str(rank["device"]) for rank in _ranks(run)]
     kinds = sorted({n.split(":")[0] for n in names})
-    return ", ".join(f"{sum(n.split(':')[0] == kind for n in names)} x {kind}" for kind in kinds) or "none"
+    size = run.config.parallel.size  # of a replica, one rank is listed
+    return ", ".join(f"{size * sum(n.split(':')[0] == kind for n in names)} x {kind}" for kind in kinds) or "none"
 
 
 def _plain(figure: Figure) -> dict[str, Any]:

@@ -48,12 +48,18 @@ class Pipeline(ABC):
     batch_size: how many queries `generate` is given at most.
     replica: the ranks that hold this model together, set before `load`. Each of them is given the same batches; the answers
     of its first rank count, the others may give none.
+    repeats: when the same query and seed get the same answer again: asked `alone`, which is the rule; `in_batch`, only in the batch in
+    which they were, as where a cache decides for whole batches; `never`, as with a server that draws without seeds.
+    rests: False for an engine whose threads keep a processor busy while they wait for work.
+    What a pipeline declares out of the rule is not checked, and the report says so.
     """
 
     workloads: ClassVar[tuple[str, ...]]  # the workloads it can answer
     parallelism: ClassVar[tuple[str, ...]] = ()  # the options under `parallel:` it can put to use: tensor, context, cfg
     batch_size: int = 1
     replica: Replica = Replica()
+    repeats: Literal["alone", "in_batch", "never"] = "alone"
+    rests: bool = True
 
     @abstractmethod
     def load(self, device: torch.device) -> None:

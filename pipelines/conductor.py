@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import random
 import signal
 import socket
 import sys
@@ -32,6 +33,7 @@ from pipelines.dispatch import PullDispatch, PushDispatch, ReplicaState
 from pipelines.last_report import report_briefly
 from pipelines.listening import listen, listen_across_nodes
 from pipelines.progress import RunProgress
+from pipelines.replay import REPLAY, plan
 from pipelines.vigil import Vigil
 from workloads.loadgen import LoadTest
 from workloads.record_log import RecordLog
@@ -114,6 +116,9 @@ class Conductor:
         self.ready: dict[int, wire.Ready] = {}
         self.byes: dict[int, wire.Bye] = {}
         self.aborted: str | None = None
+        self._replaying: dict[int, float] = {}  # ranks that answer again, since when
+        self._replayed: list[wire.Answer] = []
+        self._backlog_s: dict[int, float | None] = {}
         self._leaves: str | None = None  # why a rank leaves that has not been told to
         self.num_done = self.num_failed = 0
         self.progress = RunProgress(job.noun, job.mode, job.world_size, job.show_progress)
@@ -125,24 +130,32 @@ class Conductor:
             poller.register(source, zmq.POLLIN)
         with self.progress:
             while not self._finished():
-                self._asleep = True
-                events = dict(poller.poll(0 if self._issued else POLL_MS))
-                self._asleep, began = False, time.perf_counter()
-                if self._parent.fileno() in events:
-                    poller.unregister(self._parent.fileno())
-                    self._end_as_told(self._parent.read())
-                if self._woken in events:
-                    os.read(self._woken, 4096)
-                self._receive()
-                self._take_issued()
-                self._hand_out()
-                self._look_for_the_dead()
-                if (early := began + ROUND_S - time.perf_counter()) > 0:
-                    time.sleep(early)
+                self._go_round(poller)
+            if not self.aborted:
+                self._ask_again()
+            while self._replaying and not self.aborted:
+                self._go_round(poller)
             self._say_stop()
             self._await_byes(poller)
         self._log.close()
         return self.outcome()
+
+    def _go_round(self, poller: zmq.Poller) -> None:
+        """Take what is there, and pass it on."""
+        self._asleep = True
+        events = dict(poller.poll(0 if self._issued else POLL_MS))
+        self._asleep, began = False, time.perf_counter()
+        if self._parent.fileno() in events:
+            poller.unregister(self._parent.fileno())
+            self._end_as_told(self._parent.read())
+        if self._woken in events:
+            os.read(self._woken, 4096)
+        self._receive()
+        self._take_issued()
+        self._hand_out()
+        self._look_for_the_dead()
+        if (early := began + ROUND_S - time.perf_counter()) > 0:
+            time.sleep(early)
 
     def abort(self, reason: str) -> None:
         """Fail whatever is outstanding and let LoadGen go; the first reason is kept."""
@@ -209,6 +222,8 @@ class Conductor:
                     self._take_first(message)
                 case wire.Done():
                     self._take_done(message)
+                case wire.Replayed():
+                    self._take_replayed(message)
                 case wire.Failed():
                     self._vigil.left(message.rank)
                     self._leaves = self._leaves or f"{self._vigil.name(message.rank)}: {message.error}"
@@ -285,6 +300,25 @@ class Conductor:
         self._dispatch.finished(done.rank, [(a, r.num_input_tokens + r.num_units) for a, r in known], time.perf_counter())
         self._close_queries(done.rank, known)
 
+    def _ask_again(self) -> None:
+        """The clock has stopped: have every replica answer a few timed queries once more. See pipelines/replay.py."""
+        truth = self.config.truth
+        if not truth.replays or (self.job.mode, self.config.mode) == ("accuracy", "both"):  # they were replayed after the timed test
+            return
+        drawn = self._log.draw(self.job.mode, random.Random(self._seed(REPLAY)))
+        in_batches = any(ready.repeats == "in_batch" for ready in self.ready.values())
+        for rank, queries in plan(drawn, sorted(self.ready), truth.replays, in_batches).items():
+            self._replaying[rank] = time.perf_counter()
+            self._send(rank, wire.Replay(queries, self._next_id, truth.max_s))
+
+    def _take_replayed(self, replayed: wire.Replayed) -> None:
+        self._replayed += replayed.answers
+        self._vigil.answered(replayed.rank)
+        if replayed.backlog_s is not None:
+            self._backlog_s[replayed.rank] = replayed.backlog_s
+        if replayed.over:
+            self._replaying.pop(replayed.rank, None)
+
     def _close_queries(self, rank: int, answered: list[tuple[Asked, wire.Result]]) -> None:
         """Stop the queries' clocks, tell LoadGen, keep the Records."""
         completed = time.perf_counter()
@@ -343,7 +377,8 @@ class Conductor:
         now, oldest = time.perf_counter(), dict[int, Asked]()
         for asked in self._out.values():
             oldest.setdefault(asked.rank, asked)
-        return {rank: (f"query {a.query.id} (sample {a.sample_index})", now - (a.started or now)) for rank, a in oldest.items()}
+        found = {rank: (f"query {a.query.id} (sample {a.sample_index})", now - (a.started or now)) for rank, a in oldest.items()}
+        return found | {rank: ("queries asked again when the clock had stopped", now - since) for rank, since in self._replaying.items()}
 
     def _say_stop(self) -> None:
         if self._stopped:
@@ -398,6 +433,13 @@ class Conductor:
                 "warmup_sample_s": r.sample_s,
                 "effective": r.effective,
                 "fallbacks": r.fallbacks,
+                "repeats": r.repeats,
+                "rests": r.rests,
+                "requested": r.requested,
+                "found": r.found,
+                "effective_after": self.byes[r.rank].effective if r.rank in self.byes else None,
+                "found_after": self.byes[r.rank].found if r.rank in self.byes else None,
+                "backlog_s": self._backlog_s.get(r.rank),
                 "memory": self.byes[r.rank].memory if r.rank in self.byes else {},
                 "clock_offset_s": self.byes[r.rank].clock_offset_s if r.rank in self.byes else None,
                 "clock_error_s": self.byes[r.rank].clock_error_s if r.rank in self.byes else None,
@@ -413,6 +455,7 @@ class Conductor:
             "target_qps": self._test.target_qps if self._test else None,
             "loadgen_returned": bool(self._test and not self._test.running),
             "ranks": ranks,
+            "replays": msgspec.to_builtins(self._replayed),
             **({"earlier": self._rest.earlier} if self.job.rest else {}),
         }
 

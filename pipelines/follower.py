@@ -48,6 +48,7 @@ class Follower(Worker):
             message: wire.FromConductor = wire.decode_from_conductor(self.pipeline.replica.hear())
             if isinstance(message, wire.Stop):
                 return message
+            assert isinstance(message, wire.Work)
             self.pipeline.generate([self.samples[q.sample_index] for q in message.queries], message.queries)
 
     def _follow_engine(self, engine: StreamingPipeline, check: Callable[[], None]) -> wire.Stop:

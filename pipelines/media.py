@@ -21,7 +21,7 @@ class MediaWriter:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._queue: queue.Queue[tuple[str, NDArray[np.uint8], float] | None] = queue.Queue(MAX_WAITING)
+        self._queue: queue.Queue[tuple[str, NDArray[np.uint8], float] | threading.Event | None] = queue.Queue(MAX_WAITING)
         self._error: str | None = None
         self.disk_full: str | None = None  # why nothing more is written
         _encode(np.zeros((2, 16, 16, 3), np.uint8), 1.0)  # imports and opens codecs now, not beside the first query
@@ -30,6 +30,12 @@ class MediaWriter:
 
     def put(self, name: str, video_THWC: NDArray[np.uint8], fps: float) -> None:
         self._queue.put((name, video_THWC, fps))
+
+    def drain(self) -> None:
+        """Wait until all that was put is on disk."""
+        reached = threading.Event()
+        self._queue.put(reached)
+        reached.wait()
 
     def finish(self, timeout_s: float | None = None) -> str | None:
         """Wait until everything is on disk, for `timeout_s` at most; the first error, if any."""
@@ -40,6 +46,9 @@ class MediaWriter:
 
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
+            if isinstance(item, threading.Event):
+                item.set()
+                continue
             name, video_THWC, fps = item
             if self.disk_full:
                 continue

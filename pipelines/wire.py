@@ -1,12 +1,13 @@
 """What conductor and workers say to each other: msgspec structs as MessagePack over ZeroMQ, never pickle.
 
-Worker to conductor: Hello, Ready, First, Done, Beat, Bye, Failed. Conductor to worker: Work, Stop; to its heartbeat: Beat, Stop.
+Worker to conductor: Hello, Ready, First, Done, Replayed, Beat, Bye, Failed. Conductor to worker: Work, Replay, Stop; to its
+heartbeat: Beat, Stop.
 One message carries all that is there at the time: never one a token, and under load not one a query.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -42,6 +43,10 @@ class Ready(msgspec.Struct, tag=True, frozen=True):
     effective: dict[str, str]
     fallbacks: list[str]
     streams: bool = False  # the pipeline is a StreamingPipeline
+    repeats: str = "alone"  # as in `Pipeline`
+    rests: bool = True
+    requested: dict[str, Any] = {}  # defaults of the options that pipelines/inspection.py knows
+    found: dict[str, Any] = {}  # what it saw of the model and the packages
 
 
 class Result(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -78,6 +83,42 @@ class Done(msgspec.Struct, tag=True, frozen=True):
     results: list[Result]
 
 
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One answer of a replay, as it goes into outcome.json.
+
+    kind: `again` (a timed query once more), `fresh` (what nobody asked before, with the same amount of work), `warm-up` (given before
+    the clock started). query_id, timed_rank: of the timed query, and who answered it; -1 for a warm-up. answer_s: how long it took.
+    busy_s: how long device and processors were at work after it, None where that was not looked at. announced: the first token's id as
+    it was told ahead of the answer.
+    """
+
+    kind: Literal["again", "fresh", "warm-up"]
+    rank: int
+    query_id: int
+    sample_index: int
+    seed: int
+    timed_rank: int = -1
+    answer_s: float | None = None
+    busy_s: float | None = None
+    num_units: int = 0
+    num_steps: int = 0
+    announced: int | None = None
+    first_token_id: int | None = None
+    digest: str = ""
+    media: str | None = None
+    text: str | None = None
+    error: str | None = None
+
+
+class Replayed(msgspec.Struct, tag=True, frozen=True):
+    """Answers of a replay. over: there are no more. backlog_s: how long this rank was busy when the clock had stopped."""
+
+    rank: int
+    answers: list[Answer]
+    over: bool = False
+    backlog_s: float | None = None
+
+
 class Beat(msgspec.Struct, tag=True, frozen=True):
     """The process of this rank is alive; from the conductor: the conductor is.
 
@@ -102,6 +143,8 @@ class Bye(msgspec.Struct, tag=True, frozen=True):
     signal: str | None = None
     clock_offset_s: float | None = None
     clock_error_s: float | None = None
+    effective: dict[str, str] = {}  # as in Ready, now that the test is over
+    found: dict[str, Any] = {}
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
@@ -117,6 +160,28 @@ class Work(msgspec.Struct, tag=True, frozen=True):
     queries: list[Query]
 
 
+class Again(msgspec.Struct, frozen=True):
+    """A timed query to answer once more. rank, digest: who answered it, and what with. batch: all that it was answered with, in order,
+    where it has to be asked so again.
+    """
+
+    query: Query
+    rank: int
+    digest: str
+    batch: list[Query] = []
+
+
+class Replay(msgspec.Struct, tag=True, frozen=True):
+    """The clock has stopped; answer these again, one at a time.
+
+    next_id: the first query number that is free. max_s: after so many seconds no further one is begun.
+    """
+
+    queries: list[Again]
+    next_id: int
+    max_s: float
+
+
 class Stop(msgspec.Struct, tag=True, frozen=True):
     """No more queries will come. why: the cause, where the run was given up."""
 
@@ -124,8 +189,8 @@ class Stop(msgspec.Struct, tag=True, frozen=True):
     why: str = ""
 
 
-FromWorker = Hello | Ready | First | Done | Beat | Bye | Failed
-FromConductor = Work | Stop
+FromWorker = Hello | Ready | First | Done | Replayed | Beat | Bye | Failed
+FromConductor = Work | Replay | Stop
 
 encode = msgspec.msgpack.Encoder().encode
 decode_from_worker = msgspec.msgpack.Decoder(FromWorker).decode

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import hashlib
 import math
 import resource
 import socket
@@ -28,7 +27,9 @@ from configs.errors import RunError
 from pipelines import wire
 from pipelines.base import Event, Pipeline, Response, StreamingPipeline
 from pipelines.clock import ConductorClock
+from pipelines.inspection import look, requested
 from pipelines.media import MediaWriter
+from pipelines.replay import Replayer, busy_s, digest_of
 from workloads.records import Query, Sample, query_seed
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ ROUND_TRIP_MS = 200  # how long a heartbeat's answer is waited for, which tells 
 LEAVE_S = 4.0  # how long a rank that has to leave may take to get its answers onto the disk
 STEP_S = 0.005  # how long a streaming engine may keep us from looking for new queries
 WARM_UP_S, MAX_WARMUPS = 0.5, 50  # a warm-up lasts this long, but for no more batches than that
+KEPT_TEXTS = 8  # of a warm-up, to compare with the timed ones; of videos one, which may be large
 
 
 class Worker:
@@ -64,6 +66,7 @@ class Worker:
         self._clock = ConductorClock()
         self._beating = threading.Thread(target=self._beat, daemon=True, name="heartbeat")
         self._writer = MediaWriter(folder)
+        self._warm: list[tuple[Query, Response]] = []  # answers from before the clock started
         self._beating.start()
 
     def run(self, device: torch.device, num_warmups: int, seed: int, loaded: bool, check: Callable[[], None]) -> None:
@@ -91,12 +94,23 @@ class Worker:
                 dict(self.pipeline.effective()),
                 list(self.pipeline.fallbacks()),
                 isinstance(self.pipeline, StreamingPipeline),
+                self.pipeline.repeats,
+                self.pipeline.rests,
+                requested(type(self.pipeline)),
+                look(self.pipeline),
             )
         )
         message = self._stream(self.pipeline, check) if isinstance(self.pipeline, StreamingPipeline) else self._batches(check)
+        while isinstance(message, wire.Replay):
+            self._replay(message, device)
+            message = self._next(check)
+        assert isinstance(message, wire.Stop)
+        if not isinstance(self.pipeline, StreamingPipeline):
+            self.pipeline.replica.tell(wire.encode(message))
         error_s = self._clock.error_s(time.perf_counter())
-        clock = (None, None) if math.isinf(error_s) else (self._clock.offset_s, error_s)
-        self._send(wire.Bye(self.rank, _peak_memory(device), self._writer.finish(), None, *clock))
+        clock: tuple[float | None, float | None] = (None, None) if math.isinf(error_s) else (self._clock.offset_s, error_s)
+        memory, effective, found = _peak_memory(device), dict(self.pipeline.effective()), look(self.pipeline)
+        self._send(wire.Bye(self.rank, memory, self._writer.finish(), None, *clock, effective, found))
         if message.reason == "aborted":
             raise RunError("the run was given up")
 
@@ -116,21 +130,20 @@ class Worker:
         self._socket.close()
         self._context.term()
 
-    def _batches(self, check: Callable[[], None]) -> wire.Stop:
-        """Answer batch after batch until told to stop."""
+    def _batches(self, check: Callable[[], None]) -> wire.FromConductor:
+        """Answer batch after batch until told something else."""
         while isinstance(message := self._next(check), wire.Work):
             self._send(wire.Done(self.rank, self._answer(message.queries)))
-        self.pipeline.replica.tell(wire.encode(message))
         return message
 
-    def _stream(self, engine: StreamingPipeline, check: Callable[[], None]) -> wire.Stop:
-        """Keep the engine fed until told to stop. Should it break, what it was working on has failed."""
+    def _stream(self, engine: StreamingPipeline, check: Callable[[], None]) -> wire.FromConductor:
+        """Keep the engine fed until told something else. Should it break, what it was working on has failed."""
         running: dict[int, Query] = {}
         began: dict[int, float] = {}
         while True:
             if not running or self._socket.poll(0):
                 message = self._next(check)
-                if isinstance(message, wire.Stop):
+                if not isinstance(message, wire.Work):
                     return message
                 running |= {q.id: q for q in message.queries}
                 began |= dict.fromkeys((q.id for q in message.queries), time.perf_counter())
@@ -156,10 +169,10 @@ class Worker:
             _free_memory(error)
             return [Event(query_id, response=Response(error=_first_line(error))) for query_id in running]
 
-    def _next(self, check: Callable[[], None]) -> wire.Work | wire.Stop:
+    def _next(self, check: Callable[[], None]) -> wire.FromConductor:
         while not self._socket.poll(1000):
             check()
-        message: wire.Work | wire.Stop = wire.decode_from_conductor(self._socket.recv())
+        message: wire.FromConductor = wire.decode_from_conductor(self._socket.recv())
         return message
 
     def _warm_up(self, num_warmups: int, seed: int) -> float:
@@ -177,6 +190,9 @@ class Worker:
             spent.append((time.perf_counter() - started) / size)
             if all(r.error for r in responses):  # one bad prompt alone is for the run to count
                 raise RunError(f"warm-up failed: {responses[0].error}")
+        turned = [*zip(queries, responses, strict=True)]  # each rank keeps others, so that more of them are compared
+        turned = [pair for pair in turned[self.rank % size :] + turned[: self.rank % size] if pair[1].error is None]
+        self._warm = turned[: 1 if turned[0][1].video_THWC is not None else KEPT_TEXTS]
         return min(spent[len(spent) // 2 :])
 
     def _answer(self, queries: Sequence[Query]) -> list[wire.Result]:
@@ -190,6 +206,44 @@ class Worker:
             responses = [Response(error=_first_line(error))] * len(queries)
             _free_memory(error)
         return [self._result(q, r, began) for q, r in zip(queries, responses, strict=True)]
+
+    def _replay(self, replay: wire.Replay, device: torch.device) -> None:
+        """Answer again what the conductor drew, when the disk has all that was timed."""
+        backlog_s = busy_s(device) if self.pipeline.rests else None
+        self._writer.drain()
+        shows = any(response.video_THWC is not None for _, response in self._warm)
+        replayer = Replayer(self.rank, self.pipeline, self.samples, device, self._ask, self._keep, shows)
+        warm, self._warm = [replayer.warm_up(query, response) for query, response in self._warm], []
+        self._send(wire.Replayed(self.rank, warm, backlog_s=backlog_s))
+        for answers in replayer.answers(replay):
+            self._send(wire.Replayed(self.rank, answers))
+        self._send(wire.Replayed(self.rank, [], over=True))
+
+    def _ask(self, samples: Sequence[Sample], queries: Sequence[Query]) -> tuple[Sequence[Response], int | None]:
+        """Answers outside the clock; with the first token's id of the one that came last, as it was announced."""
+        try:
+            if not isinstance(self.pipeline, StreamingPipeline):
+                responses = self._generate(samples, queries)
+                if len(responses) != len(queries):
+                    raise RuntimeError(f"pipeline gave {len(responses)} answers to {len(queries)} queries")
+                return responses, None
+            self.pipeline.submit(samples, queries)
+            announced, found = dict[int, int](), dict[int, Response]()
+            while not all(q.id in found for q in queries):
+                for event in self.pipeline.step(1.0):
+                    if event.first_token_id is not None:
+                        announced[event.query_id] = event.first_token_id
+                    if event.response is not None:
+                        found[event.query_id] = event.response
+            return [found[q.id] for q in queries], announced.get(queries[-1].id)
+        except Exception as error:
+            self._end_where_ranks_are_out_of_step(error)
+            _free_memory(error)
+            return [Response(error=_first_line(error))] * len(queries), None
+
+    def _keep(self, media: str, response: Response) -> None:
+        assert response.video_THWC is not None
+        self._writer.put(media, response.video_THWC, response.fps)
 
     def _generate(self, samples: Sequence[Sample], queries: Sequence[Query]) -> Sequence[Response]:
         if not isinstance(self.pipeline, StreamingPipeline):  # whose engine tells its followers itself
@@ -207,9 +261,8 @@ class Worker:
         if response.error is not None:
             return wire.Result(query.id, "failed", error=response.error)
         media = None
-        content = (response.text or "").encode()
+        digest = digest_of(response)  # before the file is begun
         if response.video_THWC is not None:
-            content = response.video_THWC.tobytes()
             media = f"media/{self.mode}-{query.id:06d}.mkv"
             self._writer.put(media, response.video_THWC, response.fps)
         return wire.Result(
@@ -222,7 +275,7 @@ class Worker:
             response.first_token_id,
             response.finish_reason,
             [round(s, 6) for s in response.token_gap_s],
-            hashlib.sha256(content).hexdigest()[:16],
+            digest,
             media,
             response.text,
             response.finite,

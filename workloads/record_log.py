@@ -11,7 +11,8 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Iterable, Sequence
+import random
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ import msgspec
 from workloads.records import Record, query_seed
 
 RESERVE_BYTES, LAST_BYTES = 8 * 2**20, 2 * 2**20  # the last are for outcome.json and the report
+WHOLE_BYTES, LINE_BYTES, MAX_DRAWS = 4 * 2**20, 2**16, 20_000  # of records.jsonl: read whole up to here, else line by line
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -59,6 +61,30 @@ class RecordLog:
             if error.errno in DISK_FULL:
                 self._append(lines[self._end - began :])
             raise
+
+    def draw(self, mode: str, rng: random.Random) -> Iterator[Record]:
+        """That test's Records in random order; of a long file, MAX_DRAWS at most, and those after long ones a little sooner."""
+        if self._end <= WHOLE_BYTES:
+            lines = os.pread(self._records, self._end, 0).splitlines()
+            rng.shuffle(lines)
+            drawn: Iterable[bytes] = lines
+        else:
+            drawn = self._lines_at_random(rng)
+        for line in drawn:
+            record = msgspec.json.decode(line, type=Record)
+            if record.mode == mode:
+                yield record
+
+    def _lines_at_random(self, rng: random.Random) -> Iterator[bytes]:
+        seen: set[int] = set()
+        for _ in range(MAX_DRAWS):
+            place = rng.randrange(self._end)
+            found = os.pread(self._records, LINE_BYTES, place)
+            begin = found.find(b"\n") + 1
+            end = found.find(b"\n", begin)
+            if begin > 0 and end > 0 and place + begin not in seen:
+                seen.add(place + begin)
+                yield found[begin:end]
 
     def close(self) -> None:
         """Every query has its Record now."""
