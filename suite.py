@@ -5,6 +5,7 @@ accelerate launch suite.py --workload t2v           the same, by Accelerate
 python suite.py --resume outputs/RUN                finish an accuracy run that was cut short
 python suite.py report outputs/RUN                  rebuild a run's report
 python suite.py bundle outputs/RUN                  pack a run, to be scored again elsewhere: suite.py report RUN.zip
+python suite.py compare RUN RUN ...                 speed-ups across runs, quality beside each
 python suite.py combine RUN RUN ...                 one page over several runs
 python suite.py list                                what can be named
 accelerate launch suite.py doctor                   examine devices and the links between them
@@ -121,6 +122,36 @@ def bundle(
     for reason in distrust(run_folder):
         print(f"suite: its report will say INVALID: {reason}", file=sys.stderr, flush=True)
     print(json.dumps({**written._asdict(), "path": str(written.path.resolve())}), flush=True)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; the first of its kind is the baseline.")],
+    label: Annotated[list[str] | None, typer.Option(help="One for each run, in their order; the same one for repeats.")] = None,
+    baseline: Annotated[list[Path] | None, typer.Option(metavar="RUN", help="Compare with this one of the runs; repeatable.")] = None,
+    by: Annotated[str, typer.Option(help="What speed is: auto, throughput, latency, ttft or tpot.")] = "auto",
+    by_model: Annotated[bool, typer.Option("--by-model", help="Compare runs of the same model only.")] = False,
+    allow_invalid: Annotated[bool, typer.Option("--allow-invalid", help="Compare INVALID runs too, and mark them.")] = False,
+    plugin: Annotated[list[str] | None, typer.Option(help="A Python file that registers a plugin; repeatable.")] = None,
+    output: Annotated[Path, typer.Option(help="The page to write; beside it go its figures, as .json.")] = Path("outputs/compare.html"),
+) -> None:
+    """Compare runs: speed-ups with intervals, speed per device, geometric means over workloads, and quality beside every speed."""
+    from configs.errors import ConfigError
+    from configs.registry import load_plugin_file
+    from metrics.compare import compare as compare_runs
+    from metrics.compare_html import print_comparison, write_comparison
+
+    if output.suffix != ".html":
+        raise ConfigError(f"--output {str(output)!r} is no page; its name must end in .html")
+    for path in plugin or []:
+        load_plugin_file(path)
+    data = compare_runs(runs, label or [], baseline or [], by, by_model, allow_invalid)
+    written = write_comparison(data, output)
+    print_comparison(data)
+    speed_ups = {g["title"]: {r["label"]: r["speed_up"]["value"] for r in g["rows"] if r["speed_up"]} for g in data["groups"]}
+    means = {mean["label"]: mean["speed_up"] for mean in data["geometric_means"]}
+    line = {"compare": str(written.resolve()), "page": str(output.resolve()), "speed_up": speed_ups, "geometric_mean": means}
+    print(json.dumps(line), flush=True)
 
 
 @app.command()

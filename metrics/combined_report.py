@@ -10,6 +10,7 @@ from configs.errors import ConfigError
 from metrics import plots, token_plots
 from metrics.report import Report, load_report
 from metrics.report_html import key_figures, png_uri, render, report_link
+from metrics.run_facts import titles
 from workloads.run_folder import write_text
 
 
@@ -20,7 +21,8 @@ def write_combined(folders: Sequence[Path], out: Path) -> Path:
     """
     if not folders:
         raise ConfigError("a combined report needs at least one run folder")
-    panels = [_panel(load_report(folder), out) for folder in folders]
+    reports = [load_report(folder) for folder in folders]
+    panels = [_panel(report, title, out) for report, title in zip(reports, titles(reports), strict=True)]
     num_valid = sum(p["r"]["verdict"] == "VALID" for p in panels)
     out.parent.mkdir(parents=True, exist_ok=True)
     verdict = "VALID" if num_valid == len(panels) else "INVALID"
@@ -28,10 +30,11 @@ def write_combined(folders: Sequence[Path], out: Path) -> Path:
     return out
 
 
-def _panel(report: Report, out: Path) -> dict[str, Any]:
+def _panel(report: Report, title: str, out: Path) -> dict[str, Any]:
     sheet = report.run.folder / "contact_sheet.png"
     return {
         "r": report.data,
+        "title": title,
         "key_figures": key_figures(report),
         "plot": _plot(report),
         "sheet": png_uri(sheet.read_bytes()) if sheet.is_file() else "",
