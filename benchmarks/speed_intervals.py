@@ -1,0 +1,87 @@
+"""How often `suite.py compare`'s intervals hold the truth: two runs alike, made of random service times, whose speed-up is 1.
+
+python benchmarks/speed_intervals.py            two minutes; one JSON line last
+
+correlation: of one batch's time with the next one's, as under a clock that drifts. held: share of pairs whose interval holds 1.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.outcome import conclude
+from configs.run_config import parse_config
+from metrics.base import Run
+from metrics.speed import slowness, speed_up, throughput
+from workloads.records import Record
+from workloads.t2v import TextToVideo
+
+PAIRS, SPREAD = 500, 0.3  # of the logarithm of a batch's time
+GOAL = 0.92
+STRONG = 0.9  # correlation that no interval from within a run of that length can see past; shown, and not part of the goal
+
+# scenario, batches, batch size, ranks, correlation
+CASES: tuple[tuple[str, int, int, int, float], ...] = (
+    ("offline", 100, 1, 1, 0.0),
+    ("offline", 25, 4, 1, 0.0),
+    ("offline", 100, 4, 4, 0.0),
+    ("offline", 200, 1, 1, 0.5),
+    ("offline", 200, 1, 1, 0.9),
+    ("offline", 2000, 1, 1, 0.9),
+    ("single_stream", 64, 1, 1, 0.0),
+    ("single_stream", 256, 1, 1, 0.0),
+    ("single_stream", 256, 1, 1, 0.7),
+)
+
+
+def batch_times(rng: np.random.Generator, num: int, correlation: float) -> NDArray[np.float64]:
+    """Log-normal, autoregressive of order 1."""
+    noise = rng.normal(0, SPREAD, num)
+    logs = noise.copy()
+    for i in range(1, num):
+        logs[i] = correlation * logs[i - 1] + np.sqrt(1 - correlation**2) * noise[i]
+    return np.exp(logs)
+
+
+def made_run(scenario: str, seconds: Sequence[float] | NDArray[np.float64], batch_size: int, ranks: int) -> Run:
+    """Batches go to the rank that is free first."""
+    config = parse_config({"workload": "t2v", "scenario": scenario, "pipeline": {"name": "toy_t2v"}}, "made by hand")
+    free_s, records = [0.0] * ranks, list[Record]()
+    for took_s in seconds:
+        rank = int(np.argmin(free_s))
+        begin, free_s[rank] = free_s[rank], free_s[rank] + float(took_s)
+        issued = 0.0 if scenario == "offline" else begin
+        for _ in range(batch_size):
+            records.append(Record(len(records), 0, 0, "performance", "done", rank, issued, free_s[rank], started_s=begin, num_units=9))
+    return Run(Path(), config, TextToVideo(), [], records, {})
+
+
+def main() -> None:
+    found = []
+    for scenario, num, batch_size, ranks, correlation in CASES:
+        rng, held, widths = np.random.default_rng(0), 0, []
+        for _ in range(PAIRS):
+            pair = [made_run(scenario, batch_times(rng, num, correlation), batch_size, ranks) for _ in range(2)]
+            one, other = (throughput(run) if scenario == "offline" else slowness(run, "latency", 0.9) for run in pair)
+            assert one
+            assert other
+            ci95 = speed_up(one, other).ci95
+            assert ci95
+            held += ci95[0] <= 1 <= ci95[1]
+            widths.append(ci95[1] / ci95[0])
+        case = {"scenario": scenario, "batches": num, "batch_size": batch_size, "ranks": ranks, "correlation": correlation}
+        found.append({**case, "held": held / PAIRS, "width": round(float(np.median(widths)), 3)})
+        print(found[-1], file=sys.stderr, flush=True)
+    least = min(case["held"] for case in found if case["correlation"] < STRONG)
+    conclude("speed_intervals", least, "of 95 % intervals hold the truth, in the worst case", GOAL, least >= GOAL, pairs=PAIRS, cases=found)
+
+
+if __name__ == "__main__":
+    main()
