@@ -30,6 +30,8 @@ class DiffusersT2V(Pipeline):
     model: `embedded` (the trained model that comes with the suite), a folder written by save_pretrained, or a hub name.
     dtype: of all weights; `auto` is float32 on a CPU and bfloat16 on a GPU. offload: keep idle parts (`model`) or
     layers (`sequential`) in host memory. compile: torch.compile the denoiser's repeated blocks. fps: of the saved file.
+    cache: a name of pipelines/denoiser_caches.py, or a mapping with `name` and that cache's parameters. quantisation: the same of
+    pipelines/quantised_weights.py. Both are for the denoisers alone.
     """
 
     model: str = "embedded"
@@ -49,18 +51,32 @@ class DiffusersT2V(Pipeline):
     vae_slicing: bool = False
     offload: Literal["none", "model", "sequential"] = "none"
     compile: bool = False
+    cache: str | dict[str, Any] | None = None
+    quantisation: str | dict[str, Any] | None = None
 
     workloads: ClassVar[tuple[str, ...]] = ("t2v",)
     parallelism: ClassVar[tuple[str, ...]] = ("context", "cfg")
 
     _pipe: Any = field(default=None, init=False, repr=False)
     _clock: Any = field(default=None, init=False, repr=False)
+    _cache: Any = field(default=None, init=False, repr=False)
+    _quantisation: Any = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("num_frames", "height", "width", "num_inference_steps", "batch_size", "fps"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ConfigError(f"pipeline 'diffusers_t2v': option {name!r} is {value}; it must be above 0")
+        if self.cache not in (None, "none"):
+            from pipelines.denoiser_caches import BY_BATCH, DenoiserCache
+
+            self._cache = DenoiserCache(self.cache)
+            if self._cache.name in BY_BATCH and self.batch_size > 1:
+                self.repeats = "in_batch"
+        if self.quantisation not in (None, "none"):
+            from pipelines.quantised_weights import Quantisation
+
+            self._quantisation = Quantisation(self.quantisation)
 
     def load(self, device: torch.device) -> None:
         import torch
@@ -79,12 +95,18 @@ class DiffusersT2V(Pipeline):
             check_diffusers_folder(Path(folder))
         dtype = getattr(torch, self._dtype_name(device))
         try:
-            self._pipe = DiffusionPipeline.from_pretrained(folder, dtype=dtype, revision=self.revision, use_safetensors=True)
+            special = self._check_speedups(folder, device, dtype)
+            self._pipe = DiffusionPipeline.from_pretrained(folder, dtype=dtype, revision=self.revision, use_safetensors=True, **special)
+        except ConfigError:
+            raise
         except Exception as error:  # diffusers, transformers, safetensors and the hub raise many kinds
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ConfigError(f"model {self.model!r} cannot be loaded: {reason}; give a diffusers folder or a hub name") from error
+            how = f", with quantisation {self._quantisation.name!r}" if self._quantisation else ""
+            raise ConfigError(f"model {self.model!r} cannot be loaded{how}: {reason}; give a diffusers folder or a hub name") from error
         self._refuse_what_it_cannot_do()
         self._pipe.set_progress_bar_config(disable=True)
+        if self._quantisation:
+            self._quantisation.apply(self._named_denoisers())
         if self.offload == "model":
             self._pipe.enable_model_cpu_offload(device=device)
         elif self.offload == "sequential":
@@ -95,6 +117,7 @@ class DiffusersT2V(Pipeline):
             self._pipe.vae.enable_tiling()
         if self.vae_slicing:
             self._pipe.vae.enable_slicing()
+        self._enable_cache(device)
         self._spread_over_ranks()
         if self.compile:
             for denoiser in self._denoisers():
@@ -110,6 +133,8 @@ class DiffusersT2V(Pipeline):
         arguments = {"prompt": [s.prompt for s in samples], "generator": generators, "output_type": kind, **self._given()}
         if "callback_on_step_end" in self._accepted():
             arguments["callback_on_step_end"] = self._clock.step_end
+        if self._cache:
+            self._cache.start()
         self._clock.start()
         with torch.inference_mode():
             frames = self._pipe(**arguments).frames
@@ -125,6 +150,9 @@ class DiffusersT2V(Pipeline):
         return responses
 
     def effective(self) -> Mapping[str, str]:
+        from pipelines import denoiser_caches, quantised_weights
+
+        denoisers = self._named_denoisers()
         denoiser = self._denoisers()[0]
         processor = next(iter(denoiser.attn_processors.values()), None) if hasattr(denoiser, "attn_processors") else None
         backend = getattr(processor, "_attention_backend", None)
@@ -133,8 +161,8 @@ class DiffusersT2V(Pipeline):
             "scheduler": type(self._pipe.scheduler).__name__,
             "dtype": str(denoiser.dtype).removeprefix("torch."),
             "attention": str(getattr(backend, "value", backend) or "native"),
-            "quantisation": str(getattr(denoiser.config, "quantization_config", None) or "none"),
-            "cache": "on" if getattr(denoiser, "is_cache_enabled", False) else "none",
+            "quantisation": quantised_weights.in_force(denoisers),
+            "cache": self._cache.in_force(self.batch_size) if self._cache else denoiser_caches.in_force(denoisers),
             "compiled": str(self._is_compiled()),
             "experts": str(len(self._denoisers())),
             **self._parallelism(),
@@ -151,6 +179,10 @@ class DiffusersT2V(Pipeline):
             found.append("the VAE does not tile")
         if self.vae_slicing and not getattr(self._pipe.vae, "use_slicing", False):
             found.append("the VAE does not slice")
+        if self._cache:
+            found += self._cache.fallbacks()
+        if self._quantisation:
+            found += self._quantisation.fallbacks(self._named_denoisers())
         return found
 
     def _dtype_name(self, device: torch.device) -> str:
@@ -171,6 +203,34 @@ class DiffusersT2V(Pipeline):
             "max_sequence_length",
         )
         return {n: getattr(self, n) for n in names if getattr(self, n) is not None}
+
+    def _check_speedups(self, folder: str, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+        """Refuse what this model or device cannot do, before its weights are read; what loading has to be told."""
+        if not self._cache and not self._quantisation:
+            return {}
+        from pipelines.diffusers_outline import read_outline
+
+        outline = read_outline(folder, self.revision)
+        if self._cache:
+            self._cache.check(outline, self.replica.settings.context, self.replica.settings.cfg)
+        if self._quantisation:
+            self._quantisation.check(outline, device, dtype, self.offload)
+            return dict(self._quantisation.for_loading(list(outline.denoisers)))
+        return {}
+
+    def _enable_cache(self, device: torch.device) -> None:
+        import torch
+
+        if not self._cache:
+            return
+
+        def answer(prompt: str, seed: int) -> None:
+            with torch.inference_mode():
+                self._pipe(prompt=[prompt], generator=[torch.Generator("cpu").manual_seed(seed)], output_type="latent", **self._given())
+
+        scale = self._in_call("guidance_scale")
+        guided = scale is None or scale > 1
+        self._cache.enable(self._pipe, self._named_denoisers(), self._in_call("num_inference_steps") or 1, guided, device, answer)
 
     def _spread_over_ranks(self) -> None:
         from pipelines.parallel_denoise import SplitGuidance, split_tokens
@@ -216,8 +276,11 @@ class DiffusersT2V(Pipeline):
         return set(inspect.signature(self._pipe.__call__).parameters)
 
     def _denoisers(self) -> list[Any]:
-        parts = [getattr(self._pipe, name, None) for name in ("transformer", "transformer_2", "unet")]
-        return [p for p in parts if p is not None]
+        return list(self._named_denoisers().values())
+
+    def _named_denoisers(self) -> dict[str, Any]:
+        parts = {name: getattr(self._pipe, name, None) for name in ("transformer", "transformer_2", "unet")}
+        return {name: part for name, part in parts.items() if part is not None}
 
     def _is_compiled(self) -> bool:
         return any(getattr(m, "_compiled_call_impl", None) is not None for d in self._denoisers() for m in d.modules())

@@ -1,0 +1,53 @@
+"""A diffusers checkpoint without its weights: classes and empty denoisers, from its config files alone.
+
+So that what a model cannot do is refused in a second, not after minutes of loading.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from configs.errors import ConfigError
+
+DENOISERS = ("transformer", "transformer_2", "unet")
+
+
+@dataclass(frozen=True)
+class Outline:
+    """denoisers: by their name in the pipeline, on the meta device. quantised: which of them come so. source: of the pipeline's class."""
+
+    denoisers: Mapping[str, Any]
+    quantised: Sequence[str]
+    source: str
+
+    @property
+    def guides_in_two_passes(self) -> bool:
+        """Whether a step calls the denoiser once with the caption and once more without, as Wan does."""
+        return 'cache_context("uncond"' in self.source
+
+    @property
+    def guides_in_one_batch(self) -> bool:
+        """Whether captioned and uncaptioned go through the denoiser side by side, as in CogVideoX."""
+        return 'cache_context("cond_uncond"' in self.source
+
+
+def read_outline(folder: str, revision: str | None) -> Outline:
+    """Raises ConfigError where the pipeline or a denoiser is of a class that is not diffusers' own."""
+    import diffusers
+
+    index = diffusers.DiffusionPipeline.load_config(folder, revision=revision)
+    pipeline = getattr(diffusers, str(index["_class_name"]), None)
+    parts = {name: index[name] for name in DENOISERS if (index.get(name) or [None])[0] is not None}
+    classes: dict[str, Any] = {name: getattr(diffusers, kind, None) for name, (_, kind) in parts.items()}
+    if pipeline is None or None in classes.values():
+        kinds = ", ".join([str(index["_class_name"]), *(str(parts[name][1]) for name in parts)])
+        raise ConfigError(f"options 'cache' and 'quantisation' need a model of diffusers' own classes, not {kinds}; leave them out")
+    configs = {name: cls.load_config(folder, subfolder=name, revision=revision) for name, cls in classes.items()}
+    with torch.device("meta"):
+        denoisers = {name: cls.from_config(configs[name]) for name, cls in classes.items()}
+    return Outline(denoisers, [n for n, c in configs.items() if c.get("quantization_config")], inspect.getsource(pipeline))

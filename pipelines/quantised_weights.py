@@ -1,0 +1,188 @@
+"""Denoisers with quantised weights, and how to tell from the weights that they are.
+
+By name:
+  round         each row of a linear layer rounded to 2^bits - 1 levels, symmetric about nought, kept in the original dtype. It tells
+                what so few bits cost in quality; it saves neither time nor memory. bits: 2 to 8
+  torchao       diffusers' TorchAoConfig. quant_type: a config class of torchao.quantization, with its own parameters beside it
+  bitsandbytes  diffusers' BitsAndBytesConfig, with its own parameters; on GPUs alone
+Layers that a model keeps in float32 stay as they are, and so do those whose name holds a part of `modules_to_not_convert`
+(bitsandbytes: `llm_int8_skip_modules`).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from configs.errors import ConfigError, unknown
+from pipelines.diffusers_outline import Outline
+from pipelines.library_options import build, first_line
+
+KINDS = ("round", "torchao", "bitsandbytes")
+TRIED_OUTPUTS = 256  # of the layer that a library's kernel is tried on
+ROWS_LOOKED_AT = 8  # of each layer
+
+
+@dataclass(frozen=True)
+class Rounding:
+    bits: int
+    modules_to_not_convert: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.bits <= 8:
+            raise ValueError(f"option 'bits' is {self.bits}; it must be from 2 to 8")
+
+
+class Quantisation:
+    """One kind of quantised weights, for every denoiser of a pipeline. Raises ConfigError where the options are wrong."""
+
+    def __init__(self, options: str | Mapping[str, Any]) -> None:
+        given = {"name": options} if isinstance(options, str) else dict(options)
+        self.name = str(given.pop("name", None))
+        self.what = f"pipeline 'diffusers_t2v': quantisation {self.name!r}"
+        if self.name not in KINDS:
+            raise ConfigError(f"pipeline 'diffusers_t2v': {unknown('quantisation', self.name, KINDS)}")
+        if self.name != "round" and importlib.util.find_spec(self.name) is None:
+            raise ConfigError(f"{self.what} needs a package: pip install {self.name}")
+        self._given = given
+        self._config = self._configured()
+        skipped = "llm_int8_skip_modules" if self.name == "bitsandbytes" else "modules_to_not_convert"
+        self._skipped: Sequence[str] = getattr(self._config, skipped) or ()
+
+    def check(self, outline: Outline, device: torch.device, dtype: torch.dtype, offload: str) -> None:
+        """Refuse by name what this model or device cannot do. Raises ConfigError."""
+        if offload == "sequential":
+            raise ConfigError(f"{self.what} and offload 'sequential' do not go together; use offload 'model' or none")
+        if outline.quantised:
+            raise ConfigError(f"{self.what}: the model's {outline.quantised[0]} is quantised already; leave it out")
+        if self.name == "round":
+            return
+        from diffusers.quantizers.auto import DiffusersAutoQuantizer
+
+        try:
+            DiffusersAutoQuantizer.from_config(self._config, pre_quantized=False).validate_environment()
+            if self.name == "torchao":
+                for width in {layer.in_features for _, layer in self._due(outline.denoisers)}:
+                    _try_torchao(self._config.quant_type, width, device, dtype)
+        except Exception as error:  # whatever the library raises where it lacks a kernel, a package or a device
+            raise ConfigError(
+                f"{self.what} does not work here, on {device} in {str(dtype).removeprefix('torch.')}: {first_line(error)}"
+            ) from error
+
+    def for_loading(self, names: Sequence[str]) -> dict[str, Any]:
+        """What `from_pretrained` has to be told; names: of the denoisers."""
+        if self.name == "round":
+            return {}
+        from diffusers import PipelineQuantizationConfig
+
+        return {"quantization_config": PipelineQuantizationConfig(quant_mapping={name: self._configured() for name in names})}
+
+    def apply(self, denoisers: Mapping[str, Any]) -> None:
+        """Quantise what loading has not."""
+        if self.name == "round":
+            for _, layer in self._due(denoisers):
+                _round_rows(layer.weight, self._config.bits)
+
+    def fallbacks(self, denoisers: Mapping[str, Any]) -> list[str]:
+        """What was asked for and is not in force."""
+        due = self._due(denoisers)
+        left = [name for name, layer in due if _kind(layer.weight) is None and bool(layer.weight.any())]
+        found = []
+        if left:
+            found.append(f"quantisation {self.name!r} left {len(left)} of {len(due)} linear layers as they were, first {left[0]}")
+        if self.name == "round" and (bits := max((_bits(layer.weight) or 0 for _, layer in due), default=0)) > self._config.bits:
+            found.append(f"weights are rounded to {bits} bits, not {self._config.bits}")
+        return found
+
+    def _configured(self) -> Any:
+        """A config: diffusers' own, or of the rounding. Each denoiser gets one of its own, since diffusers writes into them."""
+        if self.name == "round":
+            return build(Rounding, self.what, self._given)
+        import diffusers
+
+        if self.name == "bitsandbytes":
+            return build(diffusers.BitsAndBytesConfig, self.what, self._given)
+        import torchao.quantization as library
+        from torchao.core.config import AOBaseConfig
+
+        kinds = {
+            n: c for n, c in vars(library).items() if isinstance(c, type) and issubclass(c, AOBaseConfig) and n.endswith("WeightConfig")
+        }
+        kinds |= {n: c for n, c in vars(library).items() if n.endswith("WeightOnlyConfig")}
+        given = dict(self._given)
+        outer = {k: given.pop(k) for k in ("modules_to_not_convert",) if k in given}
+        quant_type = given.pop("quant_type", None)
+        if quant_type not in kinds:
+            raise ConfigError(f"{self.what}: {unknown('quant_type', quant_type, kinds)}")
+        inner: Any = build(kinds[quant_type], f"{self.what}, quant_type {quant_type!r}", given, names=vars(library.granularity))
+        return build(diffusers.TorchAoConfig, self.what, outer, {"quant_type": inner})
+
+    def _due(self, denoisers: Mapping[str, Any]) -> list[tuple[str, torch.nn.Linear]]:
+        """The linear layers that have to be quantised."""
+        due = []
+        for denoiser in denoisers.values():
+            kept = [*(denoiser._keep_in_fp32_modules or ()), *self._skipped]
+            due += [(name, layer) for name, layer in _layers(denoiser) if not any(f"{part}." in f"{name}." for part in kept)]
+        return due
+
+
+def in_force(denoisers: Mapping[str, Any]) -> str:
+    """How the denoisers' linear layers are quantised, read from their weights: `KIND in N of M linear layers`, or `none`."""
+    layers = [layer for denoiser in denoisers.values() for _, layer in _layers(denoiser)]
+    kinds = Counter(kind for layer in layers if (kind := _kind(layer.weight)))
+    return ", ".join(f"{kind} in {count} of {len(layers)} linear layers" for kind, count in kinds.items()) or "none"
+
+
+def _layers(denoiser: Any) -> Iterator[tuple[str, torch.nn.Linear]]:
+    return ((name, module) for name, module in denoiser.named_modules() if isinstance(module, torch.nn.Linear))
+
+
+def _kind(weight: torch.Tensor) -> str | None:
+    """What a weight is stored as; None where it is plain."""
+    if type(weight) is not torch.nn.Parameter:
+        stored = getattr(weight, "target_dtype", None) or getattr(getattr(weight, "qdata", None), "dtype", None)
+        return type(weight).__name__ + (f" ({str(stored).removeprefix('torch.')})" if stored else "")
+    if not weight.is_floating_point():
+        return str(weight.dtype).removeprefix("torch.")
+    bits = _bits(weight)
+    return None if bits is None else f"rounded to {bits} bits"
+
+
+def _bits(weight: torch.Tensor) -> int | None:
+    """The fewest bits on whose grid the weight's rows lie; None where they lie on no grid of 8 bits or less, or are all nought."""
+    if type(weight) is not torch.nn.Parameter or not weight.is_floating_point() or weight.is_meta:
+        return None
+    rows = weight.detach()[:: max(len(weight) // ROWS_LOOKED_AT, 1)].float()
+    tops = rows.abs().amax(1, keepdim=True)
+    rows, tops = rows[tops[:, 0] > 0], tops[tops[:, 0] > 0]
+    if not len(rows):
+        return None
+    for bits in range(2, 9):
+        steps = rows / tops * (2 ** (bits - 1) - 1)
+        room = 2 * torch.finfo(weight.dtype).eps * steps.abs().clamp(min=1)
+        if bool(((steps - steps.round()).abs() <= room).all()):
+            return bits
+    return None
+
+
+def _round_rows(weight: torch.Tensor, bits: int) -> None:
+    with torch.no_grad():
+        scale = weight.float().abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / (2 ** (bits - 1) - 1)
+        weight.copy_((weight.float() / scale).round() * scale)
+
+
+def _try_torchao(quant_type: Any, width: int, device: torch.device, dtype: torch.dtype) -> None:
+    """Quantise a layer of that many inputs and use it. Raises what the library raises."""
+    from torchao.quantization import quantize_
+
+    layer = torch.nn.Sequential(torch.nn.Linear(width, TRIED_OUTPUTS, device=device, dtype=dtype))
+    quantize_(layer, quant_type)
+    with torch.inference_mode():
+        layer(torch.ones(16, width, device=device, dtype=dtype))
+    if type(layer[0].weight) is torch.nn.Parameter:
+        raise RuntimeError("it leaves a layer as it was")
