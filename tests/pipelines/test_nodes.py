@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -45,9 +46,12 @@ def _remove(names: tuple[str, str]) -> None:
 
 
 def launch_on(
-    nodes: tuple[str, str], folder: Path, *arguments: str, elsewhere: Sequence[str] = ()
+    nodes: tuple[str, str], folder: Path, *arguments: str, elsewhere: Sequence[str] = (), then: Callable[[], object] = lambda: None
 ) -> list[subprocess.CompletedProcess[str]]:
-    """The same launch on both nodes, but for --machine_rank; rank 0's node first. elsewhere: put before the other node's command."""
+    """The same launch on both nodes, but for --machine_rank; rank 0's node first.
+
+    elsewhere: put before the other node's command. then: called when both are started.
+    """
     started = []
     for number, name in enumerate(nodes):
         across = ["--num_machines", "2", "--num_processes", "2", "--machine_rank", str(number), "--main_process_ip", HEAD]
@@ -55,6 +59,7 @@ def launch_on(
         command = ["ip", "netns", "exec", name, *(elsewhere if number else ()), *launcher, *across, str(ROOT / "suite.py"), *arguments]
         env = suite_env() | {"GLOO_SOCKET_IFNAME": "cable", "OMP_NUM_THREADS": "1"}
         started.append(subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    then()
     outputs = [process.communicate(timeout=240) for process in started]
     return [subprocess.CompletedProcess(p.args, p.returncode, *output) for p, output in zip(started, outputs, strict=True)]
 
@@ -74,6 +79,28 @@ def test_two_nodes_answer_one_run(nodes: tuple[str, str], tmp_path: Path, panel:
     for rank in report["ranks"]:
         assert abs(rank["clock_offset_s"]) <= rank["clock_error_s"] < 0.5  # the nodes share a machine, and its clock
     assert all(r["started_s"] - 0.5 < r["worked_s"][0] <= r["worked_s"][1] < r["completed_s"] + 0.5 for r in records)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="network namespaces are Linux's")
+def test_a_cable_that_is_pulled_ends_the_run_on_both_nodes(nodes: tuple[str, str], tmp_path: Path) -> None:
+    def pull() -> None:
+        records = tmp_path / "run/records.jsonl"
+        for _ in range(1200):
+            if records.exists() and records.read_bytes().count(b"\n") > 4:
+                break
+            time.sleep(0.1)
+        sh("ip", "-n", nodes[1], "link", "set", "cable", "down")
+
+    paced = ["--set", "pipeline.seconds=0.1", "--set", "load.min_query_count=1000", "--set", "heartbeat_timeout_s=3"]
+    head, other = launch_on(nodes, tmp_path, "--config", "t2v/toy", *paced, "--output", "run", then=pull)
+    assert (head.returncode, other.returncode) == (1, 1)
+    here = os.uname().nodename
+    assert f"rank 1 on {here} has been silent for 3 s (heartbeat_timeout_s)" in head.stderr
+    assert "the conductor, on rank 0's host, has been silent for 3 s" in other.stderr
+    report = json.loads((tmp_path / "run/report.json").read_text(encoding="utf-8"))
+    assert report["verdict"] == "INVALID"
+    outcome = json.loads((tmp_path / "run/outcome.json").read_text(encoding="utf-8"))["performance"]
+    assert outcome["num_done"] + outcome["num_failed"] == outcome["num_issued"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="network namespaces are Linux's")
