@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipelines.provenance import package_versions
+from pipelines.provenance import package_versions, suite_commit
+from workloads.manifest import read_manifest
 
 SHOWN = 5
 ROUNDING = 1e-6
@@ -37,7 +38,8 @@ def print_comparison(folder: Path, before: bytes | None) -> bool | None:
     found = list(differences(json.loads(before), json.loads(after)))
     rounding = max((_relative(old, new) for _, old, new in found), default=0.0)
     slightly = f", by {rounding:.0e} of themselves at most, as under another processor's arithmetic" if rounding < ROUNDING else ""
-    console.print(f"report.json is not the one that the bundle came with: {len(found)} values differ{slightly}", style="bold red")
+    count = "1 value differs" if len(found) == 1 else f"{len(found)} values differ"
+    console.print(f"report.json is not the one that the bundle came with: {count}{slightly}", style="bold red")
     lines = [f"{path}: {_short(old)} before, {_short(new)} now" for path, old, new in found[:SHOWN]]
     for line in lines + [f"and {len(found) - SHOWN} more"] * (len(found) > SHOWN) + other_versions(folder):
         console.print(f"  - {line}")
@@ -57,12 +59,14 @@ def differences(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, 
 
 
 def other_versions(folder: Path) -> list[str]:
-    """Packages of which the run had other versions than there are here."""
+    """The suite and packages, where the run had other versions than there are here."""
     try:
         had = json.loads((folder / "system.json").read_text(encoding="utf-8"))["packages"]
-        return [f"{name} was {had[name]} there and is {here} here" for name, here in package_versions().items() if had[name] != here]
+        pairs = {"the suite": (read_manifest(folder)["suite_commit"], suite_commit())}
+        pairs |= {name: (had[name], here) for name, here in package_versions().items()}
     except (OSError, ValueError, KeyError, TypeError):
         return []
+    return [f"{name} was {there or 'none'} there and is {here or 'none'} here" for name, (there, here) in pairs.items() if there != here]
 
 
 def _relative(before: Any, after: Any) -> float:

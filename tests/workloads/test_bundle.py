@@ -124,7 +124,7 @@ def test_a_report_that_claims_more_is_told_from_the_one_made_again(suite: SuiteR
 
     done = suite("report", str(repacked(write_bundle(run).path, boast)))
     assert last_line(done)["same_report"] is False
-    assert "1 values differ" in done.stderr
+    assert "1 value differs" in done.stderr
     assert "figures.answers_per_s.value: 10.0 before, 1.0 now" in done.stderr
 
 
