@@ -18,10 +18,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu
@@ -44,36 +45,38 @@ MAX_PAIRS = 16  # of the two tests' videos that are read
 class Pair:
     """Two answers to one query, and how much alike they are: psnr of videos, in dB; words in agreement of texts. told: whose they are.
 
-    failed: there is no second one to compare.
+    ranks: who gave them. failed: there is no second one to compare.
     """
 
     told: str
     same: bool
+    ranks: tuple[int, int]
     psnr: float | None = None
     num_agreed: int = 0
     failed: bool = False
 
+    @property
+    def crossed(self) -> bool:
+        return self.ranks[0] != self.ranks[1]
+
 
 def checks(run: Run, ranks: Sequence[Mapping[str, Any]]) -> list[Check]:
     """All of them, in the order above."""
-    import msgspec
-
-    answers = [msgspec.convert(a, Answer) for mode in _replayed_modes(run) for a in run.outcome[mode].get("replays", ())]
+    mode = next((mode for mode in ("performance", "accuracy") if run.outcome.get(mode, {}).get("replays")), None)
+    answers = [msgspec.convert(a, Answer) for a in run.outcome[mode]["replays"]] if mode else []
     again = [a for a in answers if a.kind == "again"]
     why = _why_not(run, ranks, answers)
-    replay = not_made("replay", why) if why else _replay(run, answers, ranks)
+    in_batches = any(rank.get("repeats") == "in_batch" for rank in ranks)  # and the warm-up's batches are no timed ones
+    pairs = [] if why else _compared(run, [a for a in answers if a.kind == "again" or (a.kind == "warm-up" and not in_batches)], str(mode))
+    replay = not_made("replay", why) if why else _replay(pairs)
     return [
         replay,
-        _ranks(run, again, ranks, why, replay),
+        not_made("ranks", why) if why else _ranks(pairs, len(ranks), replay),
         _modes(run, ranks),
-        not_made("cached_answers", why) if why and not answers else _cached(run, answers),
+        not_made("cached_answers", why) if why and not answers else _cached(answers),
         _busy_after(ranks, again),
-        _first_token(answers, ranks),
+        _first_token(answers),
     ]
-
-
-def _replayed_modes(run: Run) -> list[str]:
-    return [mode for mode in ("performance", "accuracy") if run.outcome.get(mode, {}).get("replays")]
 
 
 def _why_not(run: Run, ranks: Sequence[Mapping[str, Any]], answers: Sequence[Answer]) -> str:
@@ -85,34 +88,30 @@ def _why_not(run: Run, ranks: Sequence[Mapping[str, Any]], answers: Sequence[Ans
     return ""
 
 
-def _replay(run: Run, answers: Sequence[Answer], ranks: Sequence[Mapping[str, Any]]) -> Check:
-    in_batches = any(rank.get("repeats") == "in_batch" for rank in ranks)  # and the warm-up's batches are no timed ones
-    own = [p for a in answers if a.kind == "again" and a.rank == a.timed_rank for p in _compared(run, a)]
-    warm = [p for a in answers if a.kind == "warm-up" and not in_batches for p in _compared(run, a)]
-    groups = [(group, told) for group, told in ((own, "asked again"), (warm, "of the warm-up")) if group]
+def _replay(compared: Sequence[tuple[str, Pair]]) -> Check:
+    own = [(kind, pair) for kind, pair in compared if not pair.crossed]
+    groups = [([pair for k, pair in own if k == kind], told) for kind, told in (("again", "asked again"), ("warm-up", "of the warm-up"))]
     if bad := [_told(group, told) for group, told in groups if _are_different(group)]:
         return differs("replay", "; ".join(bad))
-    if not groups:
+    if not own:
         return not_made("replay", "no timed query was asked again of its own rank")
-    return holds("replay", "; ".join(_told(group, told) for group, told in groups))
+    return holds("replay", "; ".join(_told(group, told) for group, told in groups if group))
 
 
-def _ranks(run: Run, again: Sequence[Answer], ranks: Sequence[Mapping[str, Any]], why: str, replay: Check) -> Check:
-    if len(ranks) < 2:
+def _ranks(compared: Sequence[tuple[str, Pair]], num_ranks: int, replay: Check) -> Check:
+    if num_ranks < 2:
         return not_made("ranks", "one replica answered all")
-    if why:
-        return not_made("ranks", why)
     if replay.result == "differs":
         return not_made("ranks", "ranks do not even repeat their own answers; see replay")
-    crossed = [(a, pair) for a in again if a.rank != a.timed_rank for pair in _compared(run, a)]
+    crossed = [pair for _, pair in compared if pair.crossed]
     if not crossed:
         return not_made("ranks", "no timed query was asked again of another rank")
     bad = []
-    for rank in sorted({a.rank for a, _ in crossed} | {a.timed_rank for a, _ in crossed}):
-        pairs = [pair for a, pair in crossed if rank in (a.rank, a.timed_rank)]
+    for rank in sorted({rank for pair in crossed for rank in pair.ranks}):
+        pairs = [pair for pair in crossed if rank in pair.ranks]
         if _are_different(pairs):
-            bad.append(_told(pairs, f"rank {rank} has in common with others"))
-    return differs("ranks", "; ".join(bad)) if bad else holds("ranks", _told([p for _, p in crossed], "asked again of another rank"))
+            bad.append(_told(pairs, f"that rank {rank} and another gave"))
+    return differs("ranks", "; ".join(bad)) if bad else holds("ranks", _told(crossed, "asked again of another rank"))
 
 
 def _modes(run: Run, ranks: Sequence[Mapping[str, Any]]) -> Check:
@@ -126,13 +125,13 @@ def _modes(run: Run, ranks: Sequence[Mapping[str, Any]]) -> Check:
         return not_made("modes", "no sample was answered in both tests")
     unlike = [i for i in common if timed[i].digest != judged[i].digest]
     read = unlike if run.workload.unit == "tokens" else unlike[:: -(-len(unlike) // MAX_PAIRS) or 1]
-    pairs = [_pair(run, timed[i], judged[i].text, _of_record(run, judged[i]), judged[i].digest, f"sample {i}") for i in read]
-    pairs += [Pair(f"sample {i}", True, math.inf) for i in common if i not in unlike]
+    pairs = [_pair(run, timed[i], judged[i], _of_record(run, judged[i]), f"sample {i}") for i in read]
+    pairs += [Pair(f"sample {i}", True, (timed[i].rank, judged[i].rank), math.inf) for i in common if i not in unlike]
     told = _told(pairs, "asked in both tests")
     return differs("modes", told) if _are_different(pairs) else holds("modes", told)
 
 
-def _cached(run: Run, answers: Sequence[Answer]) -> Check:
+def _cached(answers: Sequence[Answer]) -> Check:
     fresh, again = ([a for a in answers if a.kind == kind and a.error is None] for kind in ("fresh", "again"))
     if not fresh or not again:
         error = next((a.error for a in answers if a.error), None)
@@ -187,7 +186,7 @@ def _busy_after(ranks: Sequence[Mapping[str, Any]], again: Sequence[Answer]) -> 
     return holds("busy_after", f"at rest within {max(found):.2f} s of an answer, on {len(found)} ranks")
 
 
-def _first_token(answers: Sequence[Answer], ranks: Sequence[Mapping[str, Any]]) -> Check:
+def _first_token(answers: Sequence[Answer]) -> Check:
     told = [a for a in answers if a.announced is not None and a.first_token_id is not None]
     if not told:
         return not_made("first_token", "no answer had its first token announced with an id")
@@ -198,30 +197,35 @@ def _first_token(answers: Sequence[Answer], ranks: Sequence[Mapping[str, Any]]) 
     return holds("first_token", f"{len(told)} first tokens were those of their answers")
 
 
-def _compared(run: Run, answer: Answer) -> Iterator[Pair]:
-    """The answer beside the timed one; nothing where the query was not timed, or has failed there."""
-    record = _timed(run, answer)
-    if record is None:
-        return
+def _compared(run: Run, answers: Sequence[Answer], mode: str) -> list[tuple[str, Pair]]:
+    """Each answer's kind, and it beside the timed one; of a warm-up's, that of the same rank if there is one, else of another."""
+    by_id = {a.query_id: a for a in answers if a.kind == "again"}
+    timed = {r.query_id: r for r in run.of_mode(mode) if r.query_id in by_id}
+    first = _first_done(run, mode)
+    own = {rank: _first_done(run, mode, rank) for rank in {a.rank for a in answers}}
+    found: list[tuple[str, Pair]] = []
+    for answer in answers:
+        if answer.kind == "again":
+            record = timed.get(answer.query_id)
+        else:
+            record = own[answer.rank].get(answer.sample_index) or first.get(answer.sample_index)
+        if record is not None:
+            found.append((answer.kind, _beside(run, record, answer)))
+    return found
+
+
+def _beside(run: Run, record: Record, answer: Answer) -> Pair:
     told = f"query {record.query_id}" + (f" of rank {record.rank} on rank {answer.rank}" if answer.rank != record.rank else "")
     if answer.error is not None:
-        yield Pair(f"{told}: {answer.error}", False, failed=True)
-        return
-    yield _pair(run, record, answer.text, lambda: read_video(run.folder / str(answer.media)), answer.digest, told)
+        return Pair(f"{told}: {answer.error}", False, (record.rank, answer.rank), failed=True)
+    return _pair(run, record, answer, lambda: read_video(run.folder / str(answer.media)), told)
 
 
-def _timed(run: Run, answer: Answer) -> Record | None:
-    mode = next(iter(_replayed_modes(run)))
-    if answer.kind == "warm-up":
-        return _first_done(run, mode).get(answer.sample_index)
-    return next((r for r in run.of_mode(mode) if r.query_id == answer.query_id), None)
-
-
-def _first_done(run: Run, mode: str) -> dict[int, Record]:
-    """By sample."""
+def _first_done(run: Run, mode: str, rank: int | None = None) -> dict[int, Record]:
+    """By sample; of any rank where none is named."""
     found: dict[int, Record] = {}
     for record in run.of_mode(mode):
-        if record.status == "done":
+        if record.status == "done" and rank in (None, record.rank):
             found.setdefault(record.sample_index, record)
     return found
 
@@ -230,16 +234,18 @@ def _of_record(run: Run, record: Record) -> Callable[[], NDArray[np.uint8]]:
     return lambda: run.video(record)
 
 
-def _pair(run: Run, record: Record, text: str | None, video: Callable[[], NDArray[np.uint8]], digest: str, told: str) -> Pair:
-    if digest == record.digest:
-        return Pair(told, True, math.inf, len((text or "").split()) + 1)
+def _pair(run: Run, record: Record, other: Answer | Record, video: Callable[[], NDArray[np.uint8]], told: str) -> Pair:
+    """video: reads the other answer's."""
+    ranks, text = (record.rank, other.rank), record.text or ""
+    if other.digest == record.digest:
+        return Pair(told, True, ranks, math.inf, len(text.split()) + 1)
     if record.media is None:
-        return Pair(told, False, num_agreed=_agreed(record.text or "", text or ""))
+        return Pair(told, False, ranks, num_agreed=_agreed(text, other.text or ""))
     try:
         ratio = psnr(run.video(record), video())
     except ValueError as error:
-        return Pair(f"{told}: {error}", False, failed=True)
-    return Pair(told, ratio >= MIN_PSNR[_all_float32(run)], ratio)
+        return Pair(f"{told}: {error}", False, ranks, failed=True)
+    return Pair(told, ratio >= MIN_PSNR[_all_float32(run)], ranks, ratio)
 
 
 def _agreed(one: str, other: str) -> int:

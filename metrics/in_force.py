@@ -52,11 +52,11 @@ def _judge(name: str, differences: Sequence[str], basis: str) -> Check:
 
 
 def _own_words(name: str, ranks: Sequence[Rank]) -> Iterator[str]:
-    """The pipeline's own fallbacks: a sentence that begins with a check's name is that check's, any other the check `option`'s."""
+    """The pipeline's own fallbacks: a sentence belongs to the check that it names first, one that names none to `option`."""
     for rank in ranks:
         for text in rank["fallbacks"]:
-            subject = next((n for n in get_args(Fallback) if re.match(rf"{n}\b", text)), "option")
-            if subject == name:
+            named = re.search("|".join(get_args(Fallback)), text)
+            if (named.group() if named else "option") == name:
                 yield f"rank {rank['rank']}: {text}"
 
 
@@ -84,7 +84,7 @@ def _basis(name: str, run: Run, ranks: Sequence[Rank]) -> str:
     if name == "attention" and seen.get("attention"):
         told.append(f"its parts note {', '.join(seen['attention'])}")
     if name == "quantisation" and said is not None and (weights := _all_weights(seen)):
-        told.append("as its wording has it, not to be seen in dtypes" if _is_unseen(said) else f"weights are {_shares(weights)}")
+        told.append("which dtypes cannot show" if _is_unseen(said) else f"weights are {_shares(weights)}")
     if name == "compile" and said is not None and seen.get("weights"):
         told.append(f"{seen['compiled']} compiled modules")
     if name == "parallel":
@@ -101,7 +101,7 @@ def _basis(name: str, run: Run, ranks: Sequence[Rank]) -> str:
         return "the pipeline names no other, and what it says is in force stayed so"
     if name in ("dtype", "attention", "quantisation", "compile") and said is not None and not seen.get("weights"):
         told.append("no torch module to look at")
-    return ", ".join(told) or "- nothing is asked for, nothing said, and there is no torch module to look at"
+    return ", ".join(told) or "- nothing is asked for, and the pipeline says nothing of it"
 
 
 def _dtype(run: Run, ranks: Sequence[Rank]) -> Iterator[str]:

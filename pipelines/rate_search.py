@@ -88,7 +88,8 @@ def _probe(config: RunConfig, test: Test, folder: Path, probes: list[Probe], rat
         }
     )
     own = folder / "probes" / f"{len(probes) + 1:02d}"
-    one = config.model_copy(update={"load": load, "mode": "performance"})
+    truth = config.truth if full else config.truth.model_copy(update={"replays": 0})  # a probe's answers are not the run's
+    one = config.model_copy(update={"load": load, "mode": "performance", "truth": truth})
     if test.ranks.rank == 0:
         (own / "media").mkdir(parents=True, exist_ok=True)
         begin_run(own, one, test.samples)

@@ -29,8 +29,9 @@ REPLAY, FRESH = -5, -6  # where a sample's index stands when a seed is drawn
 CACHE_FACTOR = 3.0  # what is asked for the first time may take so many times as long as what was asked before
 TOO_SHORT_S = 0.02  # answers that take less say nothing: the machine's own unsteadiness is as large
 SURE_PAIRS = 10  # asked where the first few look like a cache
-SLICE_S, QUIET_SLICES, BUSY_SHARE = 0.02, 5, 0.1  # quiet: so many slices in a row with less than that share of a processor
+SLICE_S, QUIET_SLICES, BUSY_SHARE = 0.02, 3, 0.1  # quiet: so many slices in a row with less than that share of a processor
 MAX_BUSY_S = 3.0
+BUSY_LOOKS = 3  # pairs after whose timed query it is looked whether the rank rests
 
 
 def plan(records: Iterable[Record], ranks: Sequence[int], count: int, in_batches: bool = False) -> dict[int, list[Again]]:
@@ -119,7 +120,7 @@ class Replayer:
         if response.video_THWC is not None and answer.digest != timed.digest:
             answer = msgspec.structs.replace(answer, media=f"media/replay-{self._rank:04d}-{self._next_id:06d}.mkv")
             self._keep(str(answer.media), response)
-        if self._pipeline.rests and number < SURE_PAIRS // 2:
+        if self._pipeline.rests and number < BUSY_LOOKS:
             answer = msgspec.structs.replace(answer, busy_s=busy_s(self._device))
         return answer
 
