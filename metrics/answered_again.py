@@ -177,7 +177,7 @@ def _busy_after(ranks: Sequence[Mapping[str, Any]], again: Sequence[Answer]) -> 
         after_s = statistics.median(a.busy_s or 0.0 for a in mine)
         found.append(max(after_s, backlog_s))
         if max(after_s, backlog_s) > limit:
-            parts = (f"{backlog_s:.2f} s after the last timed answer", f"{after_s:.2f} s after one asked alone")
+            parts = (f"{backlog_s:.2f} s when the last timed answer was on disk", f"{after_s:.2f} s after one asked alone")
             bad.append(f"rank {rank['rank']} was at work for {', '.join(parts)} (looked for {MAX_BUSY_S:g} s), allowed are {limit:.2f}")
     if bad:
         return differs("busy_after", "; ".join(bad))

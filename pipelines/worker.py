@@ -209,8 +209,8 @@ class Worker:
 
     def _replay(self, replay: wire.Replay, device: torch.device) -> None:
         """Answer again what the conductor drew, when the disk has all that was timed."""
+        self._writer.drain()  # first: its work is ours, and on a crowded machine takes its time
         backlog_s = busy_s(device) if self.pipeline.rests else None
-        self._writer.drain()
         shows = any(response.video_THWC is not None for _, response in self._warm)
         replayer = Replayer(self.rank, self.pipeline, self.samples, device, self._ask, self._keep, shows)
         warm, self._warm = [replayer.warm_up(query, response) for query, response in self._warm], []
