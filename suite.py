@@ -6,6 +6,7 @@ python suite.py --resume outputs/RUN                finish an accuracy run that 
 python suite.py report outputs/RUN                  rebuild a run's report
 python suite.py bundle outputs/RUN                  pack a run, to be scored again elsewhere: suite.py report RUN.zip
 python suite.py compare RUN RUN ...                 speed-ups across runs, quality beside each
+python suite.py sample-size --effect 1% RUN         how many prompts an audit against this run needs
 python suite.py combine RUN RUN ...                 one page over several runs
 python suite.py list                                what can be named
 accelerate launch suite.py doctor                   examine devices and the links between them
@@ -152,6 +153,51 @@ def compare(
     means = {mean["label"]: mean["speed_up"] for mean in data["geometric_means"]}
     line = {"compare": str(written.resolve()), "page": str(output.resolve()), "speed_up": speed_ups, "geometric_mean": means}
     print(json.dumps(line), flush=True)
+
+
+@app.command()
+def audit(
+    reference: Annotated[Path, typer.Argument(help="The run folder that is trusted.")],
+    candidate: Annotated[Path, typer.Argument(help="The run folder of the faster variant: same prompts, same seed.")],
+    margin: Annotated[
+        str, typer.Option(help="Loss of quality that is tolerated: 1% of each metric's mean, or an amount such as 0.01.")
+    ] = "1%",
+    metric: Annotated[list[str] | None, typer.Option(help="Judge by this metric; repeatable. All that score answers if not given.")] = None,
+    allow_invalid: Annotated[bool, typer.Option("--allow-invalid", help="Audit INVALID runs, marked.")] = False,
+    output: Annotated[Path, typer.Option(help="The page to write; the same as JSON goes beside it.")] = Path("outputs/audit.html"),
+) -> None:
+    """Is a faster run still as good? Two runs, prompt by prompt; exit code 0 PASS, 1 FAIL (or an error), 2 INCONCLUSIVE."""
+    from metrics.audit import audit as compare_runs
+    from metrics.audit_html import print_audit, sentence, write_audit
+
+    data = compare_runs(reference, candidate, margin, metric or [], allow_invalid)
+    written = write_audit(data, output)
+    print_audit(data)
+    print(json.dumps({"audit": str(written.resolve()), "verdict": data["verdict"], "found": sentence(data)}), flush=True)
+    raise typer.Exit({"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 2}[data["verdict"]])
+
+
+@app.command("sample-size")
+def sample_size(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder of a reference.")],
+    effect: Annotated[str, typer.Option(help="Loss of quality to rule out: 1% of each metric's mean, or an amount such as 0.01.")],
+    power: Annotated[float, typer.Option(help="Chance that a candidate which is truly as good is shown to be.")] = 0.8,
+    alpha: Annotated[float, typer.Option(help="Chance that any metric worse by the effect passes, all metrics together.")] = 0.05,
+    correlation: Annotated[float | None, typer.Option(help="Assumed between the two runs' scores; 0, 0.5 and 0.9 if not given.")] = None,
+    beside: Annotated[Path | None, typer.Option(metavar="RUN", help="A second run of the same prompts, to see how far two agree.")] = None,
+    metric: Annotated[list[str] | None, typer.Option(help="Plan for this metric; repeatable. All that score answers if not given.")] = None,
+    plugin: Annotated[list[str] | None, typer.Option(help="A Python file that registers a plugin; repeatable.")] = None,
+) -> None:
+    """How many prompts an audit needs to show that a candidate is not worse, from a run's own scores."""
+    from configs.registry import load_plugin_file
+    from metrics.sample_size import plan
+    from metrics.sample_size_text import plain, print_plan
+
+    for path in plugin or []:
+        load_plugin_file(path)
+    found = plan(run_folder, effect, power, alpha, correlation, beside, metric or [])
+    print_plan(found)
+    print(json.dumps(plain(found)), flush=True)
 
 
 @app.command()

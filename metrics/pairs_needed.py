@@ -12,7 +12,7 @@ from scipy import stats
 
 from metrics import paired_shares
 
-FEWEST = 3
+FEWEST = 30  # pairs; the test of means was validated from here on
 AT_MOST = 1_000_000
 EXACT_UP_TO = 1000  # pairs; beyond, exact and score test differ by less than this plan can be trusted
 

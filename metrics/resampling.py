@@ -133,7 +133,10 @@ def _bca(resampled_BR: Floats, estimate_B: Floats, influence_BN: Floats, confide
     below = (resampled_BR < (estimate_B - near)[:, None]).mean(axis=1)
     not_above = (resampled_BR <= (estimate_B + near)[:, None]).mean(axis=1)
     bias_B = stats.norm.ppf(np.clip((below + not_above) / 2, 0.5 / num, 1 - 0.5 / num))
-    acceleration_B = (influence_BN**3).sum(axis=1) / (6 * (influence_BN**2).sum(axis=1) ** 1.5)
+    power_B = (influence_BN**2).sum(axis=1) ** 1.5
+    acceleration_B = np.divide(
+        (influence_BN**3).sum(axis=1), 6 * power_B, out=np.zeros_like(power_B), where=power_B > 0
+    )  # no pull, no lean
     ordered_BR = np.sort(resampled_BR, axis=1)
     ends = []
     for tail in ((1 - confidence) / 2, (1 + confidence) / 2):

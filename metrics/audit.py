@@ -1,0 +1,231 @@
+"""An audit: a candidate run against a reference run of the same prompts and seeds, answer by answer.
+
+PASS: no metric of quality is worse by its margin; FAIL: one is; INCONCLUSIVE: the prompts are too few to say, and how many more would
+do. Speed is told beside, and how close the answers are to the reference's, which is no verdict: other is not worse.
+Statistics: metrics/paired.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from configs.errors import ConfigError, unknown
+from metrics.base import Run
+from metrics.paired import ALPHA, Comparison, clustered_ratio, compare_means, compare_shares, further_samples, joint_clusters, verdicts
+from metrics.report import Report, load_report
+from metrics.run_facts import differing, facts
+from metrics.sample_size import Effect, parse_effect
+from metrics.speed import speed_up, throughput
+from workloads.manifest import distrust
+from workloads.records import Record
+
+SCHEMA = "triptych-audit/1"
+SIZES = ("num_frames", "height", "width")
+WORST = 12  # regressions that are shown
+SAME_PSNR = 100.0  # dB, said of equal videos
+
+
+def audit(reference: Path, candidate: Path, margin: str = "1%", names: Sequence[str] = (), allow_invalid: bool = False) -> dict[str, Any]:
+    """What audit.json holds. margin: loss of quality that is tolerated: `1%` of the reference's mean, or an amount such as `0.01`.
+
+    names: metrics that are judged; all that score single answers and have a better direction, where none is named.
+    Raises ConfigError for runs that cannot be compared, naming the difference.
+    """
+    tolerated = parse_effect(margin)
+    one, two = (_load(folder, allow_invalid) for folder in (reference, candidate))
+    _check_alike(one, two)
+    judged, left_out = _comparisons(one, two, tolerated, names)
+    found = verdicts(judged)
+    each = []
+    for v in found.each:
+        more = further_samples(v.comparison, ALPHA / len(judged)) if v.verdict == "INCONCLUSIVE" else 0
+        numbers = {"relative": v.comparison.difference / abs(v.comparison.reference) if v.comparison.reference else None}
+        adjusted = {"p_not_worse_holm": v.p_not_worse, "p_worse_holm": v.p_worse}
+        each.append({**asdict(v.comparison), **numbers, **adjusted, "verdict": v.verdict, "further_samples": more})
+    return {
+        "schema": SCHEMA,
+        "verdict": found.overall,
+        "margin": tolerated.text,
+        "workload": one.run.config.workload,
+        "rules": one.run.config.rules,
+        "reference": _described(one, reference),
+        "candidate": _described(two, candidate),
+        "differs": differing(facts(one), facts(two)),
+        "num_pairs": len(one.run.judged),
+        "speed": _speed(one.run, two.run),
+        "metrics": each,
+        "left_out": left_out,
+        "closeness": _closeness(one.run, two.run),
+        "worst": _worst(one, two, judged),
+    }
+
+
+def _load(folder: Path, allow_invalid: bool) -> Report:
+    report = load_report(folder)
+    reasons = [*distrust(folder, but="media"), *report.data["reasons"]]
+    if reasons and not allow_invalid:
+        raise ConfigError(f"run {str(folder)!r} is INVALID, and no audit rests on it: {reasons[0]}; --allow-invalid audits it, and says so")
+    return report
+
+
+def _check_alike(one: Report, two: Report) -> None:
+    """Raises ConfigError where answers make no pairs, naming the first difference."""
+    a, b = one.run, two.run
+    for what, left, right in (("workload", a.config.workload, b.config.workload), ("seed", a.config.seed, b.config.seed)):
+        if left != right:
+            raise ConfigError(
+                f"the runs differ in their {what} ({left} and {right}), so their answers make no pairs; run both with the same"
+            )
+    if len(a.samples) != len(b.samples):
+        raise ConfigError(f"the reference has {len(a.samples)} prompts and the candidate {len(b.samples)}; run both on the same data set")
+    for sample, twin in zip(a.samples, b.samples, strict=True):
+        if (sample.prompt, sample.images) != (twin.prompt, twin.images):
+            raise ConfigError(
+                f"the runs were asked different prompts: number {sample.index} is {sample.prompt[:60]!r} and {twin.prompt[:60]!r}; "
+                "run both on the same data set"
+            )
+    for name in SIZES:
+        sizes = [run.config.pipeline.get(name) for run in (a, b)]
+        if sizes[0] != sizes[1]:
+            raise ConfigError(f"the runs' videos differ in size: pipeline.{name} is {sizes[0]} and {sizes[1]}; run both with the same")
+    answered = [{r.sample_index for r in run.judged} for run in (a, b)]
+    if missing := sorted(answered[0] ^ answered[1]):
+        raise ConfigError(
+            f"{len(missing)} prompts were answered in one run alone, the first is number {missing[0]}; run both with --mode accuracy, "
+            "which asks every prompt once"
+        )
+
+
+def _scores(report: Report) -> dict[str, dict[int, float]]:
+    """By metric and sample."""
+    found: dict[str, dict[int, float]] = {}
+    for sample in report.data["samples"]:
+        for name, value in sample["scores"].items():
+            found.setdefault(name, {})[int(sample["sample_index"])] = float(value)
+    return found
+
+
+def _comparisons(one: Report, two: Report, tolerated: Effect, names: Sequence[str]) -> tuple[list[Comparison], dict[str, str]]:
+    """Of every metric that can be judged; why the others cannot, by name."""
+    before, after = _scores(one), _scores(two)
+    for name in names:
+        if name not in before:
+            raise ConfigError(unknown("metric", name, before))
+    found, left_out = [], {}
+    for name in names or before:
+        better = one.data["figures"].get(name, {}).get("better", "higher")
+        if better == "neither":
+            left_out[name] = "neither way is better"
+            continue
+        both = sorted(before[name].keys() & after.get(name, {}).keys())
+        if len(both) < max(2, len(before[name])):
+            left_out[name] = f"the candidate has {len(both)} of {len(before[name])} scores"
+            continue
+        a, b = ([scores[name][i] for i in both] for scores in (before, after))
+        margin = tolerated.margin(math.fsum(a) / len(a))
+        if margin <= 0:
+            left_out[name] = f"{tolerated.text} of a mean of 0 is nothing; give an amount, such as --margin 0.01"
+        elif all(v in (0.0, 1.0) for v in (*a, *b)) and margin < 1:
+            found.append(compare_shares(name, a, b, margin))
+        else:
+            found.append(compare_means(name, a, b, margin, better))
+    if not found:
+        raise ConfigError("no metric of these runs can be audited: " + "; ".join(f"{name}: {why}" for name, why in left_out.items()))
+    return found, left_out
+
+
+def _speed(a: Run, b: Run) -> dict[str, Any]:
+    """Above 1 the candidate is faster. paired: seconds in service of the same prompts, a batch's shared by its answers."""
+    found: dict[str, Any] = {"paired": None, "throughput": None}
+    rows = [_first_done(run) for run in (a, b)]
+    both = sorted(rows[0].keys() & rows[1].keys())
+    if both:
+        seconds = [[max(_seconds(row[i]), 1e-9) for i in both] for row in rows]
+        labels = [[(row[i].rank, row[i].started_s) if row[i].batch_size > 1 else i for i in both] for row in rows]
+        ratio = clustered_ratio(seconds[0], seconds[1], joint_clusters(*labels))
+        found["paired"] = {"value": ratio.value, "ci95": ratio.ci95, "n": len(both)}
+    speeds = [throughput(run) for run in (a, b)]
+    if speeds[0] and speeds[1]:
+        change = speed_up(speeds[0], speeds[1])
+        found["throughput"] = {"value": change.value, "ci95": change.ci95}
+    return found
+
+
+def _first_done(run: Run) -> dict[int, Record]:
+    found: dict[int, Record] = {}
+    for record in run.timed:
+        if record.status == "done":
+            found.setdefault(record.sample_index, record)
+    return found
+
+
+def _seconds(record: Record) -> float:
+    began = record.issued_s if record.started_s is None else record.started_s
+    return (record.completed_s - began) / record.batch_size
+
+
+def _closeness(a: Run, b: Run) -> dict[str, Any]:
+    """How near the candidate's answers are to the reference's: the share that is equal, and of videos the median PSNR in dB."""
+    twins = _twins(a, b)
+    if not twins:
+        return {}
+    found: dict[str, Any] = {"n": len(twins), "equal_share": float(np.mean([x.digest == y.digest for x, y in twins]))}
+    distances = []
+    for x, y in twins:
+        try:
+            videos = (a.video(x), b.video(y)) if x.media and y.media else None
+        except ValueError:
+            continue
+        if videos and videos[0].shape == videos[1].shape:
+            distances.append(psnr(*videos))
+    if distances:
+        found["psnr_db"] = {name: float(np.percentile(distances, q)) for name, q in (("p10", 10), ("median", 50), ("p90", 90))}
+    return found
+
+
+def psnr(one: NDArray[np.uint8], two: NDArray[np.uint8]) -> float:
+    """Peak signal-to-noise ratio over all pixels and frames, dB; SAME_PSNR at most."""
+    error = float(np.mean((one.astype(np.float32) - two.astype(np.float32)) ** 2))
+    return min(SAME_PSNR, 10 * math.log10(255**2 / error)) if error else SAME_PSNR
+
+
+def _twins(a: Run, b: Run) -> list[tuple[Record, Record]]:
+    other = {r.sample_index: r for r in b.judged}
+    return [(r, other[r.sample_index]) for r in a.judged if r.status == "done" and other[r.sample_index].status == "done"]
+
+
+def _worst(one: Report, two: Report, judged: Sequence[Comparison]) -> list[dict[str, Any]]:
+    """The prompts that lost most, each metric's loss in units of its largest; those that lost nothing are left out."""
+    before, after = _scores(one), _scores(two)
+    loss: dict[int, float] = {}
+    for c in judged:
+        sign = 1.0 if c.better == "higher" else -1.0
+        losses = {i: sign * (before[c.name][i] - after[c.name][i]) for i in before[c.name]}
+        largest = max(map(abs, losses.values()), default=0.0)
+        for i, lost in losses.items():
+            loss[i] = loss.get(i, 0.0) + (lost / largest if largest else 0.0)
+    answers = [{s["sample_index"]: s for s in report.data["samples"]} for report in (one, two)]
+    found = []
+    for i in sorted((i for i in loss if loss[i] > 0), key=lambda i: -loss[i])[:WORST]:
+        shown = [{k: rows[i][k] for k in ("media", "text", "status", "scores")} for rows in answers]
+        fell = {
+            c.name: [before[c.name][i], after[c.name][i]]
+            for c in judged
+            if i in before[c.name]
+            and (before[c.name][i] > after[c.name][i]) == (c.better == "higher")
+            and before[c.name][i] != after[c.name][i]
+        }
+        found.append({"sample_index": i, "prompt": answers[0][i]["prompt"], "fell": fell, "reference": shown[0], "candidate": shown[1]})
+    return found
+
+
+def _described(report: Report, folder: Path) -> dict[str, Any]:
+    figures: Mapping[str, Any] = report.data["effective"]
+    return {"run": report.data["run"], "folder": str(folder), "verdict": report.data["verdict"], "effective": dict(figures)}

@@ -1,0 +1,109 @@
+"""audit.html and the table in the terminal: what audit.json holds, for reading."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from metrics.plots import AMBER, BLUE, GRID, INK, new_figure, to_svg
+from metrics.report_html import label, number, render
+from pipelines.media import browser_video, read_video
+from workloads.run_folder import write_json, write_text
+
+FPS = 8.0
+COLOURS = {"PASS": BLUE, "FAIL": AMBER, "INCONCLUSIVE": "#888888"}
+
+
+def write_audit(data: Mapping[str, Any], page: Path) -> Path:
+    """Write the page, and audit.json's content beside it under the page's name; the JSON file."""
+    page.parent.mkdir(parents=True, exist_ok=True)
+    worst = [{**w, **{side: _shown(data, side, w[side]) for side in ("reference", "candidate")}} for w in data["worst"]]
+    shown = {**data, "worst": worst, "forest": forest_svg(data), "sentence": sentence(data), "speed_text": speed_text(data)}
+    write_text(page, render("audit.html.j2", shown))
+    target = page.with_suffix(".json")
+    write_json(target, data)
+    return target
+
+
+def sentence(data: Mapping[str, Any]) -> str:
+    """What the audit found, in one sentence."""
+    by = {v: [label(m["name"]) for m in data["metrics"] if m["verdict"] == v] for v in ("PASS", "FAIL", "INCONCLUSIVE")}
+    speed = f"The candidate is {speed_text(data)}"
+    if data["verdict"] == "FAIL":
+        return f"{speed}, and worse by more than {data['margin']} in {', '.join(by['FAIL'])}."
+    if data["verdict"] == "PASS":
+        return f"{speed}, and no metric is worse by {data['margin']}."
+    more = [m["further_samples"] for m in data["metrics"] if m["verdict"] == "INCONCLUSIVE"]
+    wanted = (
+        f"about {max(more):,} more prompts would settle it"
+        if all(more)
+        else "no reasonable number of prompts would settle it at this margin"
+    )
+    return (
+        f"{speed}; whether {', '.join(by['INCONCLUSIVE'])} lost {data['margin']} cannot be said from {data['num_pairs']} prompts: {wanted}."
+    )
+
+
+def speed_text(data: Mapping[str, Any]) -> str:
+    """`1.52x as fast [1.48, 1.56]`."""
+    found = data["speed"]["paired"] or data["speed"]["throughput"]
+    if not found:
+        return "of unknown speed"
+    interval = f" [{found['ci95'][0]:.2f}, {found['ci95'][1]:.2f}]" if found["ci95"] else ""
+    return f"{found['value']:.2f}x as fast{interval}"
+
+
+def print_audit(data: Mapping[str, Any]) -> None:
+    """To stderr: the verdict, a sentence, a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        console = Console(stderr=True, highlight=False, width=150)
+    console.print(data["verdict"], style="bold green" if data["verdict"] == "PASS" else "bold red", end="  ")
+    console.print(sentence(data), markup=False)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for i, head in enumerate(("metric", "reference", "candidate", "difference", "95 % interval", "margin", "verdict", "more prompts")):
+        table.add_column(head, justify="right" if 0 < i < 6 else "left", no_wrap=True)
+    for m in data["metrics"]:
+        interval = f"{m['ci95'][0]:+.4f} to {m['ci95'][1]:+.4f}" if m["ci95"] else "-"
+        more = "-" if m["verdict"] != "INCONCLUSIVE" else f"{m['further_samples']:,}" if m["further_samples"] else "over 10,000"
+        cells = (number(m["reference"]), number(m["candidate"]), f"{m['difference']:+.4f}", interval, f"{m['margin']:.4f}")
+        table.add_row(m["name"], *cells, m["verdict"], more)
+    console.print(table)
+
+
+def forest_svg(data: Mapping[str, Any]) -> str:
+    """Every metric's difference with its interval, in units of its margin: left of -1 is worse by more than is tolerated."""
+    metrics = data["metrics"]
+    figure = new_figure(7.6, 0.9 + 0.34 * len(metrics))
+    axes = figure.subplots()
+    axes.axvline(0, color=INK, linewidth=1)
+    axes.axvline(-1, color=AMBER, linewidth=1, linestyle="--")
+    for at, m in enumerate(metrics):
+        value = m["difference"] / m["margin"]
+        low, high = (end / m["margin"] for end in m["ci95"]) if m["ci95"] else (value, value)
+        bars = [[max(0.0, value - low)], [max(0.0, high - value)]]
+        axes.errorbar(value, at, xerr=bars, fmt="o", color=COLOURS[m["verdict"]], capsize=3, markersize=5)
+    axes.set_yticks(range(len(metrics)), [label(m["name"]) for m in metrics])
+    axes.set(xlabel="candidate minus reference, in margins; dashed: the margin; right is better", ylim=(len(metrics) - 0.5, -0.5))
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, -1.3), max(high, 0.3))
+    axes.grid(axis="x", color=GRID)
+    axes.set_axisbelow(True)
+    return to_svg(figure)
+
+
+def _shown(data: Mapping[str, Any], side: str, answer: Mapping[str, Any]) -> dict[str, Any]:
+    """An answer as the page shows it: its video as a data URI, where it can be read."""
+    src = ""
+    if answer["media"]:
+        try:
+            content = browser_video(read_video(Path(data[side]["folder"]) / answer["media"]), FPS)
+            src = "data:video/webm;base64," + base64.b64encode(content).decode()
+        except ValueError as error:
+            return {**answer, "src": "", "text": str(error)}
+    return {**answer, "src": src}

@@ -1,0 +1,119 @@
+"""Two runs of the same prompts: how much faster, whether as good, and what makes no pairs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import suite
+from configs.errors import ConfigError
+from metrics.audit import audit, psnr
+from metrics.report import build_report
+from pipelines.provenance import seal
+from tests.conftest import record
+from tests.metrics.conftest import write_run
+from workloads.records import Record, Sample
+from workloads.run_folder import write_json
+
+Make = Callable[..., Path]
+NUM = 200
+
+
+def answers(seconds: float, wrong: Sequence[int] = ()) -> list[Record]:
+    """One after the other."""
+    texts = [f"wrong {i}" if i in wrong else f"answer {i}" for i in range(NUM)]
+    digests = [hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts]
+    times = [{"started_s": seconds * i, "completed_s": seconds * (i + 1)} for i in range(NUM)]
+    return [record(i, num_units=4, text=texts[i], digest=digests[i], **times[i]) for i in range(NUM)]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    def made(name: str, records: Sequence[Record], prompt: str = "question", **config: Any) -> Path:
+        folder = tmp_path / name
+        write_run(folder, [Sample(i, f"{prompt} {i}", {"answer": f"answer {i}"}) for i in range(NUM)], records, **config)
+        write_json(folder / "system.json", {"processor": "chip", "accelerators": [], "packages": {}})
+        seal(folder)
+        build_report(folder)
+        return folder
+
+    return made
+
+
+def command(*arguments: str) -> tuple[int, dict[str, Any]]:
+    found = CliRunner().invoke(suite.app, ["audit", *arguments])
+    return found.exit_code, json.loads(found.stdout.splitlines()[-1])
+
+
+def test_a_faster_run_that_is_as_good_passes_with_exit_code_0(make: Make, tmp_path: Path) -> None:
+    one, two = make("one", answers(1.0)), make("two", answers(0.5))
+    code, line = command(str(one), str(two), "--margin", "5%", "--metric", "exact_match", "--output", str(tmp_path / "audit.html"))
+    assert (code, line["verdict"]) == (0, "PASS")
+    assert line["found"].startswith("The candidate is 2.00x as fast")
+    data = json.loads((tmp_path / "audit.json").read_text(encoding="utf-8"))
+    assert data["speed"]["paired"]["value"] == pytest.approx(2.0)
+    assert data["closeness"]["equal_share"] == 1.0
+    assert data["worst"] == []
+    assert "PASS" in (tmp_path / "audit.html").read_text(encoding="utf-8")
+
+
+def test_a_run_that_lost_more_than_the_margin_fails_with_exit_code_1_and_shows_its_worst(make: Make, tmp_path: Path) -> None:
+    one, two = make("one", answers(1.0)), make("two", answers(0.5, wrong=range(40)))
+    code, line = command(str(one), str(two), "--margin", "5%", "--metric", "exact_match", "--output", str(tmp_path / "audit.html"))
+    assert (code, line["verdict"]) == (1, "FAIL")
+    data = json.loads((tmp_path / "audit.json").read_text(encoding="utf-8"))
+    assert (data["metrics"][0]["losses"], data["metrics"][0]["gains"], len(data["worst"])) == (40, 0, 12)
+    page = (tmp_path / "audit.html").read_text(encoding="utf-8")
+    assert "wrong 0" in page
+    assert "question 0" in page
+
+
+def test_too_few_prompts_for_the_margin_say_how_many_more_with_exit_code_2(make: Make, tmp_path: Path) -> None:
+    one, two = make("one", answers(1.0)), make("two", answers(1.0, wrong=[7]))
+    code, line = command(str(one), str(two), "--margin", "1%", "--metric", "exact_match", "--output", str(tmp_path / "audit.html"))
+    assert (code, line["verdict"]) == (2, "INCONCLUSIVE")
+    more = json.loads((tmp_path / "audit.json").read_text(encoding="utf-8"))["metrics"][0]["further_samples"]
+    assert more > NUM
+    assert f"about {more:,} more prompts would settle it" in line["found"]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"seed": 5}, r"differ in their seed \(42 and 5\)"),
+        ({"prompt": "riddle"}, "were asked different prompts: number 0 is 'question 0' and 'riddle 0'"),
+        ({"pipeline": {"name": "toy_llm", "height": 64}}, r"differ in size: pipeline.height is None and 64"),
+    ],
+)
+def test_runs_whose_answers_make_no_pairs_are_refused_with_the_difference(make: Make, config: dict[str, Any], message: str) -> None:
+    one, two = make("one", answers(1.0)), make("two", answers(1.0), **config)
+    with pytest.raises(ConfigError, match=message):
+        audit(one, two)
+
+
+def test_a_prompt_that_one_run_alone_answered_is_named(make: Make) -> None:
+    one, two = make("one", answers(1.0)), make("two", answers(1.0)[:-1])
+    with pytest.raises(ConfigError, match="1 prompts were answered in one run alone, the first is number 199"):
+        audit(one, two, allow_invalid=True)
+
+
+def test_a_run_whose_records_were_edited_is_refused(make: Make) -> None:
+    one, two = make("one", answers(1.0)), make("two", answers(1.0, wrong=range(5)))
+    file = two / "records.jsonl"
+    file.write_text(file.read_text(encoding="utf-8").replace("wrong", "answer"), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"is INVALID, and no audit rests on it: records\.jsonl"):
+        audit(one, two)
+
+
+def test_psnr_of_a_known_error() -> None:
+    black = np.zeros((2, 4, 4, 3), np.uint8)
+    assert psnr(black, black) == 100.0
+    assert psnr(black, black + np.uint8(255)) == 0.0
+    assert psnr(black, black + np.uint8(16)) == pytest.approx(20 * np.log10(255 / 16))
