@@ -97,9 +97,8 @@ def test_the_exact_test_is_hardly_blunter_than_tangos() -> None:
     losses, gains = losses[losses + gains <= n], gains[losses + gains <= n]
     passes = score_statistic(n, losses, gains, -margin) >= stats.norm.ppf(0.95)
     for differing in (0.02, 0.05, 0.1, 0.2):
-        chances = stats.multinomial.pmf(
-            np.stack([losses, gains, n - losses - gains], axis=1), n, [differing / 2, differing / 2, 1 - differing]
-        )
+        outcomes, shares = np.stack([losses, gains, n - losses - gains], axis=1), [differing / 2, differing / 2, 1 - differing]
+        chances = np.asarray(stats.multinomial.pmf(outcomes, n, shares))
         assert power(n, -margin, differing / 2, differing / 2, 0.05) >= chances[passes].sum() - 0.05
 
 
