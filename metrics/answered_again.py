@@ -4,7 +4,7 @@ replay          timed answers are given again by the rank that gave them, untime
 ranks           timed answers are given again by another rank
 modes           the performance and the accuracy test of one run give the same answers
 cached_answers  what was asked before takes as long as what was not; and another seed gives another video
-busy_after      when an answer is there, its rank has nothing left to compute
+busy_after      when an answer is there, and its file is written, its rank has nothing left to compute
 first_token     the first token, as it was announced ahead of its answer, is the answer's
 
 Two videos are the same where their peak signal-to-noise ratio is MIN_PSNR or more. Measured with the embedded model: the same weights in

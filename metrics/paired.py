@@ -15,7 +15,7 @@ from scipy import stats
 
 from metrics.paired_means import lower_bound, mean_intervals, p_equal_at_most, p_mean_at_most
 from metrics.paired_shares import difference_bound, difference_interval, p_difference_at_most
-from metrics.pairs_needed import pairs_for_mean, pairs_for_shares
+from metrics.pairs_needed import Tail, pairs_for_mean, pairs_for_shares
 from metrics.resampling import Floats, Interval, PairedRatio, bca_interval, clustered_ratio, joint_clusters
 
 __all__ = [
@@ -225,9 +225,8 @@ def further_samples(comparison: Comparison, alpha: float = ALPHA, power: float =
         needed = None
     else:
         bound, difference = (c.margin, -c.difference) if worse else (-c.margin, c.difference)
-        needed = pairs_for_mean(
-            bound, difference, c.spread, alpha, power, c.extreme / c.spread, -c.skewness if worse else c.skewness, at_most + c.n
-        )
+        tail = Tail(c.extreme / c.spread, c.n, -c.skewness if worse else c.skewness)
+        needed = pairs_for_mean(bound, difference, c.spread, alpha, power, tail, at_most + c.n)
     return None if needed is None else max(1, needed - c.n)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 from scipy import stats
 
@@ -17,38 +18,47 @@ AT_MOST = 1_000_000
 EXACT_UP_TO = 1000  # pairs; beyond, exact and score test differ by less than this plan can be trusted
 
 
+class Tail(NamedTuple):
+    """What n paired differences showed of their tails. largest: in size and units of the spread, of n.
+
+    skewness: below 0 where losses are rare and large; that of gains is not counted on.
+    """
+
+    largest: float
+    n: int
+    skewness: float = 0.0
+
+
 def pairs_for_mean(
     bound: float,
     difference: float,
     spread: float,
     alpha: float,
     power: float,
-    extreme: float = 0.0,
-    skewness: float = 0.0,
+    tail: Tail | None = None,
     at_most: int = AT_MOST,
 ) -> int | None:
     """Pairs for which `p_mean_at_most` rules out `bound`; None where the true difference does not exceed it by so much that
     `at_most` would do.
 
-    spread: standard deviation of the paired differences. extreme: the largest of them, in units of the spread; never taken for
-    less than that of as many normal values. skewness: below 0 where losses are rare and large; gains' is not counted on.
+    spread: standard deviation of the paired differences. tail: what is known of their tails; a normal distribution's where not given.
     """
     if difference <= bound or spread <= 0:
         return None
-    return _fewest(lambda n: power_of_mean(n, bound, difference, spread, alpha, extreme, skewness) >= power, at_most)
+    return _fewest(lambda n: power_of_mean(n, bound, difference, spread, alpha, tail) >= power, at_most)
 
 
-def power_of_mean(
-    n: int, bound: float, difference: float, spread: float, alpha: float, extreme: float = 0.0, skewness: float = 0.0
-) -> float:
+def power_of_mean(n: int, bound: float, difference: float, spread: float, alpha: float, tail: Tail | None = None) -> float:
     """Power of `p_mean_at_most` by the normal distribution, with what skewness does to its threshold and to Student's t.
 
     The pair that the test adds raises its threshold by its distance from the bound, and skewness by the second term of
     Cornish and Fisher's expansion. Student's t has the mean and variance that follow from the moments of the
     sample variance; the kurtosis is taken to be that of a gamma distribution of that skewness.
     """
-    skew, root = min(skewness, 0.0), math.sqrt(n)
-    worst = max(extreme, float(stats.norm.ppf((1 + 0.5 ** (1 / n)) / 2)))  # the median of the largest of n
+    skew, root = min(tail.skewness, 0.0) if tail else 0.0, math.sqrt(n)
+    worst = float(stats.norm.ppf((1 + 0.5 ** (1 / n)) / 2))  # the median of the largest of n
+    if tail:
+        worst = max(worst, tail.largest * max(1.0, math.log(n) / math.log(tail.n)))  # grows as that of an exponential distribution
     z = float(stats.t.ppf(1 - alpha, n - 1))
     threshold = z + max(0.0, worst + bound / spread) / root - (z * z - 1) * skew / (3 * root)
     distance = (difference - bound) / spread * root

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import ConfigError, unknown
-from metrics.pairs_needed import pairs_for_mean, pairs_for_shares
+from metrics.pairs_needed import Tail, pairs_for_mean, pairs_for_shares
 from metrics.report import Report, load_report
 from workloads.manifest import distrust
 
@@ -208,8 +208,8 @@ def _assumed(name: str, scores: Mapping[int, float], correlations: Sequence[floa
                 raise ValueError(f"right and wrong answers of a mean of {mean:.3g} cannot have a correlation of {correlation:g}")
             found = pairs_for_shares(-margin, either, either, alpha, power)
         else:
-            extreme = float(np.abs(values - mean).max()) / spread
-            found = pairs_for_mean(-margin, 0.0, spread * math.sqrt(2 * (1 - correlation)), alpha, power, extreme)
+            tail = Tail(float(np.abs(values - mean).max()) / spread, n)
+            found = pairs_for_mean(-margin, 0.0, spread * math.sqrt(2 * (1 - correlation)), alpha, power, tail)
         pairs[f"{correlation:g}"] = found
     return Need(name, kind, n, mean, spread, margin, pairs, note=note)
 
@@ -235,8 +235,8 @@ def _seen(name: str, scores: Mapping[int, float], others: Mapping[int, float], e
         apart = float(differences.std(ddof=1))
         if apart <= 1e-12 * float(np.abs(one).max()):
             raise ValueError(f"all {n} pairs differ by {float(differences.mean()):g}; how much differences vary is not known")
-        extreme = float(np.abs(differences - differences.mean()).max()) / apart
-        pairs = pairs_for_mean(-margin, 0.0, apart, alpha, power, extreme)
+        tail = Tail(float(np.abs(differences - differences.mean()).max()) / apart, n)
+        pairs = pairs_for_mean(-margin, 0.0, apart, alpha, power, tail)
     return Need(name, kind, n, mean, spread, margin, {SEEN: pairs}, correlation, note)
 
 

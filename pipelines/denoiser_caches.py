@@ -66,7 +66,9 @@ class DenoiserCache:
 
     def __init__(self, options: str | Mapping[str, Any]) -> None:
         given = {"name": options} if isinstance(options, str) else dict(options)
-        self.name = str(given.pop("name", None))
+        if "name" not in given:
+            raise ConfigError(f"pipeline 'diffusers_t2v': option 'cache' has no 'name'; known: {', '.join(sorted(CONFIGS))}")
+        self.name = str(given.pop("name"))
         self.what = f"pipeline 'diffusers_t2v': cache {self.name!r}"
         if self.name not in CONFIGS:
             raise ConfigError(f"pipeline 'diffusers_t2v': {unknown('cache', self.name, CONFIGS)}")

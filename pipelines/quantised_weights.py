@@ -43,7 +43,9 @@ class Quantisation:
 
     def __init__(self, options: str | Mapping[str, Any]) -> None:
         given = {"name": options} if isinstance(options, str) else dict(options)
-        self.name = str(given.pop("name", None))
+        if "name" not in given:
+            raise ConfigError(f"pipeline 'diffusers_t2v': option 'quantisation' has no 'name'; known: {', '.join(KINDS)}")
+        self.name = str(given.pop("name"))
         self.what = f"pipeline 'diffusers_t2v': quantisation {self.name!r}"
         if self.name not in KINDS:
             raise ConfigError(f"pipeline 'diffusers_t2v': {unknown('quantisation', self.name, KINDS)}")
@@ -96,7 +98,7 @@ class Quantisation:
         if left:
             found.append(f"quantisation {self.name!r} left {len(left)} of {len(due)} linear layers as they were, first {left[0]}")
         if self.name == "round" and (bits := max((_bits(layer.weight) or 0 for _, layer in due), default=0)) > self._config.bits:
-            found.append(f"weights are rounded to {bits} bits, not {self._config.bits}")
+            found.append(f"quantisation 'round' has weights of {bits} bits, not {self._config.bits}")
         return found
 
     def _configured(self) -> Any:

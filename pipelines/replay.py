@@ -71,7 +71,7 @@ class Replayer:
     """One rank's part.
 
     ask: have the pipeline answer a batch; its answers, and the first token's id of the last one as it was announced.
-    keep: have an answer's video written under that path of the run folder. shows: whether answers are videos.
+    keep: write an answer's video under that path of the run folder. shows: whether answers are videos.
     """
 
     def __init__(
@@ -117,11 +117,11 @@ class Replayer:
 
     def _once_more(self, timed: Again, number: int) -> Answer:
         answer, response = self._timed("again", timed, [self._samples[q.sample_index] for q in _asked(timed)], 0)
+        if self._pipeline.rests and number < BUSY_LOOKS:
+            answer = msgspec.structs.replace(answer, busy_s=busy_s(self._device))
         if response.video_THWC is not None and answer.digest != timed.digest:
             answer = msgspec.structs.replace(answer, media=f"media/replay-{self._rank:04d}-{self._next_id:06d}.mkv")
             self._keep(str(answer.media), response)
-        if self._pipeline.rests and number < BUSY_LOOKS:
-            answer = msgspec.structs.replace(answer, busy_s=busy_s(self._device))
         return answer
 
     def _something_fresh(self, timed: Again, number: int) -> Answer | None:

@@ -244,6 +244,7 @@ class Worker:
     def _keep(self, media: str, response: Response) -> None:
         assert response.video_THWC is not None
         self._writer.put(media, response.video_THWC, response.fps)
+        self._writer.drain()
 
     def _generate(self, samples: Sequence[Sample], queries: Sequence[Query]) -> Sequence[Response]:
         if not isinstance(self.pipeline, StreamingPipeline):  # whose engine tells its followers itself

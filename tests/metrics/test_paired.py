@@ -25,7 +25,7 @@ from metrics.paired import (
 )
 from metrics.paired_means import mean_intervals, p_mean_at_most
 from metrics.paired_shares import critical, difference_bound, p_difference_at_most, power, score_statistic
-from metrics.pairs_needed import pairs_for_mean, pairs_for_shares
+from metrics.pairs_needed import Tail, pairs_for_mean, pairs_for_shares
 from metrics.resampling import bca_log_ratio
 
 
@@ -267,7 +267,7 @@ def test_further_samples_are_what_the_planner_says() -> None:
     rng = np.random.default_rng(7)
     reference = rng.normal(0.8, 0.1, 40)
     means = compare_means("m", list(reference), list(reference + rng.normal(0, 0.1, 40)), margin=0.02)
-    needed = pairs_for_mean(-0.02, means.difference, means.spread, 0.05, 0.8, means.extreme / means.spread, means.skewness)
+    needed = pairs_for_mean(-0.02, means.difference, means.spread, 0.05, 0.8, Tail(means.extreme / means.spread, 40, means.skewness))
     assert needed is not None
     assert further_samples(means) == needed - 40
     assert (further_samples(means, alpha=0.01) or 0) > needed - 40

@@ -250,7 +250,10 @@ class AnnouncesEarly(ToyLLM):
 
 
 def _fill_in(sketches: Sequence[Response], responses: Sequence[Response]) -> None:
-    for sketch, response in zip(reversed(sketches), reversed(responses), strict=True):
-        assert sketch.video_THWC is not None
-        assert response.video_THWC is not None
-        sketch.video_THWC[:] = response.video_THWC
+    """Within half a second."""
+    for step in range(100):
+        for sketch, response in zip(sketches, responses, strict=True):
+            assert sketch.video_THWC is not None
+            assert response.video_THWC is not None
+            sketch.video_THWC[:] = response.video_THWC * (0.5 + step / 200)
+        time.sleep(0.005)

@@ -1,0 +1,201 @@
+"""suite.py sample-size: numbers of pairs that have the power they promise, and what one run or two can tell of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from configs.errors import ConfigError
+from metrics.paired_means import p_mean_at_most
+from metrics.paired_shares import critical, power, score_statistic
+from metrics.pairs_needed import FEWEST, Tail, pairs_for_mean, pairs_for_shares
+from metrics.sample_size import SEEN, parse_effect, plan
+from tests.conftest import SuiteRun, last_line, record
+from tests.metrics.conftest import write_run
+from workloads.records import Sample
+
+Folder = Callable[..., Path]
+
+
+@pytest.fixture
+def make_folder(tmp_path: Path) -> Folder:
+    """A VALID run folder whose report holds these scores, sample by sample."""
+
+    def make(
+        name: str, scores: Sequence[Mapping[str, float]], better: Mapping[str, str] | None = None, asked: str = "prompt", **report: Any
+    ) -> Path:
+        samples = [Sample(i, f"{asked} {i}", {}) for i in range(len(scores))]
+        folder = write_run(tmp_path / name, samples, [record(i, text="x") for i in range(len(scores))])
+        data = {
+            "verdict": "VALID",
+            "reasons": [],
+            "figures": {n: {"better": (better or {}).get(n, "higher")} for n in (scores[0] if scores else ())},
+            "samples": [{"sample_index": i, "scores": dict(s)} for i, s in enumerate(scores)],
+        }
+        (folder / "report.json").write_text(json.dumps(data | report), encoding="utf-8")
+        return folder
+
+    return make
+
+
+def shares(right: int, of: int) -> list[dict[str, float]]:
+    return [{"exact_match": float(i < right)} for i in range(of)]
+
+
+@pytest.mark.parametrize(("differing", "margin"), [(0.0, 0.05), (0.05, 0.05), (0.2, 0.1), (0.1, 0.05)])
+def test_planned_pairs_of_shares_have_the_planned_power_and_few_less_do_not(differing: float, margin: float) -> None:
+    n = pairs_for_shares(-margin, differing / 2, differing / 2, 0.05, 0.9)
+    assert n is not None
+    assert power(n, -margin, differing / 2, differing / 2, 0.05) >= 0.9
+    assert n == FEWEST or power(int(n * 0.9), -margin, differing / 2, differing / 2, 0.05) < 0.9
+
+
+def test_without_differences_the_pairs_are_those_that_rule_out_a_loss_of_the_margin() -> None:
+    n = pairs_for_shares(-0.01, 0.0, 0.0, 0.05, 0.9)
+    assert n is not None
+    assert n in (299, 300)  # 0.99^299 = 0.0495
+
+
+def test_the_plan_beyond_a_thousand_pairs_holds_in_simulation() -> None:
+    n = pairs_for_shares(-0.02, 0.05, 0.05, 0.05, 0.8)
+    assert n is not None
+    assert n > 1000
+    counts = np.random.default_rng(0).multinomial(n, [0.05, 0.05, 0.9], size=4000)
+    passed = (score_statistic(n, counts[:, 0], counts[:, 1], -0.02) >= critical(n, -0.02, 0.05)).mean()
+    assert passed == pytest.approx(0.8, abs=0.02 + 3 * math.sqrt(0.8 * 0.2 / 4000))
+
+
+@pytest.mark.parametrize(("margin", "wanted"), [(0.5, 0.9), (0.25, 0.8)])
+def test_planned_pairs_of_means_have_the_planned_power(margin: float, wanted: float) -> None:
+    n = pairs_for_mean(-margin, 0.0, 1.0, 0.05, wanted)
+    assert n is not None
+    rng = np.random.default_rng(1)
+    passed = (p_mean_at_most(rng.normal(size=(2000, n)), -margin) <= 0.05).mean()
+    assert passed == pytest.approx(wanted, abs=0.02 + 3 * math.sqrt(wanted * (1 - wanted) / 2000))
+
+
+def test_more_is_needed_for_rare_large_losses_and_none_will_do_at_the_margin() -> None:
+    even = pairs_for_mean(-0.3, 0.0, 1.0, 0.05, 0.8)
+    skewed = pairs_for_mean(-0.3, 0.0, 1.0, 0.05, 0.8, Tail(5.0, 64, -2.0))
+    assert even is not None
+    assert skewed is not None
+    assert skewed > 1.2 * even
+    assert pairs_for_mean(-0.3, -0.3, 1.0, 0.05, 0.8) is None
+    assert pairs_for_mean(-0.3, -0.299, 1.0, 0.05, 0.8, at_most=10_000) is None
+    assert pairs_for_shares(-0.05, 0.06, 0.01, 0.05, 0.8) is None
+
+
+def test_one_run_is_planned_for_several_correlations(make_folder: Folder) -> None:
+    found = plan(make_folder("run", shares(57, 64)), "5%", power=0.9)
+    (need,) = found.needs
+    assert (need.kind, need.n) == ("share", 64)
+    assert need.margin == pytest.approx(0.05 * 57 / 64)
+    p = 57 / 64
+    assert need.pairs == {
+        "0": pairs_for_shares(-need.margin, p * (1 - p), p * (1 - p), 0.05, 0.9),
+        "0.5": pairs_for_shares(-need.margin, p * (1 - p) / 2, p * (1 - p) / 2, 0.05, 0.9),
+        "0.9": pairs_for_shares(-need.margin, p * (1 - p) / 10, p * (1 - p) / 10, 0.05, 0.9),
+    }
+    assert plan(make_folder("again", shares(57, 64)), "5%", power=0.9, correlation=0.5).pairs == {"0.5": need.pairs["0.5"]}
+
+
+def test_a_second_run_shows_how_far_two_agree(make_folder: Folder) -> None:
+    scores, others = shares(57, 64), shares(57, 64)
+    others[0], others[60] = {"exact_match": 0.0}, {"exact_match": 1.0}  # 2 of 64 differ
+    found = plan(make_folder("run", scores), "5%", beside=make_folder("other", others))
+    (need,) = found.needs
+    assert need.pairs == {SEEN: pairs_for_shares(-need.margin, 1 / 64, 1 / 64, 0.05, 0.8)}
+    assert need.correlation == pytest.approx(1 - 2 / 64 / (2 * 57 / 64 * 7 / 64))
+    rng = np.random.default_rng(2)
+    base = rng.normal(0.7, 0.1, 64)
+    near = base + rng.normal(0, 0.02, 64)
+    (need,) = plan(
+        make_folder("a", [{"rouge_l": float(v)} for v in base]), "0.01", beside=make_folder("b", [{"rouge_l": float(v)} for v in near])
+    ).needs
+    apart = near - base
+    tail = Tail(float(np.abs(apart - apart.mean()).max() / apart.std(ddof=1)), 64)
+    assert need.pairs == {SEEN: pairs_for_mean(-0.01, 0.0, float(apart.std(ddof=1)), 0.05, 0.8, tail)}
+
+
+def test_metrics_judged_together_share_the_level(make_folder: Folder) -> None:
+    rng = np.random.default_rng(3)
+    folder = make_folder("run", [{"a": float(v), "b": float(w)} for v, w in rng.normal(5, 1, (64, 2))])
+    both, alone = plan(folder, "0.2"), plan(folder, "0.2", names=["a"])
+    values = np.array([s["scores"]["a"] for s in json.loads((folder / "report.json").read_text())["samples"]])
+    spread = float(values.std(ddof=1))
+    tail = Tail(float(np.abs(values - values.mean()).max()) / spread, 64)
+    assert both.needs[0].pairs["0"] == pairs_for_mean(-0.2, 0.0, spread * math.sqrt(2), 0.025, 0.8, tail)
+    assert alone.needs[0].pairs["0"] == pairs_for_mean(-0.2, 0.0, spread * math.sqrt(2), 0.05, 0.8, tail)
+    assert both.pairs["0"] == max(need.pairs["0"] or 0 for need in both.needs)
+
+
+def test_what_cannot_be_planned_is_left_out_with_its_reason(make_folder: Folder) -> None:
+    rows = [{"motion": i / 10, "flat": 0.5, "zero": 0.0, "all_right": 1.0, "good": float(i % 7 > 0)} for i in range(64)]
+    found = plan(make_folder("run", rows, better={"motion": "neither"}), "10%")
+    assert [need.name for need in found.needs] == ["all_right", "good"]
+    assert "neither way is better" in found.left_out["motion"]
+    assert "how much they vary is not known" in found.left_out["flat"]
+    assert "mean of 0" in found.left_out["zero"]
+    assert "planned as if 1 in 66 were not" in found.needs[0].note
+    assert all(value is not None for value in found.needs[0].pairs.values())
+
+
+def test_effects_are_amounts_or_shares_of_the_mean() -> None:
+    assert parse_effect("1%").margin(0.8) == pytest.approx(0.008)
+    assert parse_effect("0.01").margin(0.8) == 0.01
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"effect": "0"}, "no loss of quality"),
+        ({"effect": "-1%"}, "no loss of quality"),
+        ({"effect": "one"}, "such as 1%"),
+        ({"effect": "120%"}, "no loss of quality"),
+        ({"effect": "nan"}, "no loss of quality"),
+        ({"power": 1.5}, "--power 1.5"),
+        ({"power": 0.01}, r"--alpha \(0.05\) and 1"),
+        ({"alpha": 0.0}, "--alpha 0"),
+        ({"correlation": 1.0}, "--correlation 1 "),
+        ({"correlation": 0.5, "beside": Path("x")}, "exclude each other"),
+        ({"names": ["exact_mach"]}, "did you mean 'exact_match'"),
+        ({"effect": "1.5"}, "cannot fall by 1.5"),
+    ],
+)
+def test_settings_without_sense_are_refused(make_folder: Folder, settings: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {"folder": make_folder("run", shares(57, 64)), "effect": "5%", **settings}
+    with pytest.raises(ConfigError, match=message):
+        plan(**given)
+
+
+def test_runs_that_no_plan_can_rest_on_are_refused(make_folder: Folder) -> None:
+    invalid = make_folder("invalid", shares(57, 64), verdict="INVALID", reasons=["2 of 64 queries failed"])
+    with pytest.raises(ConfigError, match="INVALID, and no plan rests on it: 2 of 64 queries failed"):
+        plan(invalid, "1%")
+    with pytest.raises(ConfigError, match="no metric that scores single answers"):
+        plan(make_folder("speed", [{} for _ in range(8)]), "1%")
+    with pytest.raises(ConfigError, match="no metric that scores single answers"):
+        plan(make_folder("empty", []), "1%")
+    other = make_folder("other", shares(57, 64), asked="question")
+    with pytest.raises(ConfigError, match="different prompts"):
+        plan(make_folder("run", shares(57, 64)), "1%", beside=other)
+
+
+def test_the_command_prints_a_table_and_a_line(suite: SuiteRun, make_folder: Folder) -> None:
+    folder = make_folder("run", shares(57, 64))
+    done = suite("sample-size", "--effect", "5%", "--power", "0.9", str(folder))
+    assert done.returncode == 0, done.stderr
+    found = last_line(done)
+    assert found["metrics"]["exact_match"]["pairs"] == found["pairs"]
+    assert set(found["pairs"]) == {"0", "0.5", "0.9"}
+    assert f"{found['pairs']['0.9']:,}" in done.stderr
+    assert "not r" in done.stderr  # what one run cannot tell
+    wrong = suite("sample-size", "--effect", "0", str(folder))
+    assert wrong.returncode == 1
+    assert wrong.stderr.startswith("suite: --effect '0' is no loss of quality")

@@ -1,0 +1,150 @@
+"""Quantised denoisers of a Wan with random weights: in force by their weights, and refused where they cannot be."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from configs.errors import ConfigError
+from configs.registry import make
+from pipelines.diffusers_t2v import DiffusersT2V
+from workloads.records import Query, Sample
+
+CPU = torch.device("cpu")
+SMALL: dict[str, Any] = {"num_frames": 5, "height": 32, "width": 48, "num_inference_steps": 4, "max_sequence_length": 16}
+NUM_LAYERS = 2 * (2 * 10 + 6)  # of both experts: in blocks, and outside
+NUM_KEPT = 2 * 2  # the time embedders, which Wan keeps in float32
+needs_torchao = pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="needs torchao")
+
+
+def load(folder: Path, quantisation: Any, **options: Any) -> DiffusersT2V:
+    given = {"model": str(folder), **SMALL, "quantisation": quantisation, **options}
+    pipeline: DiffusersT2V = make("pipelines", "diffusers_t2v", given)
+    pipeline.load(CPU)
+    return pipeline
+
+
+def ask(pipeline: DiffusersT2V) -> Any:
+    (response,) = pipeline.generate([Sample(0, "a red disc")], [Query(0, 0, 1)])
+    assert response.video_THWC is not None
+    return response.video_THWC.astype(int)
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_wan: Path) -> DiffusersT2V:
+    return load(tiny_wan, None)
+
+
+@pytest.mark.parametrize("bits", [8, 4, 3, 2])
+def test_rounded_weights_have_so_many_levels_a_row(tiny_wan: Path, bits: int) -> None:
+    pipeline = load(tiny_wan, {"name": "round", "bits": bits})
+    assert pipeline.effective()["quantisation"] == f"rounded to {bits} bits in {NUM_LAYERS - NUM_KEPT} of {NUM_LAYERS} linear layers"
+    assert pipeline.fallbacks() == []
+    for expert in (pipeline._pipe.transformer, pipeline._pipe.transformer_2):
+        rows = expert.blocks[1].ffn.net[0].proj.weight
+        steps = rows / rows.abs().amax(1, keepdim=True) * (2 ** (bits - 1) - 1)
+        assert (steps - steps.round()).abs().max() < 1e-4
+        assert max(len(row.unique()) for row in rows) <= 2**bits - 1
+
+
+def test_fewer_bits_move_an_answer_further_away(tiny_wan: Path, plain: DiffusersT2V) -> None:
+    exact = ask(plain)
+    fine, coarse = (np.abs(ask(load(tiny_wan, {"name": "round", "bits": bits})) - exact).mean() for bits in (8, 2))
+    assert 0 < fine < coarse / 3
+
+
+def test_nothing_but_the_denoisers_is_rounded(tiny_wan: Path, plain: DiffusersT2V) -> None:
+    pipeline = load(tiny_wan, {"name": "round", "bits": 2, "modules_to_not_convert": ["proj_out"]})
+    for part in ("text_encoder", "vae"):
+        before, after = (dict(getattr(p._pipe, part).state_dict()) for p in (plain, pipeline))
+        assert all(torch.equal(before[name], after[name]) for name in before)
+    before, after = plain._pipe.transformer, pipeline._pipe.transformer
+    assert torch.equal(before.proj_out.weight, after.proj_out.weight)
+    assert torch.equal(before.condition_embedder.time_embedder.linear_1.weight, after.condition_embedder.time_embedder.linear_1.weight)
+    assert not torch.equal(before.blocks[0].attn1.to_q.weight, after.blocks[0].attn1.to_q.weight)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_bits_are_read_from_weights_of_any_dtype(tiny_wan: Path, dtype: str) -> None:
+    assert load(tiny_wan, None, dtype=dtype).effective()["quantisation"] == "none"
+    assert load(tiny_wan, {"name": "round", "bits": 4}, dtype=dtype).effective()["quantisation"].startswith("rounded to 4 bits in ")
+
+
+def test_a_layer_left_as_it_was_is_a_fallback(tiny_wan: Path) -> None:
+    pipeline = load(tiny_wan, {"name": "round", "bits": 3})
+    with torch.no_grad():
+        pipeline._pipe.transformer_2.blocks[0].attn1.to_q.weight.normal_()
+    assert pipeline.fallbacks() == [
+        f"quantisation 'round' left 1 of {NUM_LAYERS - NUM_KEPT} linear layers as they were, first blocks.0.attn1.to_q"
+    ]
+    pipeline = load(tiny_wan, {"name": "round", "bits": 8})
+    pipeline._quantisation._config = type(pipeline._quantisation._config)(bits=4)
+    assert pipeline.fallbacks() == ["quantisation 'round' has weights of 8 bits, not 4"]
+
+
+def test_it_goes_with_a_cache(tiny_wan: Path) -> None:
+    cache = {"name": "first_block", "threshold": 0.5}
+    pipeline = load(tiny_wan, {"name": "round", "bits": 4}, cache=cache, num_inference_steps=8)
+    ask(pipeline)
+    assert pipeline.fallbacks() == []
+    assert "rounded to 4 bits" in pipeline.effective()["quantisation"]
+    assert pipeline.effective()["cache"].startswith("first_block(")
+
+
+@needs_torchao
+@pytest.mark.parametrize(
+    ("options", "stored"),
+    [
+        ({"quant_type": "Int8WeightOnlyConfig"}, "Int8Tensor (int8)"),
+        ({"quant_type": "IntxWeightOnlyConfig", "weight_dtype": "int4", "granularity": {"PerGroup": 8}}, "IntxUnpackedToInt8Tensor (int4)"),
+        ({"quant_type": "Float8WeightOnlyConfig"}, "Float8Tensor (float8_e4m3fn)"),
+    ],
+)
+def test_torchao_weights_are_in_force(tiny_wan: Path, plain: DiffusersT2V, options: dict[str, Any], stored: str) -> None:
+    pipeline = load(tiny_wan, {"name": "torchao", **options})
+    assert pipeline.effective()["quantisation"] == f"{stored} in {NUM_LAYERS - NUM_KEPT} of {NUM_LAYERS} linear layers"
+    assert pipeline.fallbacks() == []
+    assert 0 < np.abs(ask(pipeline) - ask(plain)).mean() < 20
+
+
+@needs_torchao
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "unknown quant_type None; known: .*Int8WeightOnlyConfig"),
+        ({"quant_type": "Int8WeightOnly"}, r"unknown quant_type 'Int8WeightOnly' \(did you mean 'Int8WeightOnlyConfig'\?\)"),
+        ({"quant_type": "IntxWeightOnlyConfig", "weight_dtyp": "int4"}, r"unknown option 'weight_dtyp' \(did you mean 'weight_dtype'\?\)"),
+        ({"quant_type": "IntxWeightOnlyConfig", "granularity": "PerLine"}, "option 'granularity' is 'PerLine': give one of .*PerGroup"),
+        ({"quant_type": "IntxWeightOnlyConfig", "granularity": {"PerGroup": 7}}, "'torchao' does not work here, on cpu in float32: "),
+    ],
+)
+def test_wrong_torchao_options_are_refused(tiny_wan: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(tiny_wan, {"name": "torchao", **options})
+
+
+@pytest.mark.parametrize(
+    ("quantisation", "message"),
+    [
+        ("gguf", r"unknown quantisation 'gguf'; known: bitsandbytes, round, torchao"),
+        ({"bits": 4}, r"option 'quantisation' has no 'name'; known: round"),
+        ("round", r"quantisation 'round': option 'bits' is required"),
+        ({"name": "round", "bits": 1}, r"quantisation 'round': option 'bits' is 1; it must be from 2 to 8"),
+        ({"name": "round", "bit": 4}, r"quantisation 'round' has unknown option 'bit' \(did you mean 'bits'\?\)"),
+    ],
+)
+def test_wrong_options_are_refused_at_once(quantisation: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make("pipelines", "diffusers_t2v", {"quantisation": quantisation})
+
+
+@pytest.mark.parametrize("package", ["torchao", "bitsandbytes"])
+def test_an_absent_package_is_named(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=f"quantisation '{package}' needs a package: pip install {package}"):
+        make("pipelines", "diffusers_t2v", {"quantisation": package})
