@@ -166,11 +166,16 @@ def audit(
     allow_invalid: Annotated[bool, typer.Option("--allow-invalid", help="Audit INVALID runs, marked.")] = False,
     output: Annotated[Path, typer.Option(help="The page to write; the same as JSON goes beside it.")] = Path("outputs/audit.html"),
 ) -> None:
-    """Is a faster run still as good? Two runs, prompt by prompt; exit code 0 PASS, 1 FAIL (or an error), 2 INCONCLUSIVE."""
+    """Is a faster run still as good? Two runs, prompt by prompt; exit code 0 PASS, 1 FAIL, 2 INCONCLUSIVE, 3 not to be audited."""
+    from configs.errors import ConfigError
     from metrics.audit import audit as compare_runs
     from metrics.audit_html import print_audit, sentence, write_audit
 
-    data = compare_runs(reference, candidate, margin, metric or [], allow_invalid)
+    try:
+        data = compare_runs(reference, candidate, margin, metric or [], allow_invalid)
+    except ConfigError as error:  # 1 would say that the candidate is worse
+        print(f"suite: {error}", file=sys.stderr, flush=True)
+        raise typer.Exit(EXIT_INVALID) from None
     written = write_audit(data, output)
     print_audit(data)
     print(json.dumps({"audit": str(written.resolve()), "verdict": data["verdict"], "found": sentence(data)}), flush=True)

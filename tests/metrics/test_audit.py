@@ -84,6 +84,12 @@ def test_too_few_prompts_for_the_margin_say_how_many_more_with_exit_code_2(make:
     assert f"about {more:,} more prompts would settle it" in line["found"]
 
 
+def test_what_cannot_be_audited_is_neither_of_the_three(make: Make, tmp_path: Path) -> None:
+    found = CliRunner().invoke(suite.app, ["audit", str(make("one", answers(1.0))), str(tmp_path / "absent")])
+    assert (found.exit_code, found.stdout) == (3, "")
+    assert "absent" in found.stderr
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
