@@ -15,6 +15,7 @@ from configs.registry import explain, find, names
 
 Scenario = Literal["offline", "server", "interactive", "single_stream", "multi_stream"]
 Mode = Literal["performance", "accuracy", "both"]
+Rules = Literal["quick", "mlperf", "mlperf-v6.0", "mlperf-v6.1"]  # mlperf: the round of the installed LoadGen
 
 # What was asked for and may not be in force: the truth checks that a run can be let off, by name (metrics/truth.py).
 Fallback = Literal["dtype", "attention", "quantisation", "cache", "compile", "parallel", "packages", "steps", "option"]
@@ -107,7 +108,11 @@ class RunConfig(_Settings):
     workload: str
     scenario: Scenario = "offline"
     mode: Mode = "performance"
-    rules: Literal["quick"] = "quick"
+    rules: Rules = Field("quick", description="what VALID means: the suite's short runs, or a round of MLPerf, which fills in `load`")
+    benchmark: str | None = Field(None, description="the MLPerf benchmark that this is, by its name in a submission: its gates are shown")
+    gate: dict[str, float] | None = Field(
+        None, description="what figures must reach, such as {exact_match: 0.9}, whatever the rules; the workload's own where not given"
+    )
     seed: int = Field(42, ge=0, lt=2**63)
     dataset: dict[str, Any] = Field(default_factory=dict, description="options of the workload")
     pipeline: dict[str, Any] = Field(description="`name` and the options of that pipeline")
@@ -133,6 +138,10 @@ class RunConfig(_Settings):
     def _was_a_switch(cls, value: object) -> object:
         """Run folders of older versions say `false`."""
         return [] if value is False else value
+
+    @property
+    def by_mlperf(self) -> bool:
+        return self.rules != "quick"
 
     @property
     def is_server(self) -> bool:
@@ -236,14 +245,14 @@ def parse_config(values: Mapping[str, Any], source: str) -> RunConfig:
     for name in allowed_names:
         if name not in get_args(Fallback):
             raise ConfigError(f"{source}: 'allow_fallback' has {unknown('name', name, get_args(Fallback))}")
-    for key, allowed in (("scenario", get_args(Scenario)), ("mode", get_args(Mode))):
+    for key, allowed in (("scenario", get_args(Scenario)), ("mode", get_args(Mode)), ("rules", get_args(Rules))):
         if key in values and values[key] not in allowed:
             raise ConfigError(f"{source}: {unknown(key, values[key], allowed)}")
     try:
         config = RunConfig.model_validate(dict(values))
     except ValidationError as error:
         raise ConfigError(f"{source}: {explain(error)}") from None
-    if config.scenario == "interactive" and config.load.interactive is None:
+    if config.scenario == "interactive" and config.load.interactive is None and not config.by_mlperf:
         raise ConfigError(
             f"{source}: scenario 'interactive' needs its own limits; add load.interactive, such as "
             "--set load.interactive.target_ttft_s=0.5 --set load.interactive.target_tpot_s=0.03"

@@ -60,14 +60,17 @@ class Gate:
 class ScenarioRules:
     """What one scenario of a benchmark is held to.
 
-    loadgen_model: its section of mlperf.conf. num_samples: of the performance test's data set. min_query_count: what a run
-    gets that says nothing; samples in the offline scenario. least_query_count: what a run may say.
+    loadgen_model: its section of mlperf.conf. source, num_samples: the performance test's data set (`dataset.source`) and its
+    size; accuracy_source, num_accuracy_samples: the accuracy test's. min_query_count: what a run gets that says nothing;
+    samples in the offline scenario. least_query_count: what a run may say.
     """
 
     scenario: Scenario
     required: bool
     loadgen_model: str
+    source: str
     num_samples: int
+    accuracy_source: str
     num_accuracy_samples: int
     min_query_count: int
     least_query_count: int
@@ -75,13 +78,18 @@ class ScenarioRules:
     limits: Limits
     gates: tuple[Gate, ...]
 
+    def data(self, mode: str) -> tuple[str, int]:
+        """Name and size of the data set that a test of this mode asks."""
+        return (self.accuracy_source, self.num_accuracy_samples) if mode == "accuracy" else (self.source, self.num_samples)
+
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
     """One model of a round. name: as its folder in a submission is called.
 
-    by_token: LoadGen counts tokens and holds a server to limits on them; else an answer is one sample. scenarios: those not
-    required are such that at least one of them is. compliance: tests that a closed submission adds.
+    by_token: LoadGen counts tokens and holds a server to limits on them; else an answer is one sample. equal_issue: it asks
+    every sample equally often. scenarios: those not required are such that at least one of them is. compliance: tests that a
+    closed submission adds.
     """
 
     name: str
@@ -89,6 +97,7 @@ class Benchmark:
     workload: str
     dataset: str
     by_token: bool
+    equal_issue: bool
     scenarios: tuple[ScenarioRules, ...]
     compliance: tuple[str, ...] = ()
 
@@ -149,6 +158,11 @@ def _limits(latency_s: float | None = None, ttft_s: float | None = None, tpot_s:
     return Limits(target_latency_s=latency_s, target_ttft_s=ttft_s, target_tpot_s=tpot_s)
 
 
+def _one(source: str, count: int) -> tuple[tuple[str, int], tuple[str, int]]:
+    """The same data set for both tests."""
+    return (source, count), (source, count)
+
+
 def _at_least(figure: str, metric: str, target: float, share: float, scale: float = 100.0) -> Gate:
     return Gate(figure, scale, target, target * share, metric=metric)
 
@@ -162,7 +176,7 @@ def _language(
     round_: Round,
     loadgen_model: str,
     dataset: str,
-    counts: tuple[int, int],
+    sources: tuple[tuple[str, int], tuple[str, int]],
     server_s: tuple[float, float],
     interactive_s: tuple[float, float],
     gates: tuple[Gate, ...],
@@ -170,11 +184,12 @@ def _language(
 ) -> Benchmark:
     """A benchmark of a language model: Offline is required, and Server or Interactive.
 
-    counts: performance, accuracy. server_s, interactive_s: limits of first token and pace.
+    sources: `dataset.source` and count, of the performance and of the accuracy test. server_s, interactive_s: limits of
+    first token and pace.
     """
-    num_samples, num_accuracy = counts
+    (_, num_samples), _ = sources
     offline = ScenarioRules(
-        "offline", True, loadgen_model, num_samples, num_accuracy, num_samples, num_samples, OTHER_PERCENTILE, _limits(), gates
+        "offline", True, loadgen_model, *sources[0], *sources[1], num_samples, num_samples, OTHER_PERCENTILE, _limits(), gates
     )
     server = replace(
         offline,
@@ -188,7 +203,7 @@ def _language(
     interactive = replace(
         server, scenario="interactive", loadgen_model=f"{loadgen_model}-interactive", limits=_limits(None, *interactive_s)
     )
-    return Benchmark(name, round_, "llm", dataset, True, (offline, server, interactive), compliance)
+    return Benchmark(name, round_, "llm", dataset, True, True, (offline, server, interactive), compliance)
 
 
 def _llama2(name: str, round_: Round, share: float) -> Benchmark:
@@ -198,7 +213,7 @@ def _llama2(name: str, round_: Round, share: float) -> Benchmark:
         _at_least("rouge_l", "ROUGEL", 28.6162, share),
         _within_a_tenth("tokens_per_sample", "TOKENS_PER_SAMPLE", 294.45),
     )
-    return _language(name, round_, "llama2-70b", "OpenOrca", (24576, 24576), (2.0, 0.2), (0.45, 0.04), gates, ("TEST06",))
+    return _language(name, round_, "llama2-70b", "OpenOrca", _one("openorca", 24576), (2.0, 0.2), (0.45, 0.04), gates, ("TEST06",))
 
 
 def _gpt_oss(round_: Round) -> Benchmark:
@@ -206,8 +221,8 @@ def _gpt_oss(round_: Round) -> Benchmark:
         _at_least("gpt_oss_accuracy", "exact_match", 83.13, 0.99),
         Gate("tokens_per_sample", 1.0, 9999.0, None, 9999 * 1.1, "TOKENS_PER_SAMPLE"),  # a placeholder in the checker itself
     )
-    mix = "gpt-oss mix"
-    return _language("gpt-oss-120b", round_, "gpt-oss-120b", mix, (6396, 4395), (3.0, 0.08), (2.0, 0.015), gates, ("TEST07", "TEST09"))
+    mix, sources = "gpt-oss mix", (("gpt-oss-performance", 6396), ("gpt-oss-accuracy", 4395))
+    return _language("gpt-oss-120b", round_, "gpt-oss-120b", mix, sources, (3.0, 0.08), (2.0, 0.015), gates, ("TEST07", "TEST09"))
 
 
 def _deepseek(round_: Round) -> Benchmark:
@@ -215,7 +230,9 @@ def _deepseek(round_: Round) -> Benchmark:
         _at_least("deepseek_r1_accuracy", "exact_match", 81.3582, 0.99),
         _within_a_tenth("tokens_per_sample", "TOKENS_PER_SAMPLE", 3886.2274),
     )
-    return _language("deepseek-r1", round_, "deepseek-r1", "deepseek-r1 mix", (4388, 4388), (2.0, 0.08), (1.5, 0.015), gates, ("TEST06",))
+    return _language(
+        "deepseek-r1", round_, "deepseek-r1", "deepseek-r1 mix", _one("deepseek-r1", 4388), (2.0, 0.08), (1.5, 0.015), gates, ("TEST06",)
+    )
 
 
 def _llama3_8b(round_: Round) -> Benchmark:
@@ -226,7 +243,9 @@ def _llama3_8b(round_: Round) -> Benchmark:
         _at_least("rouge_lsum", "ROUGELSUM", 35.793, 0.99),
         _within_a_tenth("generation_length", "GEN_LEN", 8167644),
     )
-    return _language("llama3.1-8b", round_, "llama3_1-8b", "CNN/DailyMail", (13368, 13368), (2.0, 0.1), (0.5, 0.03), gates, ("TEST06",))
+    return _language(
+        "llama3.1-8b", round_, "llama3_1-8b", "CNN/DailyMail", _one("cnn-dailymail", 13368), (2.0, 0.1), (0.5, 0.03), gates, ("TEST06",)
+    )
 
 
 def _qwen3_vl(round_: Round) -> Benchmark:
@@ -236,8 +255,8 @@ def _qwen3_vl(round_: Round) -> Benchmark:
     """
     name = "qwen3-vl-235b-a22b"
     gate = (_at_least("hierarchical_f1", "F1_HIERARCHICAL", 0.7903, 0.99, 1.0),)
-    count = 48289
-    offline = ScenarioRules("offline", True, name, count, count, count, count, OTHER_PERCENTILE, _limits(), gate)
+    data = ("shopify", 48289)
+    offline = ScenarioRules("offline", True, name, *data, *data, 48289, 48289, OTHER_PERCENTILE, _limits(), gate)
     server = replace(
         offline,
         scenario="server",
@@ -256,15 +275,15 @@ def _qwen3_vl(round_: Round) -> Benchmark:
         gates=(_at_least("hierarchical_f1", "F1_HIERARCHICAL", 0.7878, 0.99, 1.0),),
     )
     scenarios = (offline, server) if round_ == "v6.0" else (offline, server, interactive)
-    return Benchmark(name, round_, "vlm", "Shopify product catalogue", False, scenarios)
+    return Benchmark(name, round_, "vlm", "Shopify product catalogue", False, True, scenarios)
 
 
 def _wan(round_: Round) -> Benchmark:
-    name, count = "wan-2.2-t2v-a14b", 248
+    name, data = "wan-2.2-t2v-a14b", ("vbench", 248)
     gate = (_at_least("vbench", "vbench_score", 70.48, 0.99),)
-    offline = ScenarioRules("offline", True, name, count, count, count, 50, OTHER_PERCENTILE, _limits(), gate)
+    offline = ScenarioRules("offline", True, name, *data, *data, 248, 50, OTHER_PERCENTILE, _limits(), gate)
     single = replace(offline, scenario="single_stream", min_query_count=LOADGEN_QUERY_COUNT, least_query_count=EARLY_STOPPING_P90)
-    return Benchmark(name, round_, "t2v", "VBench prompts", False, (offline, single), ("TEST04",))
+    return Benchmark(name, round_, "t2v", "VBench prompts", False, False, (offline, single), ("TEST04",))
 
 
 def _round(round_: Round) -> dict[str, Benchmark]:
