@@ -22,8 +22,9 @@ class Response(msgspec.Struct, frozen=True):
 
     video_THWC: uint8. fps: its frame rate. stages: seconds by stage name, of the batch; step_s: seconds of each denoising
     step. num_units: frames, or tokens of the answer. num_input_tokens: tokens of the prompt, images included.
-    first_token_id: for checks that two runs say the same. finish_reason: `stop` at an end token, `length` where it was
-    cut off. token_gap_s: seconds between one token and the next, num_units - 1 of them, where the engine tells.
+    first_token_id: for checks that two runs say the same. token_ids: all of the answer's, end token included, where the engine
+    tells; compliance tests count them. finish_reason: `stop` at an end token, `length` where it was cut off. token_gap_s:
+    seconds between one token and the next, num_units - 1 of them, where the engine tells.
     finite: False where the pipeline's own numbers held NaN or infinity.
     error: why there is no answer; the query then counts as failed.
     """
@@ -36,6 +37,7 @@ class Response(msgspec.Struct, frozen=True):
     num_units: int = 0
     num_input_tokens: int = 0
     first_token_id: int | None = None
+    token_ids: Sequence[int] = ()
     finish_reason: Literal["stop", "length"] | None = None
     token_gap_s: Sequence[float] = ()
     finite: bool = True

@@ -76,6 +76,7 @@ class JobSpec(msgspec.Struct):
     host: str | None = None  # by which other nodes know this one; None where there is one node
     port: int | None = None
     rest: Rest | None = None
+    audit: dict[str, int] | None = None  # LoadGen's settings of a compliance test
 
 
 class Asked(msgspec.Struct, gc=False):
@@ -245,6 +246,7 @@ class Conductor:
             self.job.streams,
             self.folder / self._rest.logs,
             self._on_issue,
+            self.job.audit,
         )
         self._test.start()
 
@@ -326,7 +328,7 @@ class Conductor:
             return
         assert self._test is not None
         self._test.first_tokens([(a.loadgen_id, -1) for a, _ in answered if a.first_token is None])  # of those that failed before it
-        self._test.complete([(a.loadgen_id, r.digest, r.num_units) for a, r in answered])
+        self._test.complete([(a.loadgen_id, r.tokens or r.digest, r.num_units) for a, r in answered])
         num_failed = sum(r.status == "failed" for _, r in answered)
         self.num_done += len(answered) - num_failed
         self.num_failed += num_failed

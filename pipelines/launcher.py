@@ -194,10 +194,12 @@ class Test:
         self.ranks, self.pipeline, self.samples, self.noun = ranks, pipeline, samples, noun
         self._loaded = False
 
-    def run(self, config: RunConfig, mode: str, folder: Path, rest: Rest | None = None) -> dict[str, Any]:
+    def run(
+        self, config: RunConfig, mode: str, folder: Path, rest: Rest | None = None, audit: dict[str, int] | None = None
+    ) -> dict[str, Any]:
         """One test on all ranks. Its outcome goes into outcome.json however it ends, and is returned on every rank.
 
-        rest: what an accuracy test that is resumed has left to ask.
+        rest: what an accuracy test that is resumed has left to ask. audit: LoadGen's settings of a compliance test.
         """
         job = JobSpec(
             config.model_dump(),
@@ -209,6 +211,7 @@ class Test:
             sys.stdout.isatty() and sys.stderr.isatty(),
             isinstance(self.pipeline, StreamingPipeline),
             rest=rest,
+            audit=audit,
             **_listening(config),
         )
         conductor = ConductorProcess(job) if self.ranks.rank == 0 else None  # before this rank loads anything

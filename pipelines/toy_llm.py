@@ -81,6 +81,7 @@ class _Running:
             num_units=self.num_tokens,
             num_input_tokens=self.num_input_tokens,
             first_token_id=1,
+            token_ids=[*range(1, self.num_tokens), 0],
             finish_reason="stop",
             token_gap_s=[token_s] * (self.num_tokens - 1),
         )

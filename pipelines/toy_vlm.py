@@ -46,7 +46,10 @@ class ToyVLM(Pipeline):
             return Response(error=f"the toy cannot answer {sample.prompt!r}: {error or type(error).__name__}")
         num_input = len(sample.prompt.split()) + len(sample.images)
         words = text.split()
-        return Response(text=text, num_units=len(words) + 1, num_input_tokens=num_input, first_token_id=len(words[0]), finish_reason="stop")
+        ids = [*map(len, words), 0]
+        return Response(
+            text=text, num_units=len(ids), num_input_tokens=num_input, first_token_id=ids[0], token_ids=ids, finish_reason="stop"
+        )
 
 
 def answer(prompt: str, frames_THWC: NDArray[np.uint8]) -> str:

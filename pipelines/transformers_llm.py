@@ -39,10 +39,16 @@ class TransformersLLM(StreamingPipeline):
     `generate`. batch_size: queries answered at the same time. context: tokens of prompt and answer together at most.
     stop: texts of further tokens that end an answer. chat: put the prompt through the chat template, after
     system_prompt. page_size, num_blocks, max_batch_tokens: the paged cache; by default it holds batch_size full contexts.
+    weights: `random` draws the `architecture` (a name of configs/architectures, or a folder) instead of reading a checkpoint, less
+    what `shrink` takes off it (pipelines/architectures.py); `model` is then whose tokenizer is used, where it is at hand. With
+    pretrained weights, architecture is what the checkpoint must be.
     """
 
     model: str = "embedded"
     revision: str | None = None
+    weights: Literal["pretrained", "random"] = "pretrained"
+    architecture: str | None = None
+    shrink: dict[str, Any] | None = None
     gguf_file: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     attn_implementation: str | None = None
@@ -71,8 +77,13 @@ class TransformersLLM(StreamingPipeline):
     _begun: set[int] = field(default_factory=set, init=False, repr=False)
     _num_input: dict[int, int] = field(default_factory=dict, init=False, repr=False)
     _refused: list[Event] = field(default_factory=list, init=False, repr=False)
+    _facts: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if self.architecture or self.shrink or self.weights == "random":
+            from pipelines.random_weights import check_options
+
+            check_options("transformers_llm", self.weights, self.architecture, self.shrink)
         for name in ("batch_size", "context", "max_new_tokens", "temperature", "top_k", "page_size", "num_blocks", "max_batch_tokens"):
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -92,6 +103,9 @@ class TransformersLLM(StreamingPipeline):
         from pipelines.tensor_parallel import check_heads, sharded
 
         logging.disable_progress_bar()
+        if self.weights == "random":
+            self._draw(device)
+            return
         folder, gguf_file = self._source()
         if gguf_file and self.replica.size > 1:
             raise ConfigError(f"parallel.tensor is {self.replica.size}, but {self.model!r} is a GGUF file, which cannot be split")
@@ -115,6 +129,10 @@ class TransformersLLM(StreamingPipeline):
                 f"model {self.model!r} cannot be loaded: {reason}; built in are {', '.join(EMBEDDED)} and smollm2-135m; else give a "
                 "folder, or a hub name that is in the cache or can be reached (a gated one needs HF_TOKEN)"
             ) from error
+        if self.architecture:
+            from pipelines.architectures import check_match
+
+            check_match(self._model.config, self.architecture, self.model)
         self._check_tokenizer()
         check_heads(self._model.config, self.replica.size, self.model)
         if self.replica.size == 1:  # the shares of a split one are where they belong
@@ -159,6 +177,7 @@ class TransformersLLM(StreamingPipeline):
             "cache": f"{cache.num_blocks} pages of {cache.page_size}" if self.batching == "continuous" else "dynamic",
             "context": str(self.context_length),
             "sampling": sampling,
+            **self._facts,
             **self._parallelism(),
         }
 
@@ -175,6 +194,23 @@ class TransformersLLM(StreamingPipeline):
         """Tokens of prompt and answer together."""
         own = getattr(self._model.config.get_text_config(), "max_position_embeddings", None) or LONGEST_CONTEXT
         return min(self.context or LONGEST_CONTEXT, own)
+
+    def _draw(self, device: torch.device) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        from pipelines.random_weights import language_model
+        from pipelines.tensor_parallel import check_heads, sharded
+
+        assert self.architecture is not None  # as __post_init__ has checked
+        dtype = getattr(torch, self.dtype if self.dtype != "auto" else "float32" if device.type == "cpu" else "bfloat16")
+        with sharded(self.replica, device) as shares:
+            self._model, self._tokenizer, self._facts = language_model(
+                AutoModelForCausalLM, self.model, self.architecture, self.shrink, device, dtype, self.attn_implementation, shares
+            )
+        self._check_tokenizer()
+        check_heads(self._model.config, self.replica.size, self.architecture)
+        self._start_engine()
 
     def _parallelism(self) -> dict[str, str]:
         size = getattr(self._model, "_tp_size", None) or 1
@@ -268,6 +304,7 @@ class TransformersLLM(StreamingPipeline):
             num_units=len(tokens),
             num_input_tokens=num_input,
             first_token_id=int(tokens[0]),
+            token_ids=list(tokens),
             finish_reason="stop" if tokens[-1] in self._ends else "length",
             token_gap_s=[b - a for a, b in itertools.pairwise(times)],
         )

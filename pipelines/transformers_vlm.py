@@ -49,11 +49,14 @@ class TransformersVLM(Pipeline):
     model: `embedded` (the trained model that comes with the suite), a folder written by save_pretrained, or a hub name.
     dtype: of all weights; `auto` is float32 on a CPU and bfloat16 on a GPU. do_sample: draw tokens instead of taking the
     likeliest; every query draws by its own seed, so its answer does not depend on its batch. system_prompt: put before
-    every prompt. chat_template: a Jinja file, for a checkpoint that has none.
+    every prompt. chat_template: a Jinja file, for a checkpoint that has none. weights, architecture, shrink: as in transformers_llm.
     """
 
     model: str = "embedded"
     revision: str | None = None
+    weights: Literal["pretrained", "random"] = "pretrained"
+    architecture: str | None = None
+    shrink: dict[str, Any] | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     attn_implementation: str | None = None
     batch_size: int = 16
@@ -71,8 +74,13 @@ class TransformersVLM(Pipeline):
     _tokenizer: Any = field(default=None, init=False, repr=False)
     _inputs: Any = field(default=None, init=False, repr=False)
     _generation: Any = field(default=None, init=False, repr=False)
+    _facts: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if self.architecture or self.shrink or self.weights == "random":
+            from pipelines.random_weights import check_options
+
+            check_options("transformers_vlm", self.weights, self.architecture, self.shrink)
         limits = {
             "batch_size": (1, None),
             "max_new_tokens": (1, None),
@@ -97,6 +105,9 @@ class TransformersVLM(Pipeline):
         from transformers.utils import logging
 
         logging.disable_progress_bar()
+        if self.weights == "random":
+            self._draw(device)
+            return
         where = str(EMBEDDED) if self.model == "embedded" else self.model
         if self.model == "embedded" or Path(where).exists() or where.startswith((".", "/", "~")):
             check_transformers_folder(Path(where))
@@ -104,6 +115,10 @@ class TransformersVLM(Pipeline):
         config = self._fetch(AutoConfig, where, **common)
         if type(config) not in AutoModelForImageTextToText._model_mapping:
             raise ConfigError(f"model {self.model!r} is a {config.model_type!r}, which does not answer about images")
+        if self.architecture:
+            from pipelines.architectures import check_match
+
+            check_match(config, self.architecture, self.model)
         self._tokenizer = self._fetch(AutoTokenizer, where, **common)
         self._inputs = self._make_inputs(where, config, common)
         options: dict[str, Any] = {"dtype": getattr(torch, self._dtype_name(device)), "use_safetensors": True, **common}
@@ -151,6 +166,7 @@ class TransformersVLM(Pipeline):
             "processor": self._inputs.name,
             "decoding": self._decoding() + (f", repetition_penalty {penalty:g}" if penalty not in (None, 1.0) else ""),
             "quantisation": str(getattr(config, "quantization_config", None) or "none"),
+            **self._facts,
         }
 
     def fallbacks(self) -> Sequence[str]:
@@ -164,6 +180,27 @@ class TransformersVLM(Pipeline):
                 for one in sorted(set(self._attentions()) - {self.attn_implementation})
             ]
         return found
+
+    def _draw(self, device: torch.device) -> None:
+        import torch
+        from transformers import AutoImageProcessor, AutoModelForImageTextToText
+
+        from pipelines.architectures import folder_of
+        from pipelines.random_weights import language_model
+
+        assert self.architecture is not None  # as __post_init__ has checked
+        dtype = getattr(torch, self._dtype_name(device))
+        self._model, self._tokenizer, self._facts = language_model(
+            AutoModelForImageTextToText, self.model, self.architecture, self.shrink, device, dtype, self.attn_implementation
+        )
+        config = self._model.config
+        if config.model_type not in QWEN_TYPES:
+            raise ConfigError(f"architecture {self.architecture!r} is a {config.model_type!r}; random weights need one of {QWEN_TYPES}")
+        processor = self._fetch(AutoImageProcessor, str(folder_of(self.architecture)))
+        template = self._own_template() or _one_template(self._tokenizer)
+        self._inputs = QwenInputs(processor, self._tokenizer, config.image_token_id, template)
+        self._check_tokenizer()
+        self._generation = self._generation_config()
 
     def _dtype_name(self, device: torch.device) -> str:
         if self.dtype != "auto":
@@ -323,6 +360,7 @@ class TransformersVLM(Pipeline):
             num_units=len(said),
             num_input_tokens=num_input_tokens,
             first_token_id=said[0],
+            token_ids=list(said),
             finish_reason="length" if end is None else "stop",
             finite=finite,
         )

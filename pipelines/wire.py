@@ -50,7 +50,10 @@ class Ready(msgspec.Struct, tag=True, frozen=True):
 
 
 class Result(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """One query's answer, without the answer itself. Fields as in `Record`."""
+    """One query's answer, without the answer itself. Fields as in `Record`.
+
+    tokens: the ids of its tokens where the engine tells, four bytes each, as LoadGen logs them.
+    """
 
     query_id: int
     status: Status
@@ -67,6 +70,7 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     finite: bool = True
     error: str | None = None
     worked: tuple[float, float] | None = None  # on the conductor's clock, as the worker reckons it
+    tokens: bytes = b""
 
 
 class First(msgspec.Struct, tag=True, frozen=True):

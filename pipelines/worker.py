@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import zmq
 
 from configs.errors import RunError
@@ -281,6 +282,7 @@ class Worker:
             response.text,
             response.finite,
             worked=None if from_s is None or to_s is None else (from_s, to_s),
+            tokens=np.asarray(response.token_ids, dtype="<i4").tobytes(),
         )
 
     def _send(self, message: wire.FromWorker) -> None:

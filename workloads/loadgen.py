@@ -10,7 +10,7 @@ from __future__ import annotations
 import array
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class LoadTest:
 
     streams: tokens come one by one, so that LoadGen counts them and holds a server to limits on them.
     on_issue(ids, indices): called on LoadGen's thread with LoadGen's own ids and the sample of each; it must return at once.
+    audit: settings of a compliance test, which LoadGen lays over all others; it logs answers in performance mode then, as they tell.
     """
 
     def __init__(
@@ -40,10 +41,14 @@ class LoadTest:
         streams: bool,
         folder: Path,
         on_issue: Callable[[list[int], list[int]], None],
+        audit: Mapping[str, int] | None = None,
     ) -> None:
         self._config, self._mode, self._num_samples = config, mode, num_samples
         self._folder, self._on_issue = folder, on_issue
-        self._by_token = streams and (config.scenario == "offline" or config.limits.by_token)
+        self._audit = {k: v for k, v in (audit or {}).items() if streams or k != "use_token_latencies"}
+        self._shows_answers = mode == "accuracy" or bool(audit)  # LoadGen looks at them
+        asked_for = bool(self._audit.get("use_token_latencies"))
+        self._by_token = streams and (config.scenario == "offline" or config.limits.by_token or asked_for)
         self.target_qps = target_qps(config, samples_per_s)
         self._thread = threading.Thread(target=self._run, name="loadgen", daemon=True)
         self._has_schedule = config.is_server and mode == "performance"
@@ -73,21 +78,23 @@ class LoadTest:
 
     def first_tokens(self, tokens: Sequence[tuple[int, int]]) -> None:
         """Tell LoadGen that these queries, by its own ids, have their first token."""
-        if not self._by_token or not self._config.is_server or not tokens:
+        heard = self._config.is_server or (self._config.scenario != "offline" and self._audit)
+        if not self._by_token or not heard or not tokens:
             return
         import mlperf_loadgen as lg
 
-        if self._mode == "accuracy":
+        if self._shows_answers:
             lg.FirstTokenComplete(_responses([(i, token.to_bytes(4, "little", signed=True), 1) for i, token in tokens]))
         else:
             lg.FirstTokenComplete([lg.QuerySampleResponse(i, _NOTHING, 0, 1) for i, _ in tokens])
 
-    def complete(self, answers: Sequence[tuple[int, str, int]]) -> None:
-        """Tell LoadGen that these queries are answered: its own id, the digest in hex for the accuracy log, tokens."""
+    def complete(self, answers: Sequence[tuple[int, bytes | str, int]]) -> None:
+        """Tell LoadGen that these queries are answered: its own id, token ids or a digest in hex for the accuracy log, tokens."""
         import mlperf_loadgen as lg
 
-        if self._mode == "accuracy":
-            lg.QuerySamplesComplete(_responses([(i, bytes.fromhex(digest), num_tokens) for i, digest, num_tokens in answers]))
+        if self._shows_answers:
+            contents = ((i, bytes.fromhex(content) if isinstance(content, str) else content, n) for i, content, n in answers)
+            lg.QuerySamplesComplete(_responses(list(contents)))
         else:
             lg.QuerySamplesComplete([lg.QuerySampleResponse(i, _NOTHING, 0, num_tokens) for i, _, num_tokens in answers])
 
@@ -100,12 +107,19 @@ class LoadTest:
         sut = lg.ConstructFastSUT(self._on_issue, nothing)
         qsl = lg.ConstructQSL(self._num_samples, self._num_samples, nothing, nothing)
         try:
-            lg.StartTestWithLogSettings(sut, qsl, self._settings(), self._log_settings(), "no-audit.config")
+            lg.StartTestWithLogSettings(sut, qsl, self._settings(), self._log_settings(), str(self._audit_config()))
         except Exception as error:
             self.error = f"LoadGen stopped: {error}"
         finally:
             lg.DestroyQSL(qsl)
             lg.DestroyFastSUT(sut)
+
+    def _audit_config(self) -> Path:
+        """LoadGen's audit.config, which is there in a compliance test only."""
+        path = self._folder / "audit.config"
+        if self._audit:
+            path.write_text("".join(f"*.*.{name} = {value}\n" for name, value in self._audit.items()), encoding="utf-8")
+        return path
 
     def _settings(self) -> Any:
         import mlperf_loadgen as lg
