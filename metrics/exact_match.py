@@ -17,14 +17,13 @@ class ExactMatch(SampleMetric):
     """Share of answers that are the expected text, but for case and surrounding space. Higher is better.
 
     exact_match_<task>: of one task, where there are several. exact_match_held_out: of the samples that are held out from
-    training, where only some are. Samples with a reference that is not the only right answer (`scored_by: rouge`) are
-    left out.
+    training, where only some are. Samples that another metric is for (`scored_by: rouge`, `gpqa` ..) are left out.
     """
 
     name: ClassVar[str] = "exact_match"
 
     def applies(self, sample: Sample) -> bool:
-        return "answer" in sample.meta and sample.meta.get("scored_by") != "rouge"
+        return "answer" in sample.meta and sample.meta.get("scored_by", self.name) == self.name
 
     def score(self, run: Run, sample: Sample, record: Record) -> Mapping[str, float]:
         return {self.name: float(_plain(record.text or "") == _plain(str(sample.meta["answer"])))}

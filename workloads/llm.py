@@ -1,4 +1,4 @@
-"""Language: tasks of the embedded world, or any prompts from a file."""
+"""Language: tasks of the embedded world, one of MLPerf's sets, or any prompts from a file."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from configs.errors import ConfigError, unknown
 from configs.registry import register
 from workloads.base import Workload
+from workloads.mlperf_data import check_options, read_source
 from workloads.prompt_file import read_prompt_items
 from workloads.records import Sample
 from workloads.world import Split
@@ -25,12 +26,16 @@ class Language(Workload):
     """Prompts for a language model.
 
     prompts: a file of prompts: one a line, or JSON lines {"prompt": ..., "answer": ...} in a file that ends in .jsonl; an
-    answer that is a reference rather than the only right one is scored by ROUGE. Else tasks are drawn from the embedded
+    answer that is a reference rather than the only right one is scored by ROUGE. source: one of MLPerf's sets
+    (workloads/mlperf_data.py); path: where its files lie; sha256: of its file. Else tasks are drawn from the embedded
     world. tasks: which ones; all where empty. num_prompts: how many to draw, or at most to read. split: whether drawn
     scenes are `train` (combinations of the kind that training drew), `held_out` or `any`.
     """
 
     prompts: str | None = None
+    source: str | None = None
+    path: str | None = None
+    sha256: str | None = None
     tasks: Sequence[str] = ()
     num_prompts: int | None = None
     split: Split = "any"
@@ -55,8 +60,11 @@ class Language(Workload):
         for task in self.tasks:
             if task not in TASKS:
                 raise ConfigError(f"workload 'llm': {unknown('task', task, TASKS)}")
+        check_options("llm", self.source, self.path, self.sha256, {"prompts": self.prompts, "tasks": self.tasks})
 
     def samples(self) -> Sequence[Sample]:
+        if self.source is not None:
+            return read_source(self.source, self.path, "llm", self.num_prompts, self.sha256)
         if self.prompts is not None:
             return read_prompt_items(self.prompts)[: self.num_prompts]
         items = draw_items(self.tasks or TASKS, self.num_prompts or 132, self.split)

@@ -1,4 +1,4 @@
-"""Text to video: captions of the embedded world, or any prompts from a file."""
+"""Text to video: captions of the embedded world, VBench's prompts, or any from a file."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from configs.errors import ConfigError
 from configs.registry import register
 from workloads.base import Workload
+from workloads.mlperf_data import check_options, read_source
 from workloads.prompt_file import read_prompts
 from workloads.records import Sample
 from workloads.world import Scene, Split, caption, is_held_out, parse_caption, sample_scene
@@ -24,11 +25,15 @@ _DATA_SEED = 20_261  # of the shipped prompt sets; training draws from other see
 class TextToVideo(Workload):
     """Prompts for a video model.
 
-    prompts: a text file with one prompt a line; else captions are drawn from the embedded world. grade: `simple`,
-    `rich`, or `mixed` (half and half). num_prompts: how many to draw, or at most to read. split: whether drawn captions
+    prompts: a text file with one prompt a line. source: `vbench`, MLPerf's set, path: where its file lies, sha256: of that file. Else
+    captions are drawn from the embedded world. grade: `simple`, `rich`, or `mixed` (half and half). num_prompts: how many to draw, or at
+    most to read. split: whether drawn captions are of the kind that training drew, held out from it, or `any`.
     """
 
     prompts: str | None = None
+    source: str | None = None
+    path: str | None = None
+    sha256: str | None = None
     grade: Literal["simple", "rich", "mixed"] = "simple"
     num_prompts: int | None = None
     split: Literal["train", "held_out", "any"] = "any"
@@ -51,8 +56,11 @@ class TextToVideo(Workload):
     def __post_init__(self) -> None:
         if self.num_prompts is not None and self.num_prompts < 1:
             raise ConfigError(f"workload 't2v': option 'num_prompts' is {self.num_prompts}: at least 1 is needed")
+        check_options("t2v", self.source, self.path, self.sha256, {"prompts": self.prompts})
 
     def samples(self) -> Sequence[Sample]:
+        if self.source is not None:
+            return read_source(self.source, self.path, "t2v", self.num_prompts, self.sha256)
         if self.prompts is not None:
             texts = read_prompts(self.prompts)[: self.num_prompts]
             return [Sample(i, text, _meta_of_prompt(text)) for i, text in enumerate(texts)]

@@ -1,4 +1,4 @@
-"""Vision and language: questions about frames and clips of the embedded world, or any images and prompts from a file."""
+"""Vision and language: questions about frames and clips of the embedded world, MLPerf's catalogue, or questions of your own."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from configs.errors import ConfigError, unknown
 from configs.registry import register
 from workloads.base import Workload
+from workloads.mlperf_data import check_options, read_source
 from workloads.records import Sample
 from workloads.world import Split
 from workloads.world_vision import ANSWERS, TASKS, Item, draw_item
@@ -29,12 +30,16 @@ class VisionLanguage(Workload):
     """Questions about pictures.
 
     prompts: a JSON-lines file of your own questions, each `{"prompt": ..., "images": [paths], "answer": ...}`; paths
-    count from the file's folder, several images are one clip, and `answer` may be left out. Else questions are drawn
-    from the embedded world: num_prompts: how many (of a file, at most). tasks: which, of `workloads.world_vision`.
-    split: scenes as in training, held out from it, or half and half (`any`).
+    count from the file's folder, several images are one clip, and `answer` may be left out. source: `shopify`, MLPerf's
+    set; path: where its files lie; sha256: of its file. Else questions are drawn from the embedded world: num_prompts:
+    how many (of a file, at most). tasks: which, of `workloads.world_vision`. split: scenes as in training, held out
+    from it, or half and half (`any`).
     """
 
     prompts: str | None = None
+    source: str | None = None
+    path: str | None = None
+    sha256: str | None = None
     num_prompts: int | None = None
     tasks: tuple[str, ...] = TASKS
     split: Split = "any"
@@ -59,8 +64,11 @@ class VisionLanguage(Workload):
         for task in self.tasks:
             if task not in TASKS:
                 raise ConfigError(f"workload 'vlm': option 'tasks' names an {unknown('task', task, TASKS)}")
+        check_options("vlm", self.source, self.path, self.sha256, {"prompts": self.prompts})
 
     def samples(self) -> Sequence[Sample]:
+        if self.source is not None:
+            return read_source(self.source, self.path, "vlm", self.num_prompts, self.sha256)
         if self.prompts is not None:
             return read_questions(self.prompts)[: self.num_prompts]
         items = draw_items(self.tasks, self.num_prompts or 64, self.split)

@@ -1,0 +1,136 @@
+"""Rows of a data set from a local file or folder: Parquet, Arrow, JSON lines or a JSON array. Pickles are never opened."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.errors import ConfigError
+
+SUFFIXES = (".parquet", ".arrow", ".jsonl", ".json")
+PICKLES = (".pkl", ".pickle", ".pkl.gz", ".pickle.gz")
+SPLITS = ("train", "validation", "test")  # of several files these come in this order
+BATCH = 256
+_TOKENS = ("tok_", "input_tokens")  # columns that begin so hold token ids, which nobody asks for here
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row. where: file and row, for messages. fix: what to do about a row that is not as it should be."""
+
+    where: str
+    values: Mapping[str, Any]
+    fix: str
+
+    def text(self, *fields: str, empty: bool = False) -> str:
+        """The first of the fields that the row has; Raises ConfigError where it has none, or it is no text, or blank."""
+        field = self.named(*fields)
+        value = self.values[field]
+        if not isinstance(value, str) or not (empty or value.strip()):
+            raise self.wrong(field, "is no text")
+        return value
+
+    def named(self, *fields: str) -> str:
+        """The first of the fields that the row has."""
+        for field in fields:
+            if self.values.get(field) is not None:
+                return field
+        has = ", ".join(sorted(map(str, self.values))) or "nothing"
+        raise ConfigError(f"{self.where} has no field {' or '.join(map(repr, fields))}; it has {has}. {self.fix}")
+
+    def wrong(self, field: str, how: str) -> ConfigError:
+        shown = repr(self.values.get(field))
+        return ConfigError(f"{self.where}: field {field!r} {how}: {shown[:80]}{' ...' * (len(shown) > 80)}. {self.fix}")
+
+
+def read_rows(path: Path, patterns: Sequence[str], fix: str) -> Iterator[Row]:
+    """The rows of a file, or of the files of a folder that match one of the patterns, in order of split and name.
+
+    fix: the end of every message. Raises ConfigError naming the file where one is missing, damaged or of an unknown kind.
+    """
+    for file in _files(path, patterns, fix):
+        for number, values in enumerate(_values(file, fix), 1):
+            if not isinstance(values, Mapping):
+                raise ConfigError(f"{str(file)!r}, row {number} is no JSON object. {fix}")
+            yield Row(f"{str(file)!r}, row {number}", values, fix)
+
+
+def _files(path: Path, patterns: Sequence[str], fix: str) -> list[Path]:
+    if not path.exists():
+        raise ConfigError(f"{str(path)!r} does not exist. {fix}")
+    if path.is_file():
+        return [path]
+    found = {file for pattern in patterns for file in path.rglob(pattern) if file.suffix in SUFFIXES and file.is_file()}
+    if found:
+        return sorted(found, key=lambda f: (_split(f), str(f)))
+    if pickles := [f for pattern in patterns for f in sorted(path.rglob(pattern)) if f.name.endswith(PICKLES)]:
+        return pickles[:1]
+    raise ConfigError(f"folder {str(path)!r} holds no {' or '.join(patterns)} that ends in {', '.join(SUFFIXES)}. {fix}")
+
+
+def _split(file: Path) -> int:
+    return next((i for i, split in enumerate(SPLITS) if file.name.startswith(split)), len(SPLITS))
+
+
+def _values(file: Path, fix: str) -> Iterable[Any]:
+    if file.name.endswith(PICKLES):
+        out = str(file).split(".pkl")[0].split(".pickle")[0] + ".parquet"
+        raise ConfigError(
+            f"{str(file)!r} is a pickle: reading one runs whatever program it holds, so the suite never does. Convert it once, if you "
+            f'trust where it came from: python -c "import pandas; pandas.read_pickle({str(file)!r}).to_parquet({out!r})" '
+            f"(pip install pandas pyarrow), then give dataset.path={out}"
+        )
+    if file.suffix not in SUFFIXES:
+        raise ConfigError(f"{str(file)!r} is of no known kind; known: {', '.join(SUFFIXES)}. {fix}")
+    return _json_values(file, fix) if file.suffix.startswith(".json") else _arrow_values(file, fix)
+
+
+def _json_values(file: Path, fix: str) -> Iterator[Any]:
+    try:
+        with file.open(encoding="utf-8-sig") as lines:
+            if file.suffix == ".json":
+                content = json.load(lines)
+                if not isinstance(content, list):
+                    raise ConfigError(f"{str(file)!r} holds no JSON array of rows. {fix}")
+                yield from content
+                return
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    try:
+                        yield json.loads(line)
+                    except ValueError as error:
+                        raise ConfigError(f"{str(file)!r}, line {number} is not JSON ({error}). {fix}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{str(file)!r} is not UTF-8 (byte {error.start}). {fix}") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{str(file)!r} is damaged: {error}. {fix}") from None
+
+
+def _arrow_values(file: Path, fix: str) -> Iterator[Any]:
+    try:
+        import pyarrow
+        import pyarrow.ipc
+        import pyarrow.parquet
+    except ImportError:
+        raise ConfigError(f"{str(file)!r} needs pyarrow to be read: pip install pyarrow (or the suite's extra [datasets])") from None
+    try:
+        if file.suffix == ".parquet":
+            with pyarrow.parquet.ParquetFile(file) as table:
+                wanted = [name for name in table.schema_arrow.names if not name.startswith(_TOKENS)]
+                for batch in table.iter_batches(BATCH, columns=wanted):
+                    yield from batch.to_pylist()
+            return
+        with pyarrow.memory_map(str(file)) as source:
+            try:
+                batches = iter(pyarrow.ipc.open_stream(source))
+            except pyarrow.ArrowInvalid:
+                source.seek(0)
+                opened = pyarrow.ipc.open_file(source)
+                batches = (opened.get_batch(i) for i in range(opened.num_record_batches))
+            for batch in batches:
+                yield from batch.to_pylist()
+    except (OSError, pyarrow.ArrowException) as error:
+        raise ConfigError(f"{str(file)!r} is damaged: {str(error).splitlines()[0]}. {fix}") from None
