@@ -5,6 +5,7 @@ accelerate launch suite.py --workload t2v           the same, by Accelerate
 python suite.py --resume outputs/RUN                finish an accuracy run that was cut short
 python suite.py report outputs/RUN                  rebuild a run's report
 python suite.py bundle outputs/RUN                  pack a run, to be scored again elsewhere: suite.py report RUN.zip
+python suite.py comply outputs/RUN                  MLPerf's compliance tests on a run's set-up
 python suite.py compare RUN RUN ...                 speed-ups across runs, quality beside each
 python suite.py sample-size --effect 1% RUN         how many prompts an audit against this run needs
 python suite.py combine RUN RUN ...                 one page over several runs
@@ -44,6 +45,7 @@ def run(
     mode: Annotated[str | None, typer.Option(help="performance, accuracy (every sample once, untimed), or both.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides every answer and LoadGen's order.")] = None,
     output: Annotated[str | None, typer.Option(help="Run folder to make; outputs/WORKLOAD-TIME where not given.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Of the preset, such as shrunk: random weights, small enough for a CPU.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change one setting, such as load.min_duration_s=60; repeatable.")] = None,
     find_max_rate: Annotated[bool, typer.Option("--find-max-rate", help="Server scenarios: find the highest rate that is VALID.")] = False,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Finish this accuracy run, asking only what has no answer.")] = None,
@@ -66,12 +68,12 @@ def run(
     if resume is not None:
         from pipelines.resume import resumed_config
 
-        others = ("workload", "config", "scenario", "mode", "seed", "output", "set_", "find_max_rate")
+        others = ("workload", "config", "scenario", "mode", "seed", "output", "variant", "set_", "find_max_rate")
         if given := [f"--{name.rstrip('_').replace('_', '-')}" for name in others if context.params[name]]:
             raise ConfigError(f"--resume takes all settings from {resume}; leave out {', '.join(given)}")
         settings = resumed_config(resume)
     else:
-        settings = load_config(workload, config, set_ or [], scenario=scenario, mode=mode, seed=seed)
+        settings = load_config(workload, config, set_ or [], scenario=scenario, mode=mode, seed=seed, variant=variant)
     try:
         folder = launch(settings, output, find_max_rate, resume)
     except GivenUpError as error:
@@ -203,6 +205,32 @@ def sample_size(
     found = plan(run_folder, effect, power, alpha, correlation, beside, metric or [])
     print_plan(found)
     print(json.dumps(plain(found)), flush=True)
+
+
+@app.command()
+def comply(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run with a performance test.")],
+    test: Annotated[list[str] | None, typer.Option(help="TEST01, 04, 06, 07 or 09; repeatable. All that apply if not given.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder to write; RUN-compliance if not given.")] = None,
+    plugin: Annotated[list[str] | None, typer.Option(help="A Python file that registers a plugin; repeatable.")] = None,
+) -> None:
+    """MLPerf's compliance tests: run a run's own set-up again under each test's LoadGen settings, on as many ranks, and judge it.
+
+    Exit codes: 0 all hold, 3 one fails or cannot be held, 1 an error.
+    """
+    from configs.registry import load_plugin_file
+    from metrics.comply import comply as hold
+    from metrics.comply import line, print_table
+
+    for path in plugin or []:
+        load_plugin_file(path)
+    found = hold(run_folder, test or [], output)
+    if found is None:
+        return
+    print_table(found)
+    print(json.dumps(line(found)), flush=True)
+    if found.verdict != "PASS":
+        raise typer.Exit(EXIT_INVALID)
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -19,6 +19,9 @@ Rules = Literal["quick", "mlperf", "mlperf-v6.0", "mlperf-v6.1"]  # mlperf: the 
 
 # What was asked for and may not be in force: the truth checks that a run can be let off, by name (metrics/truth.py).
 Fallback = Literal["dtype", "attention", "quantisation", "cache", "compile", "parallel", "packages", "steps", "option"]
+
+# Signs in single answers that make a run INVALID, which a run can be let off, or told how much of to bear, by name (metrics/canaries.py).
+Canary = Literal["nan", "black", "frozen", "noise", "identical", "unreadable", "empty", "looping", "cut_off", "utf8"]
 
 PRESETS = Path(__file__).parent
 
@@ -132,12 +135,22 @@ class RunConfig(_Settings):
     allow_fallback: list[Fallback] = Field(
         default_factory=list, description="differences between what was asked for and what is in force that are accepted, by name"
     )
+    canaries: dict[Canary, Annotated[float, Field(ge=0, le=1)] | Literal["off"]] = Field(
+        default_factory=dict, description="signs by name: the share of answers that may show one, or off; the report lists them"
+    )
+    variant: str | None = Field(None, description="the preset's variant that is laid over it")
 
     @field_validator("allow_fallback", mode="before")
     @classmethod
     def _was_a_switch(cls, value: object) -> object:
         """Run folders of older versions say `false`."""
         return [] if value is False else value
+
+    @field_validator("canaries", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: object) -> object:
+        """YAML reads `off` as false."""
+        return {k: "off" if v is False else v for k, v in value.items()} if isinstance(value, Mapping) else value
 
     @property
     def by_mlperf(self) -> bool:
@@ -172,7 +185,8 @@ def load_config(workload: str | None, config: str | None, changes: Sequence[str]
 
     config: a YAML file or a preset (`t2v/embedded`); the workload's `embedded` preset where None.
     changes: `a.b=value` from `--set`, value read as YAML. given: options of the command line; None means not given.
-    A file's `scenarios: {offline: {pipeline: {...}}}` is laid over the rest of it where that scenario is run.
+    A file's `scenarios: {offline: {pipeline: {...}}}` is laid over the rest of it where that scenario is run, and over both of them, where
+    `variant` names it, one of its `variants: {shrunk: {...}}`.
     Raises ConfigError naming the file or option and the fix.
     """
     if config is None:
@@ -193,11 +207,12 @@ def load_config(workload: str | None, config: str | None, changes: Sequence[str]
             raise ConfigError(f"--workload {workload} and {path} (workload: {values['workload']}) disagree; give one of them")
         values["workload"] = workload
     given = {k: v for k, v in given.items() if v is not None}
-    changed = copy.deepcopy(values)
+    values, over = _variant(values, given.get("variant"), str(path))
+    changed = copy.deepcopy(_laid_over(values, over))
     for change in changes:
         apply_change(changed, change)
     scenario = given.get("scenario", changed.get("scenario", RunConfig.model_fields["scenario"].default))
-    values = for_scenario(values, str(scenario), str(path))
+    values = _laid_over(for_scenario(values, str(scenario), str(path)), for_scenario(over, str(scenario), f"{path}, variants"))
     for change in changes:
         apply_change(values, change)
     return parse_config(values | given, str(path))
@@ -215,6 +230,21 @@ def for_scenario(values: Mapping[str, Any], scenario: str, source: str) -> dict[
         if name not in get_args(Scenario):
             raise ConfigError(f"{source}: 'scenarios' has an {unknown('scenario', name, get_args(Scenario))}")
     return _laid_over(rest, overlays.get(scenario, {}))
+
+
+def _variant(values: Mapping[str, Any], name: str | None, source: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values without `variants`, and what the one that is asked for says."""
+    rest = {k: v for k, v in values.items() if k != "variants"}
+    variants = values.get("variants", {})
+    if not isinstance(variants, Mapping) or not all(isinstance(v, Mapping) for v in variants.values()):
+        raise ConfigError(f"{source}: 'variants' must map names to options, as in 'variants: {{small: {{pipeline: {{batch_size: 1}}}}}}'")
+    if name is None:
+        return rest, {}
+    if name not in variants:
+        if not variants:
+            raise ConfigError(f"{source} has no variants, so that --variant {name} names none; leave it out")
+        raise ConfigError(f"{source} has an {unknown('variant', name, variants)}")
+    return rest, dict(variants[name])
 
 
 def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -245,6 +275,10 @@ def parse_config(values: Mapping[str, Any], source: str) -> RunConfig:
     for name in allowed_names:
         if name not in get_args(Fallback):
             raise ConfigError(f"{source}: 'allow_fallback' has {unknown('name', name, get_args(Fallback))}")
+    loosened = values.get("canaries")
+    for name in loosened if isinstance(loosened, Mapping) else ():
+        if name not in get_args(Canary):
+            raise ConfigError(f"{source}: 'canaries' has an {unknown('name', name, get_args(Canary))}")
     for key, allowed in (("scenario", get_args(Scenario)), ("mode", get_args(Mode)), ("rules", get_args(Rules))):
         if key in values and values[key] not in allowed:
             raise ConfigError(f"{source}: {unknown(key, values[key], allowed)}")

@@ -14,12 +14,14 @@ looping    a short unit is repeated to the end
 cut_off    the length limit ended the answer
 utf8       some bytes were no text
 
-One such answer is enough, but for what sound models do at times and users do on purpose: `TOLERATED` shares of texts.
+One such answer is enough, but for what sound models do at times and users do on purpose: `TOLERATED` shares of texts. A run's `canaries`
+sets a share by name, or switches one off; `loosened` is what the report says of that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,9 +62,26 @@ def listen(run: Run) -> dict[int, list[str]]:
 
 def alarms(run: Run, shown: Mapping[int, Sequence[str]]) -> dict[str, list[int]]:
     """The canaries that sing, with the queries that they sing of; `shown` is what `listen` gave."""
-    tolerated = TOLERATED if run.workload.unit == "tokens" else {}
+    tolerated = {name: 1.0 if share == "off" else share for name, share in _tolerated(run).items()}
     found = {name: [q for q, names in shown.items() if name in names] for name in applying(run)}
     return {name: queries for name, queries in found.items() if len(queries) > tolerated.get(name, 0.0) * len(run.judged)}
+
+
+def loosened(run: Run) -> dict[str, str]:
+    """Canaries that the run was told to bear more of than they are by themselves, and how much: `off`, or a share of answers."""
+    usual, found = _usual(run), {}
+    for name, share in run.config.canaries.items():
+        if name in applying(run) and (share == "off" or share > usual.get(name, 0.0)):
+            found[str(name)] = share if share == "off" else f"{share:g}"
+    return found
+
+
+def _usual(run: Run) -> Mapping[str, float]:
+    return TOLERATED if run.workload.unit == "tokens" else {}
+
+
+def _tolerated(run: Run) -> dict[str, Any]:
+    return {**_usual(run), **{str(name): share for name, share in run.config.canaries.items()}}
 
 
 def watch_video(video_THWC: NDArray[np.uint8], expects_motion: bool = True) -> list[str]:

@@ -1,7 +1,8 @@
 """report.json: the contract. Rebuilt from a run folder alone, without a model or a GPU.
 
 schema, run, workload, scenario, mode, rules, verdict with reasons, device, effective, limits, loadgen, agreement, figures
-(name -> value, unit, better, n, ci95, note), canaries (answers that show the sign) and alarms (the canaries that sing), truth
+(name -> value, unit, better, n, ci95, note), canaries (answers that show the sign), alarms (the canaries that sing) and loosened (those
+that the run was told to bear: off, or a share), truth
 (name, result and what was told of each truth check), ranks,
 samples (per judged answer: prompt, media or text, scores), search (of the highest rate, where there was one), brief (where figures were
 left out). Nothing in it depends on when or in which folder it is made.
@@ -32,6 +33,12 @@ from workloads.run_folder import read_run, write_json
 
 SCHEMA = "triptych-report/1"
 QUALITY = ("world_score", "exact_match", "rouge_l", "hierarchical_f1")  # the figure that says most of an answer's quality, by kind
+
+# How the figures begin that say how good answers are.
+OF_QUALITY = (
+    *("world_", "exact_match", "rouge_", "hierarchical_", "category_", "brand_", "is_secondhand_", "secondhand_"),
+    *("temporal_", "motion_", "dynamic_", "vbench", "gpt_oss_", "deepseek_", "accuracy"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +78,8 @@ def build_report(folder: Path, brief: bool = False) -> Report:
                 scores.setdefault(query_id, {}).update(found)
         else:
             figures |= metric.compute(run)
+    if has_random_weights(run):
+        figures, scores = {name: _withheld(name, figure) for name, figure in figures.items()}, {}
     shown = {} if brief else canaries.listen(run)
     alarms = canaries.alarms(run, shown)
     compared = [] if brief else loadgen_agreement.compare(run)
@@ -91,6 +100,7 @@ def build_report(folder: Path, brief: bool = False) -> Report:
         "verdict": "INVALID" if reasons else "VALID",
         "reasons": reasons,
         "device": _devices(run),
+        "random_weights": has_random_weights(run),
         "effective": _ranks(run)[0]["effective"] if _ranks(run) else {},
         "num_queries": {"issued": _issued(run), "done": sum(r.status == "done" for r in run.records), "failed": _failed(run)},
         "limits": {"percentile": run.config.load.target_percentile} | limits if (limits := limits_in_force(run.config.limits)) else {},
@@ -99,6 +109,7 @@ def build_report(folder: Path, brief: bool = False) -> Report:
         "figures": {name: _plain(figure) for name, figure in figures.items()},
         "canaries": {name: sum(name in names for names in shown.values()) for name in (() if brief else canaries.applying(run))},
         "alarms": list(alarms),
+        "loosened": canaries.loosened(run),
         "truth": [asdict(check) for check in checks],
         "ranks": _ranks(run),
         "samples": [_sample(run, record, scores, shown) for record in (() if brief else run.judged)],
@@ -121,6 +132,18 @@ def load_report(folder: Path) -> Report:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is damaged: {error}; run: suite.py report {folder}") from None
     return Report(load_run(folder), data)
+
+
+def has_random_weights(run: Run) -> bool:
+    """Whether the model was drawn, not trained: nothing that it says is any model's quality."""
+    return run.config.pipeline_options.get("weights") == "random"
+
+
+def _withheld(name: str, figure: Figure) -> Figure:
+    """A figure of quality, without its value."""
+    if not name.startswith(OF_QUALITY):
+        return figure
+    return replace(figure, value=None, ci95=None, note="withheld: random weights have no quality")
 
 
 def headline(report: Report) -> dict[str, float]:

@@ -20,6 +20,10 @@ def print_summary(report: Report) -> None:
         f"[bold {colour}]{data['verdict']}[/]  {data['workload']} {data['scenario']}, {data['device']}, "
         f"{data['num_queries']['done']} of {data['num_queries']['issued']} queries (rules: {data['rules']}; not an MLPerf result)"
     )
+    if data.get("random_weights"):
+        console.print("  random weights: speed alone, figures of quality are withheld", markup=False)
+    if loosened := data.get("loosened"):
+        console.print("  canaries loosened by name: " + ", ".join(f"{name}: {how}" for name, how in loosened.items()), markup=False)
     for reason in data["reasons"]:
         console.print(f"  - {reason}", markup=False)
     table = Table(box=None, pad_edge=False, header_style="dim")

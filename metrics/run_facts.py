@@ -50,7 +50,10 @@ def hardware(run: Run) -> str:
 
 def model_name(run: Run) -> str:
     """The model as its option names it, without a path; the pipeline where it has no such option."""
-    return Path(str(run.config.pipeline.get("model") or run.config.pipeline_name)).name
+    options = run.config.pipeline_options
+    if options.get("weights") == "random":
+        return f"{Path(str(options.get('architecture'))).name}{', shrunk' if options.get('shrink') else ''}, random weights"
+    return Path(str(options.get("model") or run.config.pipeline_name)).name
 
 
 def titles(reports: Sequence[Report]) -> list[str]:

@@ -31,11 +31,16 @@ class DiffusersT2V(Pipeline):
     dtype: of all weights; `auto` is float32 on a CPU and bfloat16 on a GPU. offload: keep idle parts (`model`) or
     layers (`sequential`) in host memory. compile: torch.compile the denoiser's repeated blocks. fps: of the saved file.
     cache: a name of pipelines/denoiser_caches.py, or a mapping with `name` and that cache's parameters. quantisation: the same of
-    pipelines/quantised_weights.py. Both are for the denoisers alone.
+    pipelines/quantised_weights.py. Both are for the denoisers alone. weights: `random` draws the `architecture` (a name of
+    configs/architectures, or a folder) instead of reading a checkpoint, less what `shrink` takes off it (pipelines/architectures.py);
+    `model` is then whose tokenizer is used, where it is at hand.
     """
 
     model: str = "embedded"
     revision: str | None = None
+    weights: Literal["pretrained", "random"] = "pretrained"
+    architecture: str | None = None
+    shrink: dict[str, Any] | None = None
     num_frames: int | None = None
     height: int | None = None
     width: int | None = None
@@ -59,10 +64,15 @@ class DiffusersT2V(Pipeline):
 
     _pipe: Any = field(default=None, init=False, repr=False)
     _clock: Any = field(default=None, init=False, repr=False)
+    _facts: dict[str, str] = field(default_factory=dict, init=False, repr=False)
     _cache: Any = field(default=None, init=False, repr=False)
     _quantisation: Any = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if self.architecture or self.shrink or self.weights == "random":
+            from pipelines.random_weights import check_options
+
+            check_options("diffusers_t2v", self.weights, self.architecture, self.shrink)
         for name in ("num_frames", "height", "width", "num_inference_steps", "batch_size", "fps"):
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -90,19 +100,24 @@ class DiffusersT2V(Pipeline):
                 f"pipeline 'diffusers_t2v': option 'offload' is {self.offload!r}, but there is no accelerator here; leave it out"
             )
         logging.disable_progress_bar()
-        folder = str(EMBEDDED) if self.model == "embedded" else self.model
-        if Path(folder).exists() or self.model == "embedded":
-            check_diffusers_folder(Path(folder))
+        folder = self._folder()
         dtype = getattr(torch, self._dtype_name(device))
         try:
             special = self._check_speedups(folder, device, dtype)
-            self._pipe = DiffusionPipeline.from_pretrained(folder, dtype=dtype, revision=self.revision, use_safetensors=True, **special)
+            if self.weights == "random":
+                self._draw(torch.device("cpu") if self.offload != "none" else device, dtype, special)
+            else:
+                self._pipe = DiffusionPipeline.from_pretrained(folder, dtype=dtype, revision=self.revision, use_safetensors=True, **special)
         except ConfigError:
             raise
         except Exception as error:  # diffusers, transformers, safetensors and the hub raise many kinds
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             how = f", with quantisation {self._quantisation.name!r}" if self._quantisation else ""
             raise ConfigError(f"model {self.model!r} cannot be loaded{how}: {reason}; give a diffusers folder or a hub name") from error
+        if self.architecture and self.weights == "pretrained":
+            from pipelines.architectures import check_denoiser_match
+
+            check_denoiser_match(self._pipe, self.architecture, self.model)
         self._refuse_what_it_cannot_do()
         self._pipe.set_progress_bar_config(disable=True)
         if self._quantisation:
@@ -165,6 +180,7 @@ class DiffusersT2V(Pipeline):
             "cache": self._cache.in_force(self.batch_size) if self._cache else denoiser_caches.in_force(denoisers),
             "compiled": str(self._is_compiled()),
             "experts": str(len(self._denoisers())),
+            **self._facts,
             **self._parallelism(),
         }
 
@@ -184,6 +200,25 @@ class DiffusersT2V(Pipeline):
         if self._quantisation:
             found += self._quantisation.fallbacks(self._named_denoisers())
         return found
+
+    def _folder(self) -> str:
+        """Where the configuration is read from, and the weights unless they are drawn; a hub name as it is."""
+        if self.weights == "random":
+            from pipelines.architectures import folder_of
+
+            return str(folder_of(str(self.architecture)))
+        folder = str(EMBEDDED) if self.model == "embedded" else self.model
+        if Path(folder).exists() or self.model == "embedded":
+            check_diffusers_folder(Path(folder))
+        return folder
+
+    def _draw(self, device: torch.device, dtype: torch.dtype, special: Mapping[str, Any]) -> None:
+        from pipelines.random_weights import video_pipeline
+
+        if special:
+            assert self._quantisation is not None
+            raise ConfigError(f"quantisation {self._quantisation.name!r} is made while a checkpoint is read; it needs weights: pretrained")
+        self._pipe, _, self._facts = video_pipeline(str(self.architecture), self.shrink, self.model, device, dtype)
 
     def _dtype_name(self, device: torch.device) -> str:
         if self.dtype != "auto":
