@@ -40,6 +40,7 @@ from workloads.base import Workload
 from workloads.record_log import fail_the_rest
 from workloads.records import Sample
 from workloads.run_folder import create_run_folder, read_run, write_config, write_outcome, write_samples
+from workloads.under_rules import check_data, under_rules
 
 if TYPE_CHECKING:
     import torch
@@ -70,15 +71,22 @@ def launch(config: RunConfig, output: str | None, find_max_rate: bool = False, r
     Raises ConfigError for what a user can mend before the run, RunError where a test had to be given up.
     """
     check_process_count()
+    config = under_rules(config)
     workload: Workload = make("workloads", config.workload, config.dataset)
     samples = list(workload.samples())
+    check_data(config, len(samples))
     pipeline: Pipeline = make("pipelines", config.pipeline_name, config.pipeline_options)
     if config.workload not in pipeline.workloads:
         fitting = ", ".join(pipeline.workloads)
         raise ConfigError(f"pipeline {config.pipeline_name!r} answers {fitting}, not workload {config.workload!r}")
     check_parallelism(config.parallel, config.pipeline_name, pipeline.parallelism)
     if config.limits.by_token and not isinstance(pipeline, StreamingPipeline):
-        raise ConfigError(f"pipeline {config.pipeline_name!r} streams no tokens; give load.target_latency_s instead of token limits")
+        fix = f"rules {config.rules!r} have token limits" if config.by_mlperf else "give load.target_latency_s instead of token limits"
+        raise ConfigError(f"pipeline {config.pipeline_name!r} streams no tokens; {fix}")
+    if resume and config.by_mlperf:
+        raise ConfigError(
+            f"rules {config.rules!r} want all answers in one log of LoadGen's: {str(resume)!r} cannot be resumed; run it anew"
+        )
     if find_max_rate and not config.is_server:
         raise ConfigError(f"--find-max-rate needs a rate to change: add --scenario server or interactive, not {config.scenario!r}")
     for name in config.metrics or workload.default_metrics:
@@ -89,7 +97,7 @@ def launch(config: RunConfig, output: str | None, find_max_rate: bool = False, r
         rest = prepare_rest(folder, config, samples) if resume else None
     else:
         folder = Path()
-    with _signals_as_interrupts():
+    with signals_as_interrupts():
         ranks = join_ranks(config)
         pipeline.replica = join_replica(config.parallel, ranks.rank, ranks.world_size, ranks.device)
         folder = Path(share(str(folder.resolve()), ranks))
@@ -330,7 +338,7 @@ def _given_up(outcome: Mapping[str, Any], folder: Path, mode: str) -> GivenUpErr
 
 
 @contextlib.contextmanager
-def _signals_as_interrupts() -> Iterator[None]:
+def signals_as_interrupts() -> Iterator[None]:
     """SIGTERM, from a scheduler or from torch's launcher when another rank died, ends a run as Ctrl-C does: with its records kept.
 
     The first of them counts; what is done about it is short, and is not interrupted by more of them.

@@ -1,7 +1,8 @@
 """MLPerf LoadGen: its settings from a RunConfig, one test, and what its summary says.
 
-LoadGen keeps state per process, so a process runs one test. Its seeds here come from the run's seed; MLPerf's own
-seeds and limits belong to the MLPerf rules, not to `quick`.
+LoadGen keeps state per process, so a process runs one test. By the suite's own rules its seeds come from the run's seed; by
+MLPerf's it is set up from the mlperf.conf that it has embedded, a user.conf that is left beside its logs, and the seeds of
+the round.
 Source of field meanings: mlcommons/inference, loadgen/test_settings.h.
 """
 
@@ -15,12 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from configs.run_config import RunConfig
+from workloads.mlperf_rules import ScenarioRules, Seeds, seeds
 from workloads.records import query_seed
 from workloads.server_schedule import server_schedule
+from workloads.under_rules import benchmark_of, scenario_rules
 
 OFFLINE_HEADROOM = 1.5  # over the warm-up's rate, so that a run that speeds up still lasts the minimum duration
+OFFLINE_EXTRA = 1.1  # times the expected rate is what LoadGen asks for in the minimum duration
 LIBRARY, ORDER, SCHEDULE = -2, -3, -4  # where a sample's index stands when LoadGen's own seeds are drawn
 NO_LIMIT_NS = 10**15  # twelve days
+LOADGEN_SCENARIOS = {
+    "offline": "Offline",
+    "server": "Server",
+    "interactive": "Server",
+    "single_stream": "SingleStream",
+    "multi_stream": "MultiStream",
+}
 SERVER_SHARE = 0.7  # of the warm-up's rate, where the server's target is `auto`
 
 
@@ -49,6 +60,9 @@ class LoadTest:
         self._shows_answers = mode == "accuracy" or bool(audit)  # LoadGen looks at them
         asked_for = bool(self._audit.get("use_token_latencies"))
         self._by_token = streams and (config.scenario == "offline" or config.limits.by_token or asked_for)
+        self._rules = scenario_rules(config)
+        if self._rules is not None:
+            self._by_token = benchmark_of(config).by_token or asked_for
         self.target_qps = target_qps(config, samples_per_s)
         self._thread = threading.Thread(target=self._run, name="loadgen", daemon=True)
         self._has_schedule = config.is_server and mode == "performance"
@@ -73,7 +87,7 @@ class LoadTest:
         if not self._has_schedule:
             return None
         if number >= len(self._schedule):
-            self._schedule = server_schedule(self._seed(SCHEDULE), self.target_qps, max(1024, 2 * number)).tolist()
+            self._schedule = server_schedule(self._seeds().schedule, self.target_qps, max(1024, 2 * number)).tolist()
         return self._schedule[number]
 
     def first_tokens(self, tokens: Sequence[tuple[int, int]]) -> None:
@@ -124,36 +138,48 @@ class LoadTest:
     def _settings(self) -> Any:
         import mlperf_loadgen as lg
 
-        load, scenario = self._config.load, self._config.scenario
+        load, scenario, limits = self._config.load, self._config.scenario, self._config.limits
         s = lg.TestSettings()
-        s.scenario = {
-            "offline": lg.TestScenario.Offline,
-            "server": lg.TestScenario.Server,
-            "interactive": lg.TestScenario.Server,
-            "single_stream": lg.TestScenario.SingleStream,
-            "multi_stream": lg.TestScenario.MultiStream,
-        }[scenario]
+        if self._rules is not None:
+            self._read_mlperf_conf(s, self._rules)
+        s.scenario = getattr(lg.TestScenario, LOADGEN_SCENARIOS[scenario])
         s.mode = {"performance": lg.TestMode.PerformanceOnly, "accuracy": lg.TestMode.AccuracyOnly}[self._mode]
         s.min_duration_ms = round(load.min_duration_s * 1000)
         s.min_query_count = load.min_query_count
-        if scenario == "offline":  # at least once through the data set
+        if scenario == "offline" and self._rules is None:  # at least once through the data set
             s.min_query_count = max(load.min_query_count, self._num_samples)
-            s.offline_expected_qps = self.target_qps / 1.1  # LoadGen adds the tenth again
+        s.offline_expected_qps = self.target_qps / OFFLINE_EXTRA
         s.server_target_qps = self.target_qps
-        limits = self._config.limits
-        s.server_target_latency_ns = _nanoseconds(limits.target_latency_s)
         s.use_token_latencies = self._by_token
+        if self._rules is None or not limits.by_token:  # mlperf.conf's is 0 beside limits on tokens
+            s.server_target_latency_ns = _nanoseconds(limits.target_latency_s)
         s.ttft_latency, s.tpot_latency = _nanoseconds(limits.target_ttft_s), _nanoseconds(limits.target_tpot_s)
         s.server_target_latency_percentile = load.target_percentile
         s.single_stream_expected_latency_ns = round(1e9 / self.target_qps)
         s.multi_stream_expected_latency_ns = round(load.target_latency_s * 1e9)
         s.multi_stream_target_latency_percentile = load.target_percentile
         s.multi_stream_samples_per_query = load.samples_per_query
-        s.qsl_rng_seed, s.sample_index_rng_seed, s.schedule_rng_seed = map(self._seed, (LIBRARY, ORDER, SCHEDULE))
+        s.qsl_rng_seed, s.sample_index_rng_seed, s.schedule_rng_seed = self._seeds()
         return s
 
-    def _seed(self, purpose: int) -> int:
-        return query_seed(self._config.seed, purpose)
+    def _read_mlperf_conf(self, s: Any, rules: ScenarioRules) -> None:
+        """What LoadGen has embedded for the benchmark, and a user.conf that says what a submission may set of it."""
+        path, scenario, load = self._folder / "user.conf", LOADGEN_SCENARIOS[self._config.scenario], self._config.load
+        rate = {
+            "SingleStream": f"target_latency = {max(1, round(1000 / self.target_qps))}",
+            "Offline": f"target_qps = {self.target_qps / OFFLINE_EXTRA!r}",
+        }.get(scenario, f"target_qps = {self.target_qps!r}")
+        lines = (rate, f"min_duration = {round(load.min_duration_s * 1000)}", f"min_query_count = {load.min_query_count}")
+        path.write_text("".join(f"*.{scenario}.{line}\n" for line in lines), encoding="utf-8")
+        if error := s.FromConfig(str(path), rules.loadgen_model, scenario):
+            raise RuntimeError(f"it cannot be set up for {rules.loadgen_model} {scenario} from {path}: error {error}")
+        if self._mode == "performance":  # as many as there are, where mlperf.conf has no section for the scenario
+            s.performance_sample_count_override = self._num_samples
+
+    def _seeds(self) -> Seeds:
+        if self._rules is not None:
+            return seeds(benchmark_of(self._config).round)
+        return Seeds(*(query_seed(self._config.seed, purpose) for purpose in (LIBRARY, ORDER, SCHEDULE)))
 
     def _log_settings(self) -> Any:
         import mlperf_loadgen as lg
