@@ -29,7 +29,7 @@ from metrics.paired import Comparison, compare_shares, further_samples, verdicts
 from metrics.paired_means import mean_intervals, p_mean_at_most
 from metrics.paired_shares import critical, p_difference_at_most, power, score_statistic
 from metrics.pairs_needed import Tail, pairs_for_mean, pairs_for_shares
-from metrics.resampling import bca_log_ratio, bca_mean
+from metrics.resampling import bca_mean, log_ratio_intervals
 
 ALPHA, POWER = 0.05, 0.9
 PAIRS = (30, 64, 128, 248, 300)
@@ -195,8 +195,8 @@ def ratio_row(num_clusters: int, size: int, num: int, rng: np.random.Generator) 
     """Coverage of a speed-up's interval where the answers of a batch share their time: clusters drawn whole, and pairs drawn singly."""
     own = rng.lognormal(0.0, 0.3, (num, num_clusters, 1)) * np.ones(size)
     reference, candidate = (own * rng.lognormal(shift, 0.2, (num, num_clusters, 1)) for shift in (0.5, 0.0))
-    low, high = bca_log_ratio(reference.sum(axis=2), candidate.sum(axis=2), 0.95, rng, NUM_RESAMPLES)
-    single = bca_log_ratio(reference.reshape(num, -1), candidate.reshape(num, -1), 0.95, rng, NUM_RESAMPLES)
+    low, high = log_ratio_intervals(reference.sum(axis=2), candidate.sum(axis=2), 0.95, rng, NUM_RESAMPLES)
+    single = log_ratio_intervals(reference.reshape(num, -1), candidate.reshape(num, -1), 0.95, rng, NUM_RESAMPLES)
     return {
         "kind": f"{num_clusters} batches of {size}",
         "n": num_clusters * size,

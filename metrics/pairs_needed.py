@@ -15,6 +15,8 @@ from metrics import paired_shares
 
 FEWEST = 30  # pairs; the test of means was validated from here on
 AT_MOST = 1_000_000
+HEAVY = 1.1  # times the normal distribution's largest value of as many: from here on tails are heavier
+RESERVE = 1.15  # pairs more for heavy or skewed tails, of which a first look shows too little; benchmarks/audit_statistics.py
 EXACT_UP_TO = 1000  # pairs; beyond, exact and score test differ by less than this plan can be trusted
 
 
@@ -27,6 +29,10 @@ class Tail(NamedTuple):
     largest: float
     n: int
     skewness: float = 0.0
+
+    @property
+    def is_heavy(self) -> bool:
+        return self.largest > HEAVY * _largest_of(self.n) or self.skewness < -0.5
 
 
 def pairs_for_mean(
@@ -45,7 +51,10 @@ def pairs_for_mean(
     """
     if difference <= bound or spread <= 0:
         return None
-    return _fewest(lambda n: power_of_mean(n, bound, difference, spread, alpha, tail) >= power, at_most)
+    found = _fewest(lambda n: power_of_mean(n, bound, difference, spread, alpha, tail) >= power, at_most)
+    if found is None or tail is None or not tail.is_heavy:
+        return found
+    return more if (more := math.ceil(found * RESERVE)) <= at_most else None
 
 
 def power_of_mean(n: int, bound: float, difference: float, spread: float, alpha: float, tail: Tail | None = None) -> float:
@@ -56,7 +65,7 @@ def power_of_mean(n: int, bound: float, difference: float, spread: float, alpha:
     sample variance; the kurtosis is taken to be that of a gamma distribution of that skewness.
     """
     skew, root = min(tail.skewness, 0.0) if tail else 0.0, math.sqrt(n)
-    worst = float(stats.norm.ppf((1 + 0.5 ** (1 / n)) / 2))  # the median of the largest of n
+    worst = _largest_of(n)
     if tail:
         worst = max(worst, tail.largest * max(1.0, math.log(n) / math.log(tail.n)))  # grows as that of an exponential distribution
     z = float(stats.t.ppf(1 - alpha, n - 1))
@@ -66,6 +75,11 @@ def power_of_mean(n: int, bound: float, difference: float, spread: float, alpha:
     mean = distance * (1 + 3 / 8 * variance) - skew / (2 * root)
     deviation = math.sqrt(1 + distance**2 * variance / 4 - distance * skew / root)
     return float(stats.norm.cdf((mean - threshold) / deviation))
+
+
+def _largest_of(n: int) -> float:
+    """The median of the largest size among n normal values."""
+    return float(stats.norm.ppf((1 + 0.5 ** (1 / n)) / 2))
 
 
 def pairs_for_shares(bound: float, losses: float, gains: float, alpha: float, power: float, at_most: int = AT_MOST) -> int | None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -117,10 +118,11 @@ class DenoiserCache:
         """Put it into the denoisers. guided: whether a second pass is made. answer: makes one to a prompt and a seed, to measure by."""
         if self.name == "mag" and self._ratios is None:
             self._ratios = self._measure(denoisers, answer)
-        each = _steps_each(pipe, list(denoisers), num_steps)
+        timesteps = _timesteps_each(pipe, list(denoisers), num_steps)
+        self._refuse_first_steps(timesteps)
         for i, (name, denoiser) in enumerate(denoisers.items()):
             ratios = self._ratios[i % len(self._ratios)] if self._ratios else [1.0]
-            self._put_into(denoiser, self._config(pipe, each[name], ratios))
+            self._put_into(denoiser, self._config(pipe, len(timesteps[name]), ratios))
         self._denoisers, self._guided = denoisers, guided
         self._work = DenoiserWork(denoisers, device)
 
@@ -172,6 +174,21 @@ class DenoiserCache:
                 raise ConfigError(f"{self.what}: option {name!r} is {value}; it must be at least {least:g}")
         return config
 
+    def _refuse_first_steps(self, timesteps: Mapping[str, Sequence[float]]) -> None:
+        """Of `faster`, which in a denoiser's first step takes what no step has left yet (diffusers 0.42). Raises ConfigError."""
+        if self.name != "faster":
+            return
+        config = self._config(None, 1, [1.0])
+        for kind in ("spatial_attention", "temporal_attention"):
+            option = f"{kind}_timestep_skip_range"
+            low, high = getattr(config, option)
+            for name, (first, *_) in ((name, steps) for name, steps in timesteps.items() if steps):
+                if low < first < high and getattr(config, f"{kind}_block_skip_range"):
+                    raise ConfigError(
+                        f"{self.what}: option {option!r} is {[low, high]}, which takes in the first step of {name}, timestep {first:g}, "
+                        f"when there is nothing to use again; let it end at {math.floor(first)} or below"
+                    )
+
     def _put_into(self, denoiser: Any, config: Any) -> None:
         kind = type(denoiser).__name__
         if not hasattr(denoiser, "enable_cache"):
@@ -220,15 +237,15 @@ def _told(denoiser: Any) -> str:
     return f"{name}({', '.join(f'{k}={_shown(v)}' for k, v in values.items())}) in {len(_hooked(denoiser))} modules"
 
 
-def _steps_each(pipe: Any, names: Sequence[str], total: int) -> dict[str, int]:
-    """How many of an answer's steps each denoiser makes; with two of them, the first works down to the pipeline's boundary."""
-    if len(names) == 1:
-        return {names[0]: total}
+def _timesteps_each(pipe: Any, names: Sequence[str], total: int) -> dict[str, list[float]]:
+    """The timesteps of an answer that each denoiser takes; of two, the first works down to the pipeline's boundary."""
     scheduler = copy.deepcopy(pipe.scheduler)
     scheduler.set_timesteps(total)
+    timesteps = [float(t) for t in scheduler.timesteps]
+    if len(names) == 1:
+        return {names[0]: timesteps}
     boundary = (pipe.config.boundary_ratio or 0) * scheduler.config.num_train_timesteps
-    high = int((scheduler.timesteps >= boundary).sum())
-    return {names[0]: high, names[1]: len(scheduler.timesteps) - high}
+    return {names[0]: [t for t in timesteps if t >= boundary], names[1]: [t for t in timesteps if t < boundary]}
 
 
 def _hooks(module: Any) -> list[Any]:

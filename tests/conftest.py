@@ -10,6 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # here and in what tests start: workers side by side, each with all cores, take twice as long
+os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray

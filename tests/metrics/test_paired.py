@@ -26,7 +26,7 @@ from metrics.paired import (
 from metrics.paired_means import mean_intervals, p_mean_at_most
 from metrics.paired_shares import critical, difference_bound, p_difference_at_most, power, score_statistic
 from metrics.pairs_needed import Tail, pairs_for_mean, pairs_for_shares
-from metrics.resampling import bca_log_ratio
+from metrics.resampling import log_ratio_intervals
 
 
 def judged(p_not_worse: float, p_worse: float = 1.0) -> Comparison:
@@ -225,7 +225,7 @@ def test_pairs_of_one_batch_count_as_one_observation() -> None:
 def test_a_speed_ups_interval_holds_the_truth_where_batches_share_their_time() -> None:
     rng = np.random.default_rng(6)
     own = rng.lognormal(0, 0.3, (1000, 24))
-    low, high = bca_log_ratio(own * rng.lognormal(0.5, 0.2, own.shape), own * rng.lognormal(0, 0.2, own.shape), 0.95, rng, 1000)
+    low, high = log_ratio_intervals(own * rng.lognormal(0.5, 0.2, own.shape), own * rng.lognormal(0, 0.2, own.shape), 0.95, rng, 1000)
     assert abs(((low <= 0.5) & (high >= 0.5)).mean() - 0.945) <= three_deviations(0.945, 1000)
 
 

@@ -159,6 +159,12 @@ def test_mag_ratios_are_measured_for_each_expert_and_the_same_when_given_back(ti
     assert measured.effective()["cache"] == given.effective()["cache"]
 
 
+def test_a_range_that_takes_in_a_denoisers_first_step_is_refused(tiny_wan: Path) -> None:
+    cache = {"name": "faster", "is_guidance_distilled": True, "spatial_attention_timestep_skip_range": [-1, 1000]}
+    with pytest.raises(ConfigError, match=r"takes in the first step of transformer, timestep \d+, .*; let it end at \d+ or below"):
+        load(tiny_wan, cache)
+
+
 def test_attention_shared_by_guidance_passes_is_told(tiny_wan: Path) -> None:
     cache = {"name": "pyramid_attention_broadcast", "spatial_attention_block_skip_range": 2}
     assert "one state for both guidance passes" in load(tiny_wan, cache).effective()["cache"]
