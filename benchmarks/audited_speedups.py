@@ -1,0 +1,148 @@
+"""Do audits tell the truth? Speed-ups of the embedded video model, audited on few prompts and held against ten times as many.
+
+python benchmarks/audited_speedups.py [--prompts 64] [--margin 10%] [--folder FOLDER]
+
+The reference makes 20 steps in float32 without a cache. Each candidate is audited against it by `suite.py audit`, on the world
+checker's score. What is true is then looked up in runs of the same settings on ten times as many prompts: how far the
+candidate's score lies below the reference's. PASS is wrong where that is more than the margin, FAIL where it is less; INCONCLUSIVE
+is never wrong, but says little. Runs that stand in FOLDER are not made again, so that it can be broken off at any time. Prints a
+table and one JSON line. Two hours on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.outcome import conclude
+from metrics.paired import compare_shares
+
+ROOT = Path(__file__).resolve().parents[1]
+TIMES = 10
+REFERENCE = ["pipeline.num_inference_steps=20"]
+CANDIDATES = {
+    "2 steps": "pipeline.num_inference_steps=2",
+    "int8 weights": "pipeline.quantisation={name: round, bits: 8}",
+    "int2 weights": "pipeline.quantisation={name: round, bits: 2}",
+    "first_block, mild": "pipeline.cache={name: first_block, threshold: 0.1}",
+    "first_block, strong": "pipeline.cache={name: first_block, threshold: 0.8}",
+    "taylorseer, mild": r"pipeline.cache={name: taylorseer, cache_interval: 2, cache_identifiers: ['blocks\.\d+']}",
+    "taylorseer, strong": "pipeline.cache={name: taylorseer, cache_interval: 10, disable_cache_before_step: 1, use_lite_mode: true}",
+    "mag, mild": "pipeline.cache={name: mag, threshold: 0.06}",
+    "mag, strong": "pipeline.cache={name: mag, threshold: 1.0, max_skip_steps: 8, retention_ratio: 0.1}",
+    "sea, mild": "pipeline.cache={name: sea, threshold: 0.5}",
+    "sea, strong": "pipeline.cache={name: sea, threshold: 4.0, max_consecutive_cached: 0, residual_order: 0}",
+    "pyramid_attention_broadcast, mild": "pipeline.cache={name: pyramid_attention_broadcast, cross_attention_block_skip_range: 2}",
+    "pyramid_attention_broadcast, strong": "pipeline.cache={name: pyramid_attention_broadcast, spatial_attention_block_skip_range: 6, "
+    "cross_attention_block_skip_range: 6, spatial_attention_timestep_skip_range: [-1, 990], "
+    "cross_attention_timestep_skip_range: [-1, 990]}",
+    "faster, mild": "pipeline.cache={name: faster, is_guidance_distilled: true}",
+    "faster, strong": "pipeline.cache={name: faster, is_guidance_distilled: true, spatial_attention_block_skip_range: 6, "
+    "spatial_attention_timestep_skip_range: [-1, 840]}",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--prompts", type=int, default=64, help="of the audits; the runs they are held against have ten times as many")
+    parser.add_argument("--margin", default="10%", help="of the reference's world score")
+    parser.add_argument("--folder", type=Path, default=ROOT / "outputs/audited_speedups", help="where runs and audits are kept")
+    given = parser.parse_args()
+    folder = given.folder.resolve()
+    few, many = (folder / str(num) for num in (given.prompts, TIMES * given.prompts))
+    rows = []
+    for name, setting in CANDIDATES.items():
+        for place in (few, many):
+            make_run(place / "reference", int(place.name), [])
+            make_run(place / slug(name), int(place.name), [setting])
+        told = audit(few, name, given.margin)
+        margin = float(told["margin"])
+        true = compare_shares(name, scores(many / "reference"), scores(many / slug(name)), margin)
+        ends = true.ci95 or (true.difference, true.difference)
+        seen = {"PASS": true.difference > -margin, "FAIL": true.difference < -margin, "INCONCLUSIVE": None}[told["verdict"]]
+        rows.append(
+            {
+                "candidate": name,
+                "speed": round(told["speed"], 2),
+                "difference": round(told["difference"], 4),
+                "verdict": told["verdict"],
+                "further_samples": told["further_samples"],
+                "all_metrics": told["overall"],
+                "long_difference": round(true.difference, 4),
+                "long_ci95": [round(end, 4) for end in ends],
+                "agrees": seen,
+            }
+        )
+        print_row(rows[-1], first=len(rows) == 1)
+    wrong = [row["candidate"] for row in rows if row["agrees"] is False]
+    settled = sum(row["agrees"] is not None for row in rows)
+    more = {"prompts": given.prompts, "margin": given.margin, "settled": settled, "audits": len(rows), "wrong": wrong, "rows": rows}
+    conclude("audited_speedups", len(wrong), "verdicts that a run ten times as long contradicts", 0, not wrong and settled > 0, **more)
+
+
+def make_run(folder: Path, num_prompts: int, settings: list[str]) -> None:
+    """An accuracy run, if it is not there; one that was cut short is finished."""
+    if (folder / "report.json").exists():
+        return
+    if (folder / "records.jsonl").exists():
+        words = ["--resume", str(folder)]
+    else:
+        changes = [*REFERENCE, f"dataset.num_prompts={num_prompts}", "num_threads=1", "report_videos=0", *settings]
+        words = ["--workload", "t2v", "--mode", "accuracy", "--output", str(folder)] + [w for c in changes for w in ("--set", c)]
+    suite(words, {0, 3})  # INVALID: a canary rightly sings where a candidate's videos are noise
+
+
+def audit(folder: Path, name: str, margin: str) -> dict[str, Any]:
+    """What the audit says of the world score, and in all."""
+    page = folder / f"audit-{slug(name)}.html"
+    suite(
+        ["audit", str(folder / "reference"), str(folder / slug(name)), "--margin", margin, "--allow-invalid", "--output", str(page)],
+        {0, 1, 2},
+    )
+    whole = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+    alone = ["--metric", "world_score", "--output", str(page.with_name(f"{page.stem}-world.html"))]
+    suite(["audit", str(folder / "reference"), str(folder / slug(name)), "--margin", margin, "--allow-invalid", *alone], {0, 1, 2})
+    found = json.loads(page.with_name(f"{page.stem}-world.json").read_text(encoding="utf-8"))
+    world: dict[str, Any] = found["metrics"][0]
+    return world | {"overall": whole["verdict"], "speed": (found["speed"]["paired"] or {"value": float("nan")})["value"]}
+
+
+def suite(words: list[str], fine: set[int]) -> None:
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "suite.py", *words], cwd=ROOT, env=env, capture_output=True, text=True)
+    if done.returncode not in fine:
+        sys.exit(f"suite.py {' '.join(words)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+
+
+def scores(folder: Path) -> list[float]:
+    """The world checker's, by prompt."""
+    samples = json.loads((folder / "report.json").read_text(encoding="utf-8"))["samples"]
+    return [float(v) for _, v in sorted((s["sample_index"], s["scores"]["world_score"]) for s in samples)]
+
+
+def slug(name: str) -> str:
+    return name.replace(", ", "-").replace(" ", "-")
+
+
+def print_row(row: dict[str, Any], first: bool) -> None:
+    if first:
+        print(f"{'candidate':38}{'speed':>7}{'few':>8}  {'verdict':28}{'all metrics':14}{'many':>8}  {'95 %':20}agrees")
+    low, high = row["long_ci95"]
+    verdict = row["verdict"] + (f", {row['further_samples']} more" if row["verdict"] == "INCONCLUSIVE" else "")
+    told = {True: "yes", False: "NO", None: "-"}[row["agrees"]]
+    print(
+        f"{row['candidate']:38}{row['speed']:6.2f}x{row['difference']:+8.3f}  {verdict:28}{row['all_metrics']:14}"
+        f"{row['long_difference']:+8.3f}  {f'[{low:+.3f}, {high:+.3f}]':20}{told}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
