@@ -1,0 +1,229 @@
+"""MLPerf's compliance tests on the set-up of a finished run: which are held, with which settings of LoadGen, and the table of verdicts.
+
+TEST01  answers given in performance mode are those of accuracy mode, and the test is within 10 % of the run's performance
+TEST04  the same sample asked again and again is not answered more than 10 % faster than different ones: no answer is cached
+TEST06  of 100 answers: the first token announced is the answer's first, one end token at most at the end, as many tokens as were counted
+TEST07  accuracy of the answers that are given in performance mode
+TEST09  mean length of the answers that are given in performance mode
+Settings and thresholds are those of mlcommons/inference at b66003e1, compliance/TESTxx/audit.config; metrics/comply_verdicts.py judges.
+
+Beside the run folder, which stays as it is, comes RUN-compliance/: TESTxx/ as the official scripts leave it, runs/TESTxx/ with the
+suite's own run folder of each test, and comply.json.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from configs.errors import ConfigError, unknown
+from configs.run_config import RunConfig
+from metrics.base import Run
+from metrics.comply_verdicts import Verdict, judge, not_held
+from metrics.report import load_run
+from pipelines.audit_tests import AuditTest, check_ranks, run_audits
+from workloads.loadgen import LoadTest
+from workloads.manifest import distrust
+from workloads.mlperf_rules import benchmark
+from workloads.records import Sample
+from workloads.run_folder import write_json
+
+TESTS = ("TEST01", "TEST04", "TEST06", "TEST07", "TEST09")
+OF_UNIT = {"tokens": TESTS, "frames": ("TEST01", "TEST04", "TEST07")}  # of runs that are no MLPerf benchmark, by what a workload counts
+LOG_SEED = 720381539243781796  # of all official audit.config files
+SAME_INDEX = 3  # of the sample that TEST04 repeats
+NUM_LOGGED = {"TEST01": 128, "TEST06": 100, "TEST07": 10_000, "TEST09": 10_000}  # answers that LoadGen keeps, about
+WAN_QUERIES = 64  # in place of the stock file's 20, which is too few for LoadGen to stop early; AMD's v6.0 submission did the same
+
+
+class Compliance(NamedTuple):
+    """verdict: PASS; FAIL, one does not hold; INCOMPLETE, none fails and one that was wanted could not be held, or none was wanted."""
+
+    folder: Path
+    verdict: str
+    verdicts: list[Verdict]
+
+
+def comply(folder: Path, wanted: Sequence[str], output: Path | None) -> Compliance | None:
+    """Hold the tests and write what they leave; None on ranks other than the first.
+
+    Raises ConfigError for what a user can mend, GivenUpError where a test had to be given up.
+    """
+    run = load_run(folder)
+    target = output or folder.resolve().with_name(f"{folder.resolve().name}-compliance")
+    tests = _wanted(run, wanted)
+    check_run(run)
+    check_ranks(_num_ranks(run), _on_cpu(run), f"comply {folder}")
+    if (target / "comply.json").exists() or (target / "runs").exists():
+        raise ConfigError(f"{str(target)!r} holds compliance tests already; give --output another folder, or remove it")
+    reasons = {name: why for name in tests if (why := why_not(run, name))}
+    audits = [audit_of(run, name, target) for name in tests if name not in reasons]
+    if audits:
+        run_audits(audits)
+    if not is_main():
+        return None
+    verdicts = [not_held(name, reasons[name]) if name in reasons else judge(name, run, target) for name in tests]
+    found = Compliance(target, _overall(verdicts), verdicts)
+    target.mkdir(parents=True, exist_ok=True)
+    write_json(target / "comply.json", as_json(found, run))
+    return found
+
+
+def is_main() -> bool:
+    from pipelines.launcher import is_main_process
+
+    return is_main_process()
+
+
+def as_json(found: Compliance, run: Run) -> dict[str, Any]:
+    tests = {v.test: {"result": v.result, "told": v.told, "basis": v.basis, "figures": dict(v.figures)} for v in found.verdicts}
+    return {
+        "run": run.folder.resolve().name,
+        "benchmark": run.config.benchmark,
+        "rules": run.config.rules,
+        "verdict": found.verdict,
+        "tests": tests,
+        "note": "not verified by MLCommons",
+    }
+
+
+def check_run(run: Run) -> None:
+    """Raises ConfigError where the run is none whose performance can be held against another test's."""
+    shown = str(run.folder)
+    if "performance" not in run.outcome:
+        raise ConfigError(f"run {shown!r} has no performance test; comply needs one: run it with --mode both")
+    if aborted := run.outcome["performance"].get("aborted"):
+        raise ConfigError(f"run {shown!r} was given up ({aborted}); run it anew")
+    if reasons := distrust(run.folder):
+        raise ConfigError(f"run {shown!r} is not as it was left: {reasons[0]}")
+
+
+def why_not(run: Run, test: str) -> str:
+    """Why the test cannot be held on this run; empty where it can."""
+    if test == "TEST01" and not any(r.status == "done" for r in run.of_mode("accuracy")):
+        return "the run has no accuracy test to compare with; run it with --mode both"
+    if test == "TEST04" and len(run.samples) <= SAME_INDEX:
+        return f"the data set has {len(run.samples)} samples, and the test repeats sample {SAME_INDEX}"
+    if test == "TEST07" and run.config.benchmark == "gpt-oss-120b" and not _gpqa(run):
+        return "its threshold is for the GPQA part of gpt-oss-accuracy; run with --set dataset.source=gpt-oss-accuracy for this test"
+    return ""
+
+
+def audit_of(run: Run, test: str, target: Path) -> AuditTest:
+    """The test as it is to be run: the run's own configuration and load, LoadGen's settings of the test laid over it."""
+    load = run.config.load.model_copy(update={"target_qps": float(run.outcome["performance"]["target_qps"])})
+    truth = run.config.truth.model_copy(update={"replays": 0})
+    config = run.config.model_copy(update={"mode": "performance", "load": load, "truth": truth})
+    samples = _gpqa(run) if test == "TEST07" and run.config.benchmark == "gpt-oss-120b" else run.samples
+    return AuditTest(test, config, samples, settings(run, test, len(samples)), target / "runs" / test)
+
+
+def settings(run: Run, test: str, num_samples: int) -> dict[str, int]:
+    """LoadGen's, as the official audit.config of the test has them."""
+    if test == "TEST04":
+        found = {"mode": 2, "performance_issue_unique": 0, "performance_issue_same": 1}
+        found["performance_issue_same_index"] = SAME_INDEX if run.config.benchmark or run.workload.unit != "tokens" else _typical(run)
+        return found | ({"min_query_count": WAN_QUERIES} if run.config.benchmark == "wan-2.2-t2v-a14b" else {})
+    found = {"mode": 2, "accuracy_log_rng_seed": LOG_SEED, "accuracy_log_sampling_target": NUM_LOGGED[test]}
+    if test == "TEST01":
+        return found | ({"accuracy_log_sampling_target": 50} if run.workload.unit == "frames" else {})
+    found |= {"min_duration": 0, "sample_concatenate_permutation": 0}
+    if test == "TEST06":
+        return found | {"min_query_count": NUM_LOGGED[test], "use_token_latencies": 1}
+    found |= {"min_query_count": num_samples, "accuracy_log_sampling_target": max(NUM_LOGGED[test], num_samples)}
+    if run.config.benchmark is None and run.config.scenario not in ("offline", "multi_stream"):
+        found["performance_issue_unique"] = 1  # each sample once: the official settings draw with replacement
+    return found
+
+
+def _wanted(run: Run, wanted: Sequence[str]) -> list[str]:
+    """In order. Those of the benchmark's rules, or those that make sense for the workload."""
+    rules = run.config.rules if run.config.by_mlperf else "mlperf-v6.1"
+    if run.config.benchmark is not None:
+        known: Sequence[str] = benchmark(run.config.benchmark, _round(rules)).compliance
+        owner = f"MLPerf asks of {run.config.benchmark}"
+    else:
+        known, owner = OF_UNIT.get(run.workload.unit, ("TEST01", "TEST04")), f"workload {run.config.workload!r} knows"
+    for name in wanted:
+        if name not in TESTS:
+            raise ConfigError(unknown("compliance test", name, TESTS))
+        if name not in known:
+            raise ConfigError(f"{owner} {', '.join(known) or 'no compliance test'}; {name} is none of them")
+    return [name for name in known if not wanted or name in wanted]
+
+
+def _round(rules: str) -> str:
+    from workloads.mlperf_rules import SEEDS
+
+    named = rules.removeprefix("mlperf-")
+    return named if named in SEEDS else "v6.1"
+
+
+def _num_ranks(run: Run) -> int:
+    return len(run.outcome["performance"]["ranks"]) * run.config.parallel.size
+
+
+def _on_cpu(run: Run) -> bool:
+    return any(str(rank["device"]).startswith("cpu") for rank in run.outcome["performance"]["ranks"])
+
+
+def _gpqa(run: Run) -> list[Sample]:
+    found = [s for s in run.samples if str(s.meta.get("subset", "")).startswith("gpqa")]
+    return [Sample(i, s.prompt, s.meta, s.images) for i, s in enumerate(found)]
+
+
+def _typical(run: Run) -> int:
+    """Where in LoadGen's order the sample stands whose tokens, of prompt and answer, were closest to the mean in the run.
+
+    Texts differ in length, and a short one repeated would look like a cache.
+    """
+    done = [r for r in run.of_mode("performance") if r.status == "done"]
+    out, into = (max(1.0, statistics.fmean(counts)) for counts in ([r.num_units for r in done], [r.num_input_tokens for r in done]))
+    closest = min(done, key=lambda r: (abs(r.num_units / out - 1) + abs(r.num_input_tokens / into - 1), r.sample_index))
+    return library_order(run.config, len(run.samples)).index(closest.sample_index)
+
+
+def library_order(config: RunConfig, num_samples: int) -> list[int]:
+    """The order into which LoadGen, by its seed, puts the data set; by this order an audit.config counts samples."""
+    found: list[int] = []
+
+    def answer(ids: list[int], indices: list[int]) -> None:
+        found.extend(indices)
+        test.complete([(i, "", 2) for i in ids])
+
+    load = config.load.model_copy(update={"target_qps": 1.0, "min_duration_s": 0.1, "min_query_count": num_samples})
+    with tempfile.TemporaryDirectory(prefix="triptych-") as folder:
+        offline = config.model_copy(update={"scenario": "offline", "load": load})
+        test = LoadTest(offline, "performance", num_samples, 1.0, False, Path(folder), answer)
+        test.start()
+        test.join(60.0)
+    return found[:num_samples]
+
+
+def _overall(verdicts: Sequence[Verdict]) -> str:
+    results = {v.result for v in verdicts}
+    return "FAIL" if "fails" in results else "PASS" if results == {"holds"} else "INCOMPLETE"
+
+
+def print_table(found: Compliance) -> None:
+    """To stderr."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(stderr=True, highlight=False)
+    console.print(f"{found.verdict}  MLPerf's compliance tests (not verified by MLCommons)", markup=False)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("test", "result", "what was seen", "threshold"):
+        table.add_column(column, overflow="fold")
+    for v in found.verdicts:
+        table.add_row(v.test, v.result, v.told, v.basis)
+    console.print(table)
+    console.print(f"files: {found.folder}", markup=False)
+
+
+def line(found: Compliance) -> Mapping[str, Any]:
+    """For the last line on stdout."""
+    return {"comply": str(found.folder), "verdict": found.verdict, "tests": {v.test: v.result for v in found.verdicts}}
