@@ -344,7 +344,9 @@ def _finish(built: Report, **more: bool | None) -> None:
 def _print_last_line(built: Report, **more: bool | None) -> None:
     from metrics.report import headline
 
-    line = {"run": str(built.run.folder.resolve()), "verdict": built.data["verdict"], "headline": headline(built), **more}
+    data = built.data
+    line = {"run": str(built.run.folder.resolve()), "verdict": data["verdict"], "rules": data["rules"], "verified_by_mlcommons": False}
+    line |= {"headline": headline(built), **more}
     print(json.dumps(line), flush=True)
 
 

@@ -25,6 +25,7 @@ from metrics.sample_size import Effect, parse_effect
 from metrics.speed import speed_up, throughput
 from workloads.manifest import distrust
 from workloads.records import Record
+from workloads.under_rules import notices
 
 SCHEMA = "triptych-audit/1"
 SIZES = ("num_frames", "height", "width")
@@ -55,6 +56,7 @@ def audit(reference: Path, candidate: Path, margin: str = "1%", names: Sequence[
         "margin": tolerated.text,
         "workload": one.run.config.workload,
         "rules": one.run.config.rules,
+        "notice": notices((one.run.config, two.run.config)),
         "reference": _described(one, reference),
         "candidate": _described(two, candidate),
         "differs": differing(facts(one), facts(two)),

@@ -74,6 +74,7 @@ def print_audit(data: Mapping[str, Any]) -> None:
         cells = (number(m["reference"]), number(m["candidate"]), f"{m['difference']:+.4f}", interval, f"{m['margin']:.4f}")
         table.add_row(m["name"], *cells, m["verdict"], more)
     console.print(table)
+    console.print(data["notice"], style="dim", markup=False)
 
 
 def forest_svg(data: Mapping[str, Any]) -> str:

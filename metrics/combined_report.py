@@ -12,6 +12,7 @@ from metrics.report import Report, load_report
 from metrics.report_html import key_figures, png_uri, render, report_link
 from metrics.run_facts import titles
 from workloads.run_folder import write_text
+from workloads.under_rules import notices
 
 
 def write_combined(folders: Sequence[Path], out: Path) -> Path:
@@ -26,7 +27,8 @@ def write_combined(folders: Sequence[Path], out: Path) -> Path:
     num_valid = sum(p["r"]["verdict"] == "VALID" for p in panels)
     out.parent.mkdir(parents=True, exist_ok=True)
     verdict = "VALID" if num_valid == len(panels) else "INVALID"
-    write_text(out, render("combined_report.html.j2", {"panels": panels, "verdict": verdict, "num_valid": num_valid}))
+    page = {"panels": panels, "verdict": verdict, "num_valid": num_valid, "notice": notices(r.run.config for r in reports)}
+    write_text(out, render("combined_report.html.j2", page))
     return out
 
 

@@ -18,6 +18,7 @@ from metrics.run_facts import differing, facts, hardware, model_name, num_device
 from metrics.speed import KINDS, Ratio, Speed, best_share, geometric_mean, pooled, slowness, speed_up, throughput
 from metrics.throughput import Throughput
 from workloads.manifest import distrust
+from workloads.under_rules import notices
 
 SCHEMA = "triptych-compare/1"
 BY = ("auto", "throughput", *KINDS)
@@ -92,6 +93,7 @@ def compare(
         raise ConfigError(f"nothing to compare: two rows of one workload and scenario are needed, and these are {held or 'none'}")
     return {
         "schema": SCHEMA,
+        "notice": notices(report.run.config for report in reports),
         "groups": [_plain_group(group) for group in groups],
         "geometric_means": _geometric_means(groups, bool(labels)),
     }

@@ -33,6 +33,7 @@ def write_comparison(data: Mapping[str, Any], page: Path) -> Path:
         "single": any(len(row["runs"]) == 1 for row in rows),
         "num_rows": len(rows),
         "rules": sorted({row["rules"] for row in rows}),
+        "notice": data["notice"],
     }
     write_text(page, render("compare.html.j2", shown))
     target = page.with_suffix(".json")
@@ -72,6 +73,7 @@ def print_comparison(data: Mapping[str, Any]) -> None:
         console.print(f"geometric mean over {mean['groups']} of {escape(mean['label'])}: {_times(mean['speed_up'], mean['ci95'])}{mark}")
     if why := _mean_missing(data):
         console.print(why, style="dim")
+    console.print(data["notice"], style="dim", markup=False)
 
 
 def speed_text(row: Mapping[str, Any], unit: str) -> str:

@@ -1,9 +1,10 @@
 """report.json: the contract. Rebuilt from a run folder alone, without a model or a GPU.
 
-schema, run, workload, scenario, mode, rules, verdict with reasons, device, effective, limits, loadgen, agreement, figures
+schema, run, workload, scenario, mode, rules, benchmark, notice (that MLCommons verified nothing of it), verdict with reasons, device,
+effective, limits, loadgen, agreement, figures
 (name -> value, unit, better, n, ci95, note), canaries (answers that show the sign), alarms (the canaries that sing) and loosened (those
 that the run was told to bear: off, or a share), truth
-(name, result and what was told of each truth check), ranks,
+(name, result and what was told of each truth check), gates (figure, value, target, at_least, at_most, holds, why; metrics/gates.py), ranks,
 samples (per judged answer: prompt, media or text, scores), search (of the highest rate, where there was one), brief (where figures were
 left out). Nothing in it depends on when or in which folder it is made.
 """
@@ -21,7 +22,7 @@ import msgspec
 
 from configs.errors import ConfigError, PluginError
 from configs.registry import find, make, plugin_file
-from metrics import canaries, in_force, loadgen_agreement, truth
+from metrics import canaries, gates, in_force, loadgen_agreement, truth
 from metrics.base import Figure, Run, SampleMetric
 from metrics.check import Check
 from metrics.goodput import limits_in_force
@@ -29,7 +30,9 @@ from metrics.rate_search import read_search
 from workloads import manifest
 from workloads.loadgen import read_summary
 from workloads.record_log import without_record
+from workloads.rules_kept import departures
 from workloads.run_folder import read_run, write_json
+from workloads.under_rules import benchmark_of, notice
 
 SCHEMA = "triptych-report/1"
 QUALITY = ("world_score", "exact_match", "rouge_l", "hierarchical_f1")  # the figure that says most of an answer's quality, by kind
@@ -85,7 +88,8 @@ def build_report(folder: Path, brief: bool = False) -> Report:
     compared = [] if brief else loadgen_agreement.compare(run)
     ranks = _ranks(run)
     checks = in_force.checks(run, ranks) if brief else truth.checks(run, ranks, _issued(run), _failed(run))
-    reasons = manifest.distrust(folder) + _reasons(run, alarms, compared, checks)
+    held = [] if brief else gates.hold(run, figures)
+    reasons = manifest.distrust(folder) + _reasons(run, alarms, compared, checks) + _broken_rules(run) + gates.reasons(held)
     if not reasons and not manifest.is_sealed(folder):
         reasons = ["manifest.json was never sealed: the run was ended before its files were hashed, so that no later change would show"]
     search = read_search(folder)
@@ -96,6 +100,8 @@ def build_report(folder: Path, brief: bool = False) -> Report:
         "scenario": run.config.scenario,
         "mode": run.config.mode,
         "rules": run.config.rules,
+        "benchmark": run.config.benchmark,
+        "notice": notice(run.config),
         "seed": run.config.seed,
         "verdict": "INVALID" if reasons else "VALID",
         "reasons": reasons,
@@ -111,6 +117,7 @@ def build_report(folder: Path, brief: bool = False) -> Report:
         "alarms": list(alarms),
         "loosened": canaries.loosened(run),
         "truth": [asdict(check) for check in checks],
+        "gates": [asdict(gate) for gate in held],
         "ranks": _ranks(run),
         "samples": [_sample(run, record, scores, shown) for record in (() if brief else run.judged)],
     }
@@ -219,6 +226,18 @@ def _reasons(run: Run, alarms: Mapping[str, list[int]], compared: list[loadgen_a
     found += [f"truth check {check.name!r}: {check.told}" for check in checks if check.result == "differs"]
     left_in_order = not any(o.get("aborted") for o in run.outcome.values())  # else the cause is told, and this is what followed
     found += [f"rank {rank['rank']}: {rank['error']}" for rank in _ranks(run) if rank.get("error") and left_in_order]
+    return found
+
+
+def _broken_rules(run: Run) -> list[str]:
+    """What of MLPerf's rules was not kept, where the run is judged by them."""
+    if not run.config.by_mlperf:
+        return []
+    benchmark = benchmark_of(run.config)
+    ended = [mode for mode, outcome in run.outcome.items() if not outcome.get("aborted")]
+    found = [told for mode in ended for told in departures(run.folder / mode, benchmark, run.config.scenario, mode)]
+    if has_random_weights(run):
+        found.append(f"random weights are not the model of {benchmark.name}; --set rules=quick for its speed alone")
     return found
 
 

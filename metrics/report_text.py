@@ -18,16 +18,18 @@ def print_summary(report: Report) -> None:
     colour = "green" if report.valid else "red"
     console.print(
         f"[bold {colour}]{data['verdict']}[/]  {data['workload']} {data['scenario']}, {data['device']}, "
-        f"{data['num_queries']['done']} of {data['num_queries']['issued']} queries (rules: {data['rules']}; not an MLPerf result)"
+        f"{data['num_queries']['done']} of {data['num_queries']['issued']} queries (rules: {data['rules']})"
     )
+    console.print(f"  {data['notice']}", markup=False, style="dim")
     if data.get("random_weights"):
         console.print("  random weights: speed alone, figures of quality are withheld", markup=False)
     if loosened := data.get("loosened"):
         console.print("  canaries loosened by name: " + ", ".join(f"{name}: {how}" for name, how in loosened.items()), markup=False)
     for reason in data["reasons"]:
         console.print(f"  - {reason}", markup=False)
+    value = "value" if data["rules"] == "quick" else "value, unverified"
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column, justify in (("figure", "left"), ("value", "right"), ("95 % interval", "right"), ("n", "right")):
+    for column, justify in (("figure", "left"), (value, "right"), ("95 % interval", "right"), ("n", "right")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
     for name, figure in data["figures"].items():
         interval = f"{number(figure['ci95'][0])} to {number(figure['ci95'][1])}" if figure["ci95"] else ""
@@ -35,6 +37,9 @@ def print_summary(report: Report) -> None:
             name, number(figure["value"], figure["unit"]) if figure["value"] is not None else figure["note"], interval, str(figure["n"])
         )
     console.print(table)
+    for gate in data["gates"]:
+        sign = {True: "holds", False: "does not hold", None: "cannot be said"}[gate["holds"]]
+        console.print(f"gate of {gate['of']}: {sign}{'' if gate['decides'] else ' (shown only)'}: {gate['why']}", markup=False)
     if search := data.get("search"):
         best, sure = search["max_valid_qps"], "confirmed" if search["confirmed"] else "not confirmed"
         console.print(f"highest VALID rate: {number(best, 'queries/s')} ({sure})" if best else "highest VALID rate: none of those tried")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from workloads.records import Sample
@@ -13,7 +13,7 @@ class Workload(ABC):
     """A data set with its defaults. Subclasses are dataclasses; their fields are the options under `dataset:`.
 
     unit: what a throughput counts beside answers, such as `frames`. noun: what one answer is, in the plural. has_media: answers are
-    files in the run folder.
+    files in the run folder. default_gate: what figures must reach for a run to be VALID, where it has no `gate` of its own.
     """
 
     unit: ClassVar[str]
@@ -21,6 +21,7 @@ class Workload(ABC):
     has_media: ClassVar[bool] = False
     default_pipeline: ClassVar[str]
     default_metrics: ClassVar[tuple[str, ...]]
+    default_gate: ClassVar[Mapping[str, float]] = {}
 
     @abstractmethod
     def samples(self) -> Sequence[Sample]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ def check_data(config: RunConfig, num_samples: int) -> None:
 
 def benchmark_of(config: RunConfig) -> Benchmark:
     """The benchmark that the run is held to. Raises ConfigError where it names none, or none of its round."""
-    round_ = config.rules.removeprefix("mlperf-")
+    round_ = embedded_round() if config.rules == "mlperf" else config.rules.removeprefix("mlperf-")
     if config.benchmark is None:
         known = ", ".join(ROUNDS.get(round_, ROUNDS["v6.1"]))
         raise ConfigError(f"rules {config.rules!r} are those of a benchmark: --set benchmark=NAME; known: {known}; or --set rules=quick")
@@ -134,6 +134,16 @@ def notice(config: RunConfig) -> str:
     found = benchmark_of(config)
     scenario = config.scenario.replace("_", " ").title().replace(" ", "")
     return f"Unverified MLPerf\u2122 {found.round} Inference {found.name} {scenario}. {UNVERIFIED} {TRADEMARK}"
+
+
+def notices(configs: Iterable[RunConfig]) -> str:
+    """What has to stand beside figures of several runs: each notice once, and what parts those that must not be compared."""
+    listed = list(configs)
+    told = list(dict.fromkeys(map(notice, listed)))
+    alike = {(c.rules, c.benchmark, c.scenario) for c in listed if c.by_mlperf} | {("quick",) for c in listed if not c.by_mlperf}
+    if len(alike) > 1 and any(c.by_mlperf for c in listed):
+        told.append("MLPerf\u2122 results may only be compared with such results of the same benchmark and scenario; not all here are.")
+    return " ".join(told)
 
 
 def _tightened(config: RunConfig, found: Benchmark, rules: ScenarioRules) -> Limits:
