@@ -13,11 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from configs.errors import ConfigError, unknown
 from metrics.base import Run
+from metrics.closeness import closeness
 from metrics.paired import ALPHA, Comparison, clustered_ratio, compare_means, compare_shares, further_samples, joint_clusters, verdicts
 from metrics.report import Report, load_report
 from metrics.run_facts import differing, facts
@@ -30,7 +28,6 @@ from workloads.under_rules import notices
 SCHEMA = "triptych-audit/1"
 SIZES = ("num_frames", "height", "width")
 WORST = 12  # regressions that are shown
-SAME_PSNR = 100.0  # dB, said of equal videos
 
 
 def audit(reference: Path, candidate: Path, margin: str = "1%", names: Sequence[str] = (), allow_invalid: bool = False) -> dict[str, Any]:
@@ -44,6 +41,7 @@ def audit(reference: Path, candidate: Path, margin: str = "1%", names: Sequence[
     _check_alike(one, two)
     judged, left_out = _comparisons(one, two, tolerated, names)
     found = verdicts(judged)
+    close = closeness(one.run, two.run)
     each = []
     for v in found.each:
         more = further_samples(v.comparison, ALPHA / len(judged)) if v.verdict == "INCONCLUSIVE" else 0
@@ -64,8 +62,8 @@ def audit(reference: Path, candidate: Path, margin: str = "1%", names: Sequence[
         "speed": _speed(one.run, two.run),
         "metrics": each,
         "left_out": left_out,
-        "closeness": _closeness(one.run, two.run),
-        "worst": _worst(one, two, judged),
+        "closeness": close,
+        "worst": _worst(one, two, judged, {p["sample_index"]: p for p in close["pairs"]}),
     }
 
 
@@ -173,38 +171,8 @@ def _seconds(record: Record) -> float:
     return (record.completed_s - began) / record.batch_size
 
 
-def _closeness(a: Run, b: Run) -> dict[str, Any]:
-    """How near the candidate's answers are to the reference's: the share that is equal, and of videos the median PSNR in dB."""
-    twins = _twins(a, b)
-    if not twins:
-        return {}
-    found: dict[str, Any] = {"n": len(twins), "equal_share": float(np.mean([x.digest == y.digest for x, y in twins]))}
-    distances = []
-    for x, y in twins:
-        try:
-            videos = (a.video(x), b.video(y)) if x.media and y.media else None
-        except ValueError:
-            continue
-        if videos and videos[0].shape == videos[1].shape:
-            distances.append(psnr(*videos))
-    if distances:
-        found["psnr_db"] = {name: float(np.percentile(distances, q)) for name, q in (("p10", 10), ("median", 50), ("p90", 90))}
-    return found
-
-
-def psnr(one: NDArray[np.uint8], two: NDArray[np.uint8]) -> float:
-    """Peak signal-to-noise ratio over all pixels and frames, dB; SAME_PSNR at most."""
-    error = float(np.mean((one.astype(np.float32) - two.astype(np.float32)) ** 2))
-    return min(SAME_PSNR, 10 * math.log10(255**2 / error)) if error else SAME_PSNR
-
-
-def _twins(a: Run, b: Run) -> list[tuple[Record, Record]]:
-    other = {r.sample_index: r for r in b.judged}
-    return [(r, other[r.sample_index]) for r in a.judged if r.status == "done" and other[r.sample_index].status == "done"]
-
-
-def _worst(one: Report, two: Report, judged: Sequence[Comparison]) -> list[dict[str, Any]]:
-    """The prompts that lost most, each metric's loss in units of its largest; those that lost nothing are left out."""
+def _worst(one: Report, two: Report, judged: Sequence[Comparison], close: Mapping[int, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The prompts that lost most, each metric's loss in units of its largest; those that lost nothing are left out. close: by prompt."""
     before, after = _scores(one), _scores(two)
     loss: dict[int, float] = {}
     for c in judged:
@@ -224,7 +192,8 @@ def _worst(one: Report, two: Report, judged: Sequence[Comparison]) -> list[dict[
             and (before[c.name][i] > after[c.name][i]) == (c.better == "higher")
             and before[c.name][i] != after[c.name][i]
         }
-        found.append({"sample_index": i, "prompt": answers[0][i]["prompt"], "fell": fell, "reference": shown[0], "candidate": shown[1]})
+        pair = {"prompt": answers[0][i]["prompt"], "fell": fell, "closeness": close.get(i), "reference": shown[0], "candidate": shown[1]}
+        found.append({"sample_index": i, **pair})
     return found
 
 

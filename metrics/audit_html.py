@@ -14,13 +14,26 @@ from workloads.run_folder import write_json, write_text
 
 FPS = 8.0
 COLOURS = {"PASS": BLUE, "FAIL": AMBER, "INCONCLUSIVE": "#888888"}
+CLOSENESS = {  # label, unit, meaning
+    "psnr_db": ("PSNR", "dB", "pixels; more is closer, 100 dB said of equal videos"),
+    "ssim": ("SSIM", "", "structure of the luma; up to 1, which is equal"),
+    "vmaf": ("VMAF", "", "as viewers rate compressed video; up to 100, and near 0 for other content"),
+    "lpips": ("LPIPS", "", "distance in a trained network's features; 0 is equal"),
+    "token_agreement": ("agreement", "", "share of the reference's words and signs before the first that differs"),
+    "edit_similarity": ("edit similarity", "", "1 - Levenshtein distance / length of the longer, over characters"),
+}
 
 
 def write_audit(data: Mapping[str, Any], page: Path) -> Path:
     """Write the page, and audit.json's content beside it under the page's name; the JSON file."""
     page.parent.mkdir(parents=True, exist_ok=True)
-    worst = [{**w, **{side: _shown(data, side, w[side]) for side in ("reference", "candidate")}} for w in data["worst"]]
+    worst = [
+        {**w, "close": closeness_text(w["closeness"]), **{side: _shown(data, side, w[side]) for side in ("reference", "candidate")}}
+        for w in data["worst"]
+    ]
     shown = {**data, "worst": worst, "forest": forest_svg(data), "sentence": sentence(data), "speed_text": speed_text(data)}
+    shown["closeness_labels"] = {name: told for name, (told, _, _) in CLOSENESS.items()}
+    shown["closeness_meanings"] = {name: meaning for name, (_, _, meaning) in CLOSENESS.items()}
     write_text(page, render("audit.html.j2", shown))
     target = page.with_suffix(".json")
     write_json(target, data)
@@ -53,6 +66,15 @@ def speed_text(data: Mapping[str, Any]) -> str:
         return "of unknown speed"
     interval = f" [{found['ci95'][0]:.2f}, {found['ci95'][1]:.2f}]" if found["ci95"] else ""
     return f"{found['value']:.2f}x as fast{interval}"
+
+
+def closeness_text(pair: Mapping[str, Any] | None) -> str:
+    """`PSNR 22.1 dB, SSIM 0.813`, of one pair; empty where it was not compared."""
+    if pair is None:
+        return ""
+    if pair["equal"]:
+        return "equal answers"
+    return ", ".join(f"{told} {number(pair[name], unit)}" for name, (told, unit, _) in CLOSENESS.items() if name in pair)
 
 
 def print_audit(data: Mapping[str, Any]) -> None:

@@ -8,13 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 import suite
 from configs.errors import ConfigError
-from metrics.audit import audit, psnr
+from metrics.audit import audit
 from metrics.report import build_report
 from pipelines.provenance import seal
 from tests.conftest import record
@@ -116,10 +115,3 @@ def test_a_run_whose_records_were_edited_is_refused(make: Make) -> None:
     file.write_text(file.read_text(encoding="utf-8").replace("wrong", "answer"), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"is INVALID, and no audit rests on it: records\.jsonl"):
         audit(one, two)
-
-
-def test_psnr_of_a_known_error() -> None:
-    black = np.zeros((2, 4, 4, 3), np.uint8)
-    assert psnr(black, black) == 100.0
-    assert psnr(black, black + np.uint8(255)) == 0.0
-    assert psnr(black, black + np.uint8(16)) == pytest.approx(20 * np.log10(255 / 16))
