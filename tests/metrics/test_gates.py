@@ -1,0 +1,147 @@
+"""Gates: of a benchmark, of a run, of a workload; when they decide, and where a reader sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metrics.base import Figure, Run
+from metrics.gates import hold, reasons
+from metrics.report import build_report
+from metrics.report_html import write_html
+from metrics.report_text import print_summary
+from tests.conftest import record
+from tests.metrics.conftest import write_run
+from workloads.llm import Language
+from workloads.records import Sample
+
+LLAMA: dict[str, Any] = {"rules": "mlperf-v6.1", "benchmark": "llama2-70b-99.9", "mode": "accuracy"}
+REACHED = {"rouge_1": 0.4439, "rouge_2": 0.2203, "rouge_l": 0.2859, "tokens_per_sample": 300.0}  # ROUGE as the suite has it, from 0 to 1
+
+
+def _figures(**values: float | None) -> dict[str, Figure]:
+    return {
+        name: Figure(value, "", "higher", 24576, note="" if value is not None else "nothing was answered") for name, value in values.items()
+    }
+
+
+def _hold(make_text_run: Callable[..., Run], values: dict[str, float | None], **config: Any) -> tuple[list[bool | None], list[str]]:
+    held = hold(make_text_run([record(0)], **config), _figures(**values))
+    return [gate.holds for gate in held], reasons(held)
+
+
+def test_figures_are_held_against_the_benchmark_in_its_own_unit(make_text_run: Callable[..., Run]) -> None:
+    run = make_text_run([record(0)], **LLAMA)
+    rouge_1, *_, tokens = held = hold(run, _figures(**REACHED))
+    assert rouge_1.value == pytest.approx(44.39)
+    assert (rouge_1.target, rouge_1.at_least) == (44.4312, pytest.approx(44.3867688))  # 44.4312 x 0.999
+    assert (tokens.value, tokens.at_least, tokens.at_most) == (300.0, pytest.approx(265.005), pytest.approx(323.895))  # 294.45 +- 10 %
+    assert [gate.holds for gate in held] == [True] * 4
+    assert reasons(held) == []
+
+
+@pytest.mark.parametrize(
+    ("figure", "value", "told"),
+    [
+        ("rouge_1", 0.44386, "rouge_1 is 44.386, where at least 44.3868 is asked"),
+        ("tokens_per_sample", 324.0, "tokens_per_sample is 324, where at least 265.005 and at most 323.895 is asked"),
+        ("tokens_per_sample", 265.0, "tokens_per_sample is 265, where"),
+        ("rouge_l", None, "rouge_l has no value: nothing was answered, where at least 28.5876 is asked"),
+        ("rouge_l", float("nan"), "rouge_l has no value: not a number"),
+    ],
+)
+def test_a_gate_that_does_not_hold_makes_an_accuracy_run_invalid(
+    make_text_run: Callable[..., Run], figure: str, value: float | None, told: str
+) -> None:
+    holds, why = _hold(make_text_run, REACHED | {figure: value}, **LLAMA)
+    assert sum(one is True for one in holds) == 3
+    assert len(why) == 1
+    assert why[0].startswith(f"gate of llama2-70b-99.9 in MLPerf v6.1: {told}")
+
+
+def test_a_figure_that_was_never_computed_is_no_pass(make_text_run: Callable[..., Run]) -> None:
+    holds, why = _hold(make_text_run, {}, **LLAMA)
+    assert holds == [None] * 4
+    assert why[0].endswith("the run has no figure 'rouge_1', where at least 44.3868 is asked")
+
+
+@pytest.mark.parametrize("config", [LLAMA | {"rules": "quick"}, LLAMA | {"mode": "performance"}])
+def test_gates_of_a_benchmark_are_only_shown_elsewhere(make_text_run: Callable[..., Run], config: dict[str, Any]) -> None:
+    holds, why = _hold(make_text_run, REACHED | {"rouge_1": 0.1}, **config)
+    assert holds == [False, True, True, True]
+    assert why == []
+
+
+def test_the_interactive_scenario_has_its_own_target(make_text_run: Callable[..., Run]) -> None:
+    """0.7803: under 0.7903 x 0.99 = 0.7824, over 0.7878 x 0.99 = 0.7799."""
+    for scenario, holds in (("server", False), ("interactive", True)):
+        config = LLAMA | {"benchmark": "qwen3-vl-235b-a22b", "scenario": scenario}
+        assert _hold(make_text_run, {"hierarchical_f1": 0.7803}, **config)[0] == [holds]
+
+
+def test_a_run_with_a_gate_of_its_own_is_held_to_it(make_text_run: Callable[..., Run]) -> None:
+    assert _hold(make_text_run, {"exact_match": 0.9}, gate={"exact_match": 0.9}) == ([True], [])
+    assert _hold(make_text_run, {"exact_match": 0.89}, gate={"exact_match": 0.9})[1] == [
+        "gate of the run: exact_match is 0.89, where at least 0.9 is asked"
+    ]
+    assert _hold(make_text_run, {}, gate={"exact_mach": 0.9})[1] == [
+        "gate of the run: the run has no figure 'exact_mach', where at least 0.9 is asked"
+    ]
+
+
+def test_where_less_is_better_a_gate_is_an_upper_limit(make_text_run: Callable[..., Run]) -> None:
+    run = make_text_run([record(0)], gate={"latency_p90": 2.0})
+    for seconds, holds in ((1.9, True), (2.1, False)):
+        assert [gate.holds for gate in hold(run, {"latency_p90": Figure(seconds, "s", "lower", 100)})] == [holds]
+
+
+def test_a_workloads_gate_stands_in_for_the_runs(make_text_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Language, "default_gate", {"exact_match": 0.5})
+    assert _hold(make_text_run, {"exact_match": 0.4})[1] == ["gate of the workload: exact_match is 0.4, where at least 0.5 is asked"]
+    assert _hold(make_text_run, {"exact_match": 0.4}, gate={})[1] == []
+
+
+def _written(folder: Path, **config: Any) -> Path:
+    samples = [Sample(i, f"prompt {i}", {"answer": "red", "scored_by": "exact_match"}) for i in range(4)]
+    records = [record(i, text="red" if i else "blue", num_units=1) for i in range(4)]
+    return write_run(folder, samples, records, metrics=["exact_match"], **config)
+
+
+def test_a_report_says_what_its_gates_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = build_report(_written(tmp_path / "run", gate={"exact_match": 0.9}, benchmark="gpt-oss-120b"))
+    assert report.data["gates"][-1] == {
+        "of": "the run",
+        "figure": "exact_match",
+        "value": 0.75,
+        "target": 0.9,
+        "at_least": 0.9,
+        "at_most": None,
+        "holds": False,
+        "decides": True,
+        "why": "exact_match is 0.75, where at least 0.9 is asked",
+    }
+    assert "gate of the run: exact_match is 0.75, where at least 0.9 is asked" in report.data["reasons"]
+    assert not any("gpt-oss" in reason for reason in report.data["reasons"])
+    page = write_html(report).read_text(encoding="utf-8")
+    assert "<h2>Gates</h2>" in page
+    assert "the verdict does not hang on it" in page
+    assert "Result not verified by MLCommons Association." in page
+    print_summary(report)
+    table = " ".join(capsys.readouterr().err.split())
+    assert "gate of the run: does not hold: exact_match is 0.75" in table
+    assert "gate of gpt-oss-120b in MLPerf v6.1: cannot be said (shown only)" in table
+    assert "Result not verified by MLCommons Association." in table
+
+
+def test_a_quick_run_that_claims_mlperfs_rules_is_invalid_and_unverified(tmp_path: Path) -> None:
+    report = build_report(_written(tmp_path / "run", rules="mlperf-v6.1", benchmark="gpt-oss-120b"))
+    assert any("whether the performance test kept to MLPerf v6.1 cannot be told" in reason for reason in report.data["reasons"])
+    assert report.data["notice"].startswith("Unverified MLPerf\u2122 v6.1 Inference gpt-oss-120b Offline. Result not verified")
+    page = write_html(report).read_text(encoding="utf-8")
+    assert "INVALID by rules <b>mlperf-v6.1</b>" in page
+    assert " unverified" in page
+    random = _written(tmp_path / "random", rules="mlperf-v6.1", benchmark="gpt-oss-120b", pipeline={"name": "toy_llm", "weights": "random"})
+    assert any(reason.startswith("random weights are not the model of gpt-oss-120b") for reason in build_report(random).data["reasons"])
