@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from configs.errors import ConfigError
 from configs.registry import make
 from configs.run_config import RunConfig
 from pipelines.base import Pipeline
-from pipelines.launcher import Test, begin_run, check_process_count, join_ranks, signals_as_interrupts
+from pipelines.launcher import Ranks, Test, begin_run, check_process_count, join_ranks, share, signals_as_interrupts
 from pipelines.provenance import seal, write_manifest, write_system
 from pipelines.replica import check_parallelism, join_replica
 from workloads.base import Workload
@@ -20,13 +21,14 @@ from workloads.records import Sample
 
 @dataclass(frozen=True)
 class AuditTest:
-    """settings: LoadGen's, as in an audit.config. folder: the run folder to make of it."""
+    """settings: LoadGen's, as in an audit.config. folder: the run folder to make of it. fresh: on a pipeline that has answered nothing."""
 
     name: str
     config: RunConfig
     samples: Sequence[Sample]
     settings: Mapping[str, int]
     folder: Path
+    fresh: bool = False
 
 
 def check_ranks(num_ranks: int, on_cpu: bool, what: str) -> None:
@@ -43,26 +45,48 @@ def check_ranks(num_ranks: int, on_cpu: bool, what: str) -> None:
     raise ConfigError(f"the run was made on {num_ranks} ranks and this launch has {started}; use: {better}")
 
 
-def run_audits(audits: Sequence[AuditTest]) -> None:
-    """Run them one after the other, on all ranks. Raises GivenUpError where one had to be given up."""
+def run_audits(audits: Sequence[AuditTest], more: Callable[[AuditTest], Sequence[AuditTest]]) -> None:
+    """Run them one after the other, on all ranks. Raises GivenUpError where one had to be given up.
+
+    more: tests to add after one of them, from what it left; asked on the first rank.
+    """
     config = audits[0].config
     workload: Workload = make("workloads", config.workload, config.dataset)
-    pipeline: Pipeline = make("pipelines", config.pipeline_name, config.pipeline_options)
-    check_parallelism(config.parallel, config.pipeline_name, pipeline.parallelism)
     with signals_as_interrupts():
         ranks = join_ranks(config)
-        pipeline.replica = join_replica(config.parallel, ranks.rank, ranks.world_size, ranks.device)
-        test = Test(ranks, pipeline, audits[0].samples, workload.noun)
+        test: Test | None = None
         try:
             for audit in audits:
-                test.samples = audit.samples
-                if ranks.rank == 0:
-                    (audit.folder / "media").mkdir(parents=True)
-                    begin_run(audit.folder, audit.config, audit.samples)
-                    write_system(audit.folder)
-                    write_manifest(audit.folder, audit.config, audit.samples)
-                test.run(audit.config, "performance", audit.folder, audit=dict(audit.settings))
-                if ranks.rank == 0:
-                    seal(audit.folder)
+                waiting = [audit]
+                while waiting:
+                    one = waiting.pop(0)
+                    if test is None or one.fresh:
+                        if test is not None:
+                            test.pipeline.close()
+                        test = Test(ranks, _pipeline(config, ranks), one.samples, workload.noun)
+                    _run(one, test)
+                    if one is audit:
+                        waiting = share(list(more(audit)) if ranks.rank == 0 else [], ranks)
         finally:
-            pipeline.close()
+            if test is not None:
+                test.pipeline.close()
+
+
+def _pipeline(config: RunConfig, ranks: Ranks) -> Pipeline:
+    pipeline: Pipeline = make("pipelines", config.pipeline_name, config.pipeline_options)
+    check_parallelism(config.parallel, config.pipeline_name, pipeline.parallelism)
+    pipeline.replica = join_replica(config.parallel, ranks.rank, ranks.world_size, ranks.device)
+    return pipeline
+
+
+def _run(audit: AuditTest, test: Test) -> None:
+    test.samples = audit.samples
+    if test.ranks.rank == 0:
+        (audit.folder / "media").mkdir(parents=True)
+        begin_run(audit.folder, audit.config, audit.samples)
+        write_system(audit.folder)
+        write_manifest(audit.folder, audit.config, audit.samples)
+        print(f"suite: {audit.name}", file=sys.stderr, flush=True)
+    test.run(audit.config, "performance", audit.folder, audit=dict(audit.settings))
+    if test.ranks.rank == 0:
+        seal(audit.folder)
