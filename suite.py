@@ -8,6 +8,8 @@ python suite.py bundle outputs/RUN                  pack a run, to be scored aga
 python suite.py comply outputs/RUN                  MLPerf's compliance tests on a run's set-up
 python suite.py compare RUN RUN ...                 speed-ups across runs, quality beside each
 python suite.py sample-size --effect 1% RUN         how many prompts an audit against this run needs
+python suite.py run-code RUN                        test the programs in a run's answers, fenced in
+python suite.py vbench RUN                          let VBench judge a run's videos, in its own environment
 python suite.py combine RUN RUN ...                 one page over several runs
 python suite.py list                                what can be named
 accelerate launch suite.py doctor                   examine devices and the links between them
@@ -261,6 +263,62 @@ def doctor(
 
     if not examine(output, timeout):
         raise typer.Exit(EXIT_INVALID)
+
+
+@app.command("run-code")
+def run_code(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder with answers to LiveCodeBench.")],
+    tests: Annotated[Path | None, typer.Option(help="LiveCodeBench's own files, for runs that carry no tests.")] = None,
+    timeout: Annotated[int, typer.Option(min=1, help="Seconds that one test of one program may take.")] = 60,
+    workers: Annotated[int | None, typer.Option(min=1, help="Programs at the same time; one a processor if not given.")] = None,
+    weak_sandbox: Annotated[bool, typer.Option("--weak-sandbox", help="Go on where this machine does not fence programs in.")] = False,
+) -> None:
+    """Run the programs that a model wrote against their tests, fenced in, and make the report again with what they scored.
+
+    Nothing else ever runs them. They get no network, no file to write and none to read but Python's, and no more time than --timeout.
+    """
+    from metrics.code_results import run_code as run_all
+    from metrics.code_sandbox import Limits
+    from metrics.report import load_run
+
+    found = run_all(load_run(run_folder), tests, Limits(seconds=timeout), workers, weak_sandbox)
+    missing = f", {found.untested} have no tests in the files" if found.untested else ""
+    fences = ", ".join(found.fences) or "none"
+    print(f"suite: {found.passed} programs pass, {found.failed} fail{missing}; fences: {fences}", file=sys.stderr, flush=True)
+    _finish(_write_report(run_folder))
+
+
+@app.command("vbench-setup")
+def vbench_setup(
+    python: Annotated[str, typer.Option(help="A Python 3.10 or 3.11.")] = "python3.10",
+    directory: Annotated[Path | None, typer.Option("--dir", help="Where it goes; ~/.cache/triptych/vbench if not given.")] = None,
+    torch_index: Annotated[str | None, typer.Option(help="Where torch comes from, such as a ROCm index; pip's own if not given.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
+) -> None:
+    """Make the environment that VBench needs for itself, with pinned packages; some gigabytes are fetched."""
+    from metrics.vbench_environment import plan_setup, set_up
+
+    planned = plan_setup(python, directory, torch_index)
+    if dry_run:
+        for command in planned.commands:
+            print(" ".join(command))
+        return
+    set_up(planned, lambda line: print(f"suite: {line}", file=sys.stderr, flush=True))
+    print(json.dumps({"vbench": str(planned.folder.resolve())}), flush=True)
+
+
+@app.command()
+def vbench(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder with videos of VBench's prompts.")],
+    directory: Annotated[Path | None, typer.Option("--dir", help="Of the environment; ~/.cache/triptych/vbench if not given.")] = None,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Without a GPU, in hours.")] = False,
+) -> None:
+    """Let VBench judge a run's videos in its own environment, and make the report again with its score."""
+    from metrics.report import load_run
+    from metrics.vbench_environment import evaluate
+
+    evaluate(load_run(run_folder), directory, cpu)
+    _finish(_write_report(run_folder))
 
 
 @app.command("list")

@@ -32,14 +32,14 @@ class Rouge(SampleMetric):
         return sample.meta.get("scored_by") == "rouge" and "answer" in sample.meta
 
     def score(self, run: Run, sample: Sample, record: Record) -> Mapping[str, float]:
-        found = _scorer().score(_one_sentence_a_line(str(sample.meta["answer"])), _one_sentence_a_line(record.text or ""))
+        found = _scorer().score(one_sentence_a_line(str(sample.meta["answer"])), one_sentence_a_line(record.text or ""))
         return {name: float(found[kind].fmeasure) for kind, name in KINDS.items()}
 
     def worst_names(self, sample: Sample) -> Sequence[str]:
         return tuple(KINDS.values())
 
 
-def _one_sentence_a_line(text: str) -> str:
+def one_sentence_a_line(text: str) -> str:
     return re.sub(r"(?<=[.!?])\s+", "\n", text.strip())
 
 

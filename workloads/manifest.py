@@ -12,6 +12,8 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from workloads.run_folder import write_json
+
 SCHEMA = "triptych-manifest/1"
 COMPUTED = ("manifest.json", "report.json", "report.html", "contact_sheet.png")  # from the other files, or over them
 FIXED = ("config.yaml", "system.json", "samples.jsonl", "inputs", "plugins")  # what does not change while a run lasts
@@ -87,6 +89,13 @@ def distrust(folder: Path, but: str = "") -> list[str]:
         return changes(folder, but).in_words
     except ValueError as error:
         return [f"{error}: nothing shows that the files are as the run left them"]
+
+
+def add_file(folder: Path, name: str) -> None:
+    """Take into the manifest a file that a later command made from the run, as it is now. Raises ValueError as read_manifest does."""
+    manifest = read_manifest(folder)
+    manifest["files"] = dict(sorted({**manifest["files"], name: _hash(folder / name)}.items()))
+    write_json(folder / "manifest.json", manifest)
 
 
 def is_sealed(folder: Path) -> bool:

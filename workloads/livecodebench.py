@@ -1,0 +1,81 @@
+"""LiveCodeBench's problems: tests by question, from its own files (livecodebench/code_generation_lite on the hub).
+
+Fields: question_id, public_test_cases (JSON), private_test_cases (JSON, or JSON in a pickled text, compressed, in base64), metadata (JSON;
+func_name where a function is asked for). Of a pickle nothing is accepted but one text.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import pickle
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workloads.table_file import Row, read_rows
+
+_FIX = "Fetch LiveCodeBench's tests: hf download livecodebench/code_generation_lite --repo-type dataset --local-dir data/livecodebench"
+_PATTERNS = ("test*.jsonl", "*.parquet", "*.arrow")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """tests: {"input", "output", "kind": "stdin" | "functional"}. function: what functional tests call."""
+
+    tests: Sequence[Mapping[str, Any]]
+    function: str | None
+
+
+class _TextOnly(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it holds more than a text: {module}.{name}")
+
+
+def problem_of(meta: Mapping[str, Any]) -> Problem | None:
+    """The tests that a sample itself carries."""
+    return Problem(json.loads(meta["tests"]), meta.get("function_name")) if "tests" in meta else None
+
+
+def read_problems(path: Path, wanted: set[str]) -> Iterator[tuple[str, Problem]]:
+    """Those of the wanted questions that the files hold, each once. Raises ConfigError naming file, row and field."""
+    left = set(wanted)
+    for row in read_rows(path, _PATTERNS, _FIX):
+        question = row.text("question_id")
+        if question in left:
+            left.remove(question)
+            yield question, _problem(row)
+        if not left:
+            return
+
+
+def _problem(row: Row) -> Problem:
+    metadata = _json(row, "metadata", row.values.get("metadata") or "{}")
+    if not isinstance(metadata, Mapping):
+        raise row.wrong("metadata", "is no JSON object")
+    listed: list[Mapping[str, Any]] = []
+    for field in ("public_test_cases", "private_test_cases"):
+        tests = _json(row, field, row.text(field))
+        if not isinstance(tests, list) or not all(isinstance(t, Mapping) and {"input", "output"} <= t.keys() for t in tests):
+            raise row.wrong(field, "is no list of tests with 'input' and 'output'")
+        listed += tests
+    function = metadata.get("func_name")
+    kind = "functional" if function else "stdin"  # as LiveCodeBench's own runner decides
+    return Problem([{"input": t["input"], "output": t["output"], "kind": kind} for t in listed], function)
+
+
+def _json(row: Row, field: str, text: Any) -> Any:
+    if not isinstance(text, str):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        pass
+    try:
+        inner = _TextOnly(io.BytesIO(zlib.decompress(base64.b64decode(text, validate=True)))).load()
+        return json.loads(inner)
+    except (ValueError, TypeError, EOFError, zlib.error, pickle.UnpicklingError, IndexError, KeyError, AttributeError) as error:
+        raise row.wrong(field, f"is neither JSON nor a packed text of it ({error})") from None
