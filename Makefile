@@ -1,5 +1,5 @@
 # make t2v    set up .venv, install, run the main job
-# make suite  set up, run all three panels, write one page over them
+# make suite  set up, run all three panels, write one page over them; PRESETS=mlperf: MLPerf's models, shrunk
 # make test   set up, run all tests
 # make check  set up, lint, format check, types
 PYTHON ?= python3
@@ -12,11 +12,20 @@ t2v: $(READY)
 	$(BIN)/accelerate launch suite.py --workload t2v
 
 # A run that is INVALID (exit code 3) is shown as such and does not keep the others from running.
+# make suite PRESETS=mlperf: MLPerf's generative models, shrunk, with random weights.
+PRESETS ?= embedded
+ifeq ($(PRESETS),mlperf)
+PANELS := llm/llama2-70b llm/gpt-oss-120b llm/deepseek-r1 llm/llama3.1-8b vlm/qwen3-vl-235b-a22b t2v/wan2.2-t2v-a14b
+VARIANT := --variant shrunk
+else ifeq ($(PRESETS),embedded)
 PANELS := llm/embedded llm/embedded-moe vlm/embedded t2v/embedded
+else
+$(error PRESETS is '$(PRESETS)'; known: embedded, mlperf)
+endif
 SUITE := outputs/suite-$(shell date +%Y%m%d-%H%M%S)
 suite: $(READY)
 	set -e; for panel in $(PANELS); do \
-	  $(BIN)/accelerate launch suite.py --config $$panel --output $(SUITE)/$$(echo $$panel | tr / -) || [ $$? -eq 3 ] || [ $$? -eq 1 ]; done
+	  $(BIN)/accelerate launch suite.py --config $$panel $(VARIANT) --output $(SUITE)/$$(echo $$panel | tr / -) || [ $$? -eq 3 ] || [ $$? -eq 1 ]; done
 	$(BIN)/python suite.py combine $(foreach panel,$(PANELS),$(SUITE)/$(subst /,-,$(panel))) --output $(SUITE)/report.html
 
 test: $(READY)

@@ -95,7 +95,9 @@ def drawn_transformers(
 ) -> Any:
     """The class with this configuration, drawn by the library's own loader as weights that no checkpoint has."""
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     place: dict[str, Any] = {} if device.type == "cpu" or shares else {"device_map": {"": device}}
     try:
         with _seeded(device), _quiet("transformers"), torch.no_grad():

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 
+from configs.run_config import Canary, parse_config
 from metrics.base import Run
-from metrics.canaries import listen, watch_video
+from metrics.canaries import TEXT_CANARIES, VIDEO_CANARIES, alarms, listen, loosened, watch_video
 from tests.conftest import record
 from workloads.world import caption, render, sample_scene
 
@@ -60,3 +63,25 @@ def test_a_corrupt_file_is_unreadable_not_a_crash(make_run: MakeRun, content: by
     assert run.records[0].media
     (run.folder / run.records[0].media).write_bytes(content)
     assert listen(run) == {0: ["unreadable"]}
+
+
+def test_every_canary_can_be_named() -> None:
+    assert set(get_args(Canary)) == {*VIDEO_CANARIES, *TEXT_CANARIES}
+
+
+def test_a_canary_is_loosened_by_name_and_only_as_far_as_said(make_run: MakeRun) -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (2, 24, 24, 3), dtype=np.uint8)
+    run = make_run([noise, render(sample_scene(rng, "simple"), rng)])
+    shown = listen(run)
+    for canaries, sings, told in (
+        ({}, True, {}),
+        ({"noise": False}, False, {"noise": "off"}),
+        ({"noise": 0.5}, False, {"noise": "0.5"}),
+        ({"noise": 0.4}, True, {"noise": "0.4"}),
+        ({"black": "off", "looping": "off"}, True, {"black": "off"}),
+    ):
+        config = parse_config({"workload": "t2v", "pipeline": {"name": "toy_t2v"}, "canaries": canaries}, "test")
+        told_so = replace(run, config=config)
+        assert ("noise" in alarms(told_so, shown)) == sings
+        assert loosened(told_so) == told

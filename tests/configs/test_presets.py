@@ -1,0 +1,104 @@
+"""The presets of MLPerf's models: each one, shrunk, is run as a user runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from configs.errors import ConfigError
+from configs.run_config import load_config, parse_config
+from tests.conftest import SuiteRun, last_line, read_report
+from workloads.mlperf_video import NEGATIVE_PROMPT
+from workloads.under_rules import under_rules
+
+SCENARIOS = {
+    "llm/llama2-70b": ("offline", "server", "interactive"),
+    "llm/gpt-oss-120b": ("offline", "server", "interactive"),
+    "llm/deepseek-r1": ("offline", "server", "interactive"),
+    "llm/llama3.1-8b": ("offline", "server", "interactive"),
+    "vlm/qwen3-vl-235b-a22b": ("offline", "server", "interactive"),
+    "t2v/wan2.2-t2v-a14b": ("offline", "single_stream"),
+}
+SHORT = ["truth.replays=1", "load.min_duration_s=0.2", "load.min_query_count=4", "dataset.num_prompts=4"]
+
+
+@pytest.mark.parametrize(("preset", "scenario"), [(p, s) for p, scenarios in SCENARIOS.items() for s in scenarios])
+def test_a_preset_is_its_benchmark_by_mlperfs_rules_and_shrunk_a_quick_run(preset: str, scenario: str) -> None:
+    full = under_rules(load_config(None, preset, scenario=scenario))
+    assert full.rules.startswith("mlperf-v6.")
+    assert full.load.min_duration_s == 600
+    assert full.pipeline_options.get("weights") is None
+    assert not full.canaries
+    shrunk = load_config(None, preset, scenario=scenario, variant="shrunk")
+    assert (shrunk.rules, shrunk.variant, shrunk.benchmark) == ("quick", "shrunk", full.benchmark)
+    assert shrunk.pipeline_options["weights"] == "random"
+    assert shrunk.pipeline_options["architecture"] == full.pipeline_options["architecture"] == preset.partition("/")[2]
+
+
+def test_clips_are_made_with_the_references_negative_prompt() -> None:
+    assert load_config(None, "t2v/wan2.2-t2v-a14b").pipeline_options["negative_prompt"] == NEGATIVE_PROMPT
+
+
+@pytest.mark.parametrize("preset", SCENARIOS)
+def test_a_shrunk_preset_runs_from_load_to_report(suite: SuiteRun, preset: str) -> None:
+    scenario = {"llm/llama3.1-8b": ["--scenario", "server", "--set", "load.target_qps=4"]}.get(preset, [])
+    done = suite("--config", preset, "--variant", "shrunk", *scenario, *[word for change in SHORT for word in ("--set", change)])
+    assert done.returncode == 0, done.stderr
+    report = read_report(done)
+    assert report["verdict"] == "VALID"
+    assert report["effective"]["weights"] == "random"
+    assert report["effective"]["shrink"].startswith("layers 2, width 1/")
+    assert report["random_weights"] is True
+    withheld = [name for name, f in report["figures"].items() if f["note"].startswith("withheld")]
+    assert all(report["figures"][name]["value"] is None for name in withheld)
+    assert not set(last_line(done)["headline"]) & {"rouge_l", "exact_match", "hierarchical_f1"}
+    page = (Path(last_line(done)["run"]) / "report.html").read_text(encoding="utf-8")
+    assert "Random weights." in page
+    assert ("cut_off: off" in page) == (report["loosened"].get("cut_off") == "off") == preset.startswith(("llm", "vlm"))
+
+
+VARIANTS = """
+workload: llm
+pipeline: {name: toy_llm, batch_size: 2, token_s: 1}
+scenarios: {server: {pipeline: {batch_size: 9}}}
+variants: {small: {pipeline: {batch_size: 4}, scenarios: {offline: {pipeline: {token_s: 3}}}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("variant", "scenario", "changes", "options"),
+    [
+        (None, "server", [], {"batch_size": 9, "token_s": 1}),
+        ("small", "server", [], {"batch_size": 4, "token_s": 1}),
+        ("small", "offline", [], {"batch_size": 4, "token_s": 3}),
+        ("small", "offline", ["pipeline.batch_size=5"], {"batch_size": 5, "token_s": 3}),
+    ],
+)
+def test_a_variant_goes_over_the_preset_and_its_scenario(
+    tmp_path: Path, variant: str | None, scenario: str, changes: list[str], options: dict[str, int]
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(VARIANTS, encoding="utf-8")
+    config = load_config(None, str(file), changes, scenario=scenario, variant=variant)
+    assert (config.pipeline_options, config.variant) == (options, variant)
+
+
+def test_an_unknown_variant_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"unknown variant 'shrunken' \(did you mean 'shrunk'\?\); known: shrunk"):
+        load_config(None, "llm/llama2-70b", variant="shrunken")
+    with pytest.raises(ConfigError, match="has no variants"):
+        load_config(None, "llm/embedded", variant="shrunk")
+
+
+@pytest.mark.parametrize(
+    ("canaries", "message"),
+    [
+        ({"loops": "off"}, "'canaries' has an unknown name 'loops'.*known: black, cut_off"),
+        ({"looping": 2}, "canaries.looping"),
+        ({"looping": "on"}, "canaries.looping"),
+    ],
+)
+def test_a_canary_that_is_not_there_cannot_be_loosened(canaries: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_config({"workload": "llm", "pipeline": {"name": "toy_llm"}, "canaries": canaries}, "test")
