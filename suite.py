@@ -12,6 +12,7 @@ python suite.py run-code RUN                        test the programs in a run's
 python suite.py vbench RUN                          let VBench judge a run's videos, in its own environment
 python suite.py combine RUN RUN ...                 one page over several runs
 python suite.py list                                what can be named
+python suite.py plan --preset P --device mi355x     what fits on which devices, and how fast it can be at most
 accelerate launch suite.py doctor                   examine devices and the links between them
 """
 
@@ -245,6 +246,45 @@ def combine(
 
     write_combined(runs, output)
     typer.echo(str(output))
+
+
+@app.command()
+def plan(
+    preset: Annotated[str, typer.Option("--preset", "--config", help="A preset such as llm/llama2-70b, or a YAML file.")],
+    device: Annotated[str, typer.Option(help="A device of configs/devices.yaml, such as mi355x.")],
+    devices: Annotated[int, typer.Option(help="How many of them.")] = 8,
+    precision: Annotated[str | None, typer.Option(help="Of the weights: bf16, fp8, mxfp4, ..; the preset's own if not given.")] = None,
+    attention: Annotated[str, typer.Option(help="Precision of the KV cache and of attention's products.")] = "bf16",
+    batch: Annotated[int | None, typer.Option(help="Queries at the same time on one replica; the preset's if not given.")] = None,
+    input_tokens: Annotated[int | None, typer.Option(help="Tokens of a prompt; all that the context leaves if not given.")] = None,
+    output_tokens: Annotated[int | None, typer.Option(help="Tokens of an answer; the preset's max_new_tokens if not given.")] = None,
+    devices_file: Annotated[Path | None, typer.Option(help="YAML in the form of configs/devices.yaml, with devices of your own.")] = None,
+    scenario: Annotated[str | None, typer.Option(help="Whose settings to plan, where the preset differs by scenario.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Of the preset, such as shrunk.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Change one setting, such as parallel.tensor=8; repeatable.")] = None,
+    plugin: Annotated[list[str] | None, typer.Option(help="A Python file that registers a plugin; repeatable.")] = None,
+    only_json: Annotated[bool, typer.Option("--json", help="No table on stderr.")] = False,
+) -> None:
+    """Without weights or devices: what fits, memory by precision and layout, FLOPs and bytes, and the throughput that cannot be exceeded.
+
+    Exit codes: 0 the preset's layout fits, 3 it does not (and what would is named), 1 an error.
+    """
+    from configs.registry import load_plugin_file
+    from configs.run_config import load_config
+    from pipelines.plan import Asked, plain
+    from pipelines.plan import plan as make_plan
+    from pipelines.plan_text import print_plan
+
+    for path in plugin or []:
+        load_plugin_file(path)
+    settings = load_config(None, preset, set_ or [], scenario=scenario, variant=variant)
+    asked = Asked(device, devices, precision, attention, batch, input_tokens, output_tokens, devices_file)
+    found = make_plan(settings, preset, asked)
+    if not only_json:
+        print_plan(found)
+    print(json.dumps(plain(found)), flush=True)
+    if not found.chosen.fits:
+        raise typer.Exit(EXIT_INVALID)
 
 
 @app.command()

@@ -1,0 +1,101 @@
+"""What a forward pass costs, seen on the meta device: the real forward runs there on tensors that have shapes and no bytes.
+
+FLOPs of products and convolutions are torch's own formulas (torch.utils.flop_counter). Attention is taken out of the trace and counted by
+its shape, 2 FLOPs for each multiply-add of scores and sums, as a fused kernel that never stores the scores does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+
+@dataclass
+class Cost:
+    """Of one pass. flops: of products and convolutions. moved_bytes: what these and attention read and write, weights left out;
+    peak_bytes: of all tensors that live at the same time, weights left out."""
+
+    flops: float = 0.0
+    attention_flops: float = 0.0
+    moved_bytes: float = 0.0
+    peak_bytes: int = 0
+
+
+def cost(forward: Callable[[], object], weights: torch.nn.Module) -> Cost:
+    """Runs `forward`, whose tensors are all on the meta device."""
+    found = Cost()
+    held = {p.untyped_storage()._cdata for p in (*weights.parameters(), *weights.buffers())}
+    with torch.no_grad(), _Watch(found, held), _FusedAttention(found):
+        forward()
+    return found
+
+
+@contextmanager
+def on_meta() -> Iterator[None]:
+    """Modules made here have shapes and no bytes, and nothing is drawn."""
+    from diffusers.models.modeling_utils import no_init_weights as diffusers_no_init
+    from transformers.initialization import no_init_weights
+
+    with torch.device("meta"), no_init_weights(), diffusers_no_init():
+        yield
+
+
+class _Watch(TorchDispatchMode):
+    """Counts operations, and the bytes of tensors while they live."""
+
+    def __init__(self, found: Cost, held: set[int]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._found, self._held = found, held
+        self._live: dict[int, tuple[Any, int]] = {}
+        self._bytes = 0
+        self._weak: Any = StorageWeakRef
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        tensors = [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
+        if (formula := flop_registry.get(func._overloadpacket)) is not None:
+            self._found.flops += formula(*args, **(kwargs or {}), out_val=out)
+            for t in (*(t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)), *tensors):
+                if t.untyped_storage()._cdata not in self._held:
+                    self._found.moved_bytes += t.numel() * t.element_size()
+        for t in tensors:
+            self._count(t.untyped_storage())
+        return out
+
+    def _count(self, storage: Any) -> None:
+        key = storage._cdata
+        if key in self._held or (key in self._live and not self._live[key][0].expired()):
+            return
+        self._bytes += storage.nbytes() - (self._live[key][1] if key in self._live else 0)
+        self._live[key] = (self._weak(storage), storage.nbytes())
+        if self._bytes > self._found.peak_bytes:
+            for gone in [k for k, (ref, _) in self._live.items() if ref.expired()]:
+                self._bytes -= self._live.pop(gone)[1]
+            self._found.peak_bytes = max(self._found.peak_bytes, self._bytes)
+
+
+class _FusedAttention(TorchFunctionMode):
+    """scaled_dot_product_attention on the meta device would store all scores."""
+
+    def __init__(self, found: Cost) -> None:
+        super().__init__()
+        self._found = found
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is not torch.nn.functional.scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        query, key, value = (*args, *(kwargs[n] for n in ("query", "key", "value")[len(args) :]))[:3]
+        out = query.new_empty((*query.shape[:-1], value.shape[-1]))
+        self._found.attention_flops += 2 * query.shape[:-1].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1])
+        self._found.moved_bytes += sum(t.numel() * t.element_size() for t in (query, key, value, out))
+        return out
