@@ -127,7 +127,7 @@ def _ours(found: Benchmark, rules: ScenarioRules) -> dict[str, Any]:
 
 # Where the table says more than LoadGen 6.0.17's mlperf.conf, which is silent: gpt-oss's least count in Offline is the checker's, and
 # Qwen3-VL's Interactive is in the policies alone.
-BEYOND_LOADGEN = {
+BEYOND_LOADGEN: dict[tuple[str, str], dict[str, Any]] = {
     ("gpt-oss-120b", "offline"): {"min_query_count": 100},
     ("qwen3-vl-235b-a22b", "interactive"): {"server_target_latency_ns": 12e9, "performance_sample_count_override": 48289},
 }
