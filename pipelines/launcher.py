@@ -40,7 +40,7 @@ from workloads.base import Workload
 from workloads.record_log import fail_the_rest
 from workloads.records import Sample
 from workloads.run_folder import create_run_folder, read_run, write_config, write_outcome, write_samples
-from workloads.under_rules import check_data, under_rules
+from workloads.under_rules import check_data, check_generation, under_rules
 
 if TYPE_CHECKING:
     import torch
@@ -76,6 +76,7 @@ def launch(config: RunConfig, output: str | None, find_max_rate: bool = False, r
     samples = list(workload.samples())
     check_data(config, len(samples))
     pipeline: Pipeline = make("pipelines", config.pipeline_name, config.pipeline_options)
+    check_generation(config, pipeline)
     if config.workload not in pipeline.workloads:
         fitting = ", ".join(pipeline.workloads)
         raise ConfigError(f"pipeline {config.pipeline_name!r} answers {fitting}, not workload {config.workload!r}")

@@ -26,6 +26,24 @@ EARLY_STOPPING_P90 = 64  # queries below which LoadGen says nothing of a 90th pe
 SERVER_PERCENTILE, OTHER_PERCENTILE = 0.99, 0.90
 
 
+# By benchmark: how answers are made, by the names that the suite's own engines have for it. Sources: mlcommons/inference,
+# text_to_video/wan-2.2-t2v-a14b/inference_config.yaml, language/gpt-oss-120b, multimodal/qwen3-vl. accuracy: other in that test.
+GENERATION: dict[str, dict[str, float | bool]] = {
+    "wan-2.2-t2v-a14b": {
+        "num_inference_steps": 20,
+        "num_frames": 81,
+        "height": 720,
+        "width": 1280,
+        "fps": 16.0,
+        "guidance_scale": 4.0,
+        "guidance_scale_2": 3.0,
+    },
+    "gpt-oss-120b": {"do_sample": True, "temperature": 1.0, "max_new_tokens": 10240},
+    "qwen3-vl-235b-a22b": {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20},
+}
+GENERATION_FOR_ACCURACY: dict[str, dict[str, float | bool]] = {"gpt-oss-120b": {"max_new_tokens": 32768}}
+
+
 class Seeds(NamedTuple):
     """What LoadGen draws the library's order, the samples' order and the arrival times from."""
 
@@ -100,6 +118,10 @@ class Benchmark:
     equal_issue: bool
     scenarios: tuple[ScenarioRules, ...]
     compliance: tuple[str, ...] = ()
+
+    def generation(self, mode: str) -> dict[str, float | bool]:
+        """What the engine's options of these names must be in a test of this mode."""
+        return GENERATION.get(self.name, {}) | (GENERATION_FOR_ACCURACY.get(self.name, {}) if mode == "accuracy" else {})
 
     @property
     def required(self) -> tuple[Scenario, ...]:

@@ -83,6 +83,20 @@ def check_data(config: RunConfig, num_samples: int) -> None:
         )
 
 
+def check_generation(config: RunConfig, pipeline: object) -> None:
+    """Raises ConfigError where an option of the pipeline makes answers otherwise than MLPerf's rules ask; naming it and the fix."""
+    if not config.by_mlperf:
+        return
+    found = benchmark_of(config)
+    for name, wanted in found.generation(config.mode).items():
+        value = getattr(pipeline, name, wanted)
+        if value != wanted:
+            raise ConfigError(
+                f"pipeline.{name} is {value}, and {_by(found)} asks {wanted} in a run of mode {config.mode}; "
+                f"--set pipeline.{name}={wanted}, or --set rules=quick"
+            )
+
+
 def benchmark_of(config: RunConfig) -> Benchmark:
     """The benchmark that the run is held to. Raises ConfigError where it names none, or none of its round."""
     round_ = embedded_round() if config.rules == "mlperf" else config.rules.removeprefix("mlperf-")

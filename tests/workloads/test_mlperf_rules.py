@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from configs.run_config import RunConfig, parse_config, read_yaml
 from workloads.mlperf_rules import MIN_DURATION_S, ROUNDS, Benchmark, ScenarioRules, benchmark, seeds
 from workloads.rules_kept import departures
 from workloads.run_folder import write_config
-from workloads.under_rules import UNVERIFIED, check_data, embedded_round, notice, notices, shown_benchmark, under_rules
+from workloads.under_rules import UNVERIFIED, check_data, check_generation, embedded_round, notice, notices, shown_benchmark, under_rules
 
 ROOT = Path(__file__).parents[2]
 
@@ -260,6 +261,26 @@ def test_another_data_set_or_a_part_is_refused(dataset: dict[str, Any], num_samp
         with pytest.raises(ConfigError, match=message):
             check_data(config, num_samples)
     check_data(parse_config({"workload": "llm", "pipeline": {"name": "toy_llm"}, "dataset": dataset}, "t"), num_samples)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "options", "told"),
+    [
+        ("wan-2.2-t2v-a14b", "performance", {"num_inference_steps": 4, "height": 720}, "pipeline.num_inference_steps is 4.*asks 20"),
+        ("wan-2.2-t2v-a14b", "performance", {"height": None}, "pipeline.height is None.*--set pipeline.height=720, or --set rules=quick"),
+        ("wan-2.2-t2v-a14b", "performance", {"num_inference_steps": 20, "width": 1280}, None),
+        ("gpt-oss-120b", "accuracy", {"max_new_tokens": 10240}, "asks 32768 in a run of mode accuracy"),
+        ("gpt-oss-120b", "performance", {"max_new_tokens": 10240}, None),
+        ("llama3.1-8b", "performance", {"do_sample": True}, None),
+    ],
+)
+def test_answers_made_otherwise_are_refused(name: str, mode: str, options: dict[str, Any], told: str | None) -> None:
+    config = under_rules(_config(name, mode=mode))
+    if told is None:
+        check_generation(config, SimpleNamespace(**options))
+    else:
+        with pytest.raises(ConfigError, match=told):
+            check_generation(config, SimpleNamespace(**options))
 
 
 def test_what_the_scenario_is_held_to_stands_in_the_run_folder(tmp_path: Path) -> None:
