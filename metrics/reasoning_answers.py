@@ -23,7 +23,7 @@ def final_part(text: str) -> str:
     if marked := _FINAL.search(text):
         return marked[1].strip()
     _, sign, rest = text.rpartition(_FINAL_WITHOUT_MARKS)
-    return rest.strip() if sign else text
+    return rest.strip() if sign else re.sub(r"^final(?=\S)", "", text)  # where it thought nothing before
 
 
 def gpt_oss_letter(text: str, letters: str) -> str | None:

@@ -35,7 +35,8 @@ from workloads.run_folder import read_run, write_json
 from workloads.under_rules import benchmark_of, notice
 
 SCHEMA = "triptych-report/1"
-QUALITY = ("world_score", "exact_match", "rouge_l", "hierarchical_f1")  # the figure that says most of an answer's quality, by kind
+# The figures that say most of answers' quality, one a kind.
+QUALITY = ("world_score", "exact_match", "rouge_l", "hierarchical_f1", "gpt_oss_accuracy", "deepseek_r1_accuracy", "vbench")
 
 # How the figures begin that say how good answers are.
 OF_QUALITY = (

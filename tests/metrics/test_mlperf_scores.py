@@ -58,6 +58,7 @@ def final(text: str) -> str:
         (final("no letter at all here"), "A"),  # then the whole text counts, drafts too
         (final("E"), "A"),
         ("analysisPerhaps Answer: A.assistantfinalAnswer: B", "B"),  # decoded without special tokens
+        ("finalAnswer: C", "C"),
         ("['ANSWER: C']", "C"),
         ("nothing", None),
         ("", None),
