@@ -83,7 +83,7 @@ def test_the_same_sample_may_be_a_tenth_faster_and_no_more(reference: Run, rate:
 
 
 def test_of_streams_the_inverse_of_the_latency_is_the_speed(reference: Run) -> None:
-    stream = {"effective_scenario": "SingleStream", "early_stopping_latency_ss": 100_000_000}
+    stream: dict[str, Any] = {"effective_scenario": "SingleStream", "early_stopping_latency_ss": 100_000_000}
     logs(reference.folder, **stream)
     found, _ = verdict(reference, "TEST04", repeated(), **stream | {"early_stopping_latency_ss": 50_000_000})
     assert found.figures["speed_ratio"] == pytest.approx(2.0)
@@ -168,7 +168,8 @@ TEST06_FAULTS = [
 
 @pytest.mark.parametrize(("fields", "result", "told"), TEST06_FAULTS)
 def test_tokens_must_be_as_announced_and_counted(reference: Run, fields: dict[str, Any], result: str, told: str) -> None:
-    answers = [logged(0, **fields), *(logged(i, **({"token_data": "05000000"} if "token_data" in fields else {})) for i in range(1, 10))]
+    announced: dict[str, Any] = {"token_data": "05000000"} if "token_data" in fields else {}
+    answers = [logged(0, **fields), *(logged(i, **announced) for i in range(1, 10))]
     found, files = verdict(reference, "TEST06", [answer(i) for i in range(10)], answers)
     assert found.result == result
     text = (files / "verify_accuracy.txt").read_text(encoding="utf-8")
