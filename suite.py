@@ -271,9 +271,9 @@ def plan(
     """
     from configs.registry import load_plugin_file
     from configs.run_config import load_config
-    from pipelines.plan import Asked, plain
+    from pipelines.plan import Asked
     from pipelines.plan import plan as make_plan
-    from pipelines.plan_text import print_plan
+    from pipelines.plan_text import plain, print_plan
 
     for path in plugin or []:
         load_plugin_file(path)

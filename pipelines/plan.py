@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -200,7 +200,7 @@ def _language_model(pipeline: Any, folder: Path) -> tuple[LanguageModel, int]:
     from transformers import AutoConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    from pipelines.plan_language import build
+    from pipelines.plan_modules import build
 
     if not (folder / "config.json").is_file():
         files = sorted(folder.glob("*.gguf"))
@@ -211,6 +211,8 @@ def _language_model(pipeline: Any, folder: Path) -> tuple[LanguageModel, int]:
         if kind not in CONFIG_MAPPING:
             raise ConfigError(f"{str(folder / 'config.json')!r} is of model_type {kind!r}, which this transformers does not know")
         values.pop("quantization_config", None)
+        for part in (values, values.get("text_config", {})):  # whose tokens may be more than a shrunk vocabulary has
+            part.update(pad_token_id=None, bos_token_id=None, eos_token_id=None)
         config = CONFIG_MAPPING[kind].from_dict(values)
     return build(config, folder.name), getattr(config.get_text_config(), "max_position_embeddings", None) or 2**31
 
@@ -265,37 +267,3 @@ def _notes(config: RunConfig, asked: Asked, device: Device, layout: Layout, prec
     for name in ("tensor", "context", "cfg"):
         if getattr(layout, name) > 1 and name not in able:
             yield f"pipeline {config.pipeline_name!r} cannot split by {name}; an engine that can is needed"
-
-
-def plain(found: Plan) -> dict[str, Any]:
-    """The line for programs."""
-    return {
-        "plan": found.preset,
-        "device": found.asked.device,
-        "devices": found.asked.devices,
-        "fits": found.chosen.fits,
-        "job": asdict(found.job),
-        "model": dict(found.figures),
-        "chosen": _plain(found.chosen),
-        "would_fit": [] if found.chosen.fits else [{"precision": c.precision, **c.layout._asdict()} for c in found.would_fit],
-        "candidates": [_plain(c) for c in found.candidates],
-        "notes": list(found.notes),
-    }
-
-
-def _plain(one: Candidate) -> dict[str, Any]:
-    return {
-        "precision": one.precision,
-        **one.layout._asdict(),
-        "replicas": one.replicas,
-        "batch": one.batch,
-        "fits": one.fits,
-        "impossible": one.impossible,
-        "memory_bytes": dict(one.memory),
-        "total_bytes": one.total_bytes,
-        "over_bytes": one.over_bytes,
-        "usable_bytes": one.usable_bytes,
-        "max_batch": one.max_batch,
-        "stages": {name: roof.plain() for name, roof in one.stages.items()},
-        "ceiling": one.ceiling._asdict() if one.ceiling else None,
-    }

@@ -38,7 +38,7 @@ class Roof(NamedTuple):
 
     @property
     def bound(self) -> str:
-        return ("compute", "memory bandwidth", "links", "host link")[self.index(self.seconds)]
+        return ("compute", "memory", "links", "host link")[self.index(self.seconds)]
 
     def plain(self) -> dict[str, float | str]:
         limits = {name: value for name, value in self._asdict().items() if value or name in ("compute_s", "memory_s")}

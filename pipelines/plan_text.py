@@ -1,8 +1,11 @@
-"""A plan in a terminal: the verdict, what the work costs, and the layouts beside each other."""
+"""A plan as a table for people and a line for programs."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
 
 from pipelines.plan import Plan
 from pipelines.plan_roof import Candidate, Roof
@@ -24,29 +27,20 @@ def print_plan(found: Plan) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 140)
     chosen, asked = found.chosen, found.asked
     verdict = "[bold green]FITS[/]" if chosen.fits else "[bold red]DOES NOT FIT[/]"
     replicas = f"{chosen.replicas} replica{'s' * (chosen.replicas > 1)}"
     console.print(f"{verdict}  {found.preset} on {asked.devices} x {asked.device}: {chosen}, {replicas}, batch {chosen.batch}")
     for line in (*_why(found), *_figures(found), *_stages(chosen)):
         console.print(f"  {line}", markup=False)
-    table = Table(box=None, pad_edge=False, header_style="dim")
+    table = Table(box=None, pad_edge=False, header_style="dim", title="GiB on the fullest device", title_style="dim", title_justify="left")
     parts = [name for name in MEMORY if any(name in c.memory for c in found.candidates)]
-    heads = (
-        "",
-        "precision",
-        "layout",
-        "replicas",
-        *(f"{MEMORY[p]}, GiB" for p in parts),
-        "in all",
-        "fits",
-        "largest batch",
-        "at most",
-        "bound by",
-    )
-    for i, head in enumerate(heads):
-        table.add_column(head, justify="left" if i in (0, 1, 2, len(parts) + 5, len(heads) - 1) else "right", no_wrap=True)
+    unit = next((c.ceiling.unit for c in found.candidates if c.ceiling), "")
+    left = ("", "precision", "layout")
+    heads = (*left, *(MEMORY[p] for p in parts), "in all", "fits", "largest batch", f"{unit}, at most", "bound by")
+    for head in heads:
+        table.add_column(head, justify="left" if head in (*left, "bound by") else "right", overflow="fold")
     for one in found.candidates:
         table.add_row(*_row(one, parts, one is chosen))
     console.print(table)
@@ -55,15 +49,48 @@ def print_plan(found: Plan) -> None:
     console.print("  'at most' is what the device's peak figures allow, not a forecast; nothing here was measured", markup=False)
 
 
+def plain(found: Plan) -> dict[str, Any]:
+    """The line for programs."""
+    return {
+        "plan": found.preset,
+        "device": found.asked.device,
+        "devices": found.asked.devices,
+        "fits": found.chosen.fits,
+        "job": asdict(found.job),
+        "model": dict(found.figures),
+        "chosen": _plain(found.chosen),
+        "would_fit": [] if found.chosen.fits else [{"precision": c.precision, **c.layout._asdict()} for c in found.would_fit],
+        "candidates": [_plain(c) for c in found.candidates],
+        "notes": list(found.notes),
+    }
+
+
+def _plain(one: Candidate) -> dict[str, Any]:
+    return {
+        "precision": one.precision,
+        **one.layout._asdict(),
+        "replicas": one.replicas,
+        "batch": one.batch,
+        "fits": one.fits,
+        "impossible": one.impossible,
+        "memory_bytes": dict(one.memory),
+        "total_bytes": one.total_bytes,
+        "over_bytes": one.over_bytes,
+        "usable_bytes": one.usable_bytes,
+        "max_batch": one.max_batch,
+        "stages": {name: roof.plain() for name, roof in one.stages.items()},
+        "ceiling": one.ceiling._asdict() if one.ceiling else None,
+    }
+
+
 def _row(one: Candidate, parts: list[str], is_chosen: bool) -> list[str]:
-    first = [">" if is_chosen else "", one.precision, str(one.layout), str(one.replicas)]
-    if one.impossible:
-        return [*first, *("" for _ in parts), "", "", "", "", one.impossible]
-    assert one.ceiling is not None
-    fits = "yes" if one.fits else f"over by {_gib(one.over_bytes)}"
+    first = [">" if is_chosen else "", one.precision, str(one.layout)]
+    if one.ceiling is None:
+        return [*first, *("" for _ in parts), "", "no", "", "", one.impossible or ""]
+    fits = "yes" if one.fits else f"{_gib(one.over_bytes)} over"
     largest = f"{one.max_batch:,}" if one.max_batch else "none"
     sizes = [_gib(one.memory[part]) for part in parts]
-    return [*first, *sizes, _gib(one.total_bytes), fits, largest, f"{_round(one.ceiling.value)} {one.ceiling.unit}", one.ceiling.bound]
+    return [*first, *sizes, _gib(one.total_bytes), fits, largest, _round(one.ceiling.value), one.ceiling.bound]
 
 
 def _why(found: Plan) -> Iterator[str]:
