@@ -42,8 +42,7 @@ def test_clips_are_made_with_the_references_negative_prompt() -> None:
 
 @pytest.mark.parametrize("preset", SCENARIOS)
 def test_a_shrunk_preset_runs_from_load_to_report(suite: SuiteRun, preset: str) -> None:
-    scenario = {"llm/llama3.1-8b": ["--scenario", "server", "--set", "load.target_qps=4"]}.get(preset, [])
-    done = suite("--config", preset, "--variant", "shrunk", *scenario, *[word for change in SHORT for word in ("--set", change)])
+    done = suite("--config", preset, "--variant", "shrunk", *[word for change in SHORT for word in ("--set", change)])
     assert done.returncode == 0, done.stderr
     report = read_report(done)
     assert report["verdict"] == "VALID"
