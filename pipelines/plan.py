@@ -112,6 +112,8 @@ def _plan_language(
     ]
     if model.image:
         notes.append(f"every prompt has one image of {model.image.patches:,} patches, {model.image.tokens:,} tokens")
+    elif model.vision:
+        notes.append("images are left out: their tower is not one that a plan can count")
     figures = plan_language.figures(model, job, precision)
     notes += _notes(config, asked, device, layout, precision)
     return Plan(preset, asked, device, job, figures, found[precision, layout], list(found.values()), notes)

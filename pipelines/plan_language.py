@@ -73,7 +73,8 @@ class Job:
 class LanguageModel:
     """Parameters by what is done with them. experts, linear and router: weights of the layers; vision: of all that comes before them.
 
-    stored_embedding: rows that are looked up; head: the weights of the last product, 0 stored ones where they are the embedding's.
+    embedding: rows that are looked up; head: the weights of the last product, which are the embedding's where tied. active_share: of the
+    experts, for a token. widest: numbers a token in a layer's widest tensor.
     """
 
     name: str
@@ -89,6 +90,7 @@ class LanguageModel:
     hidden: int
     widest: int
     vocabulary: int
+    num_heads: int
     attention: Sequence[Attention]
     image: Vision | None
 
@@ -142,16 +144,11 @@ class LanguageModel:
         tokens = max(job.tokens_at_once, job.batch)
         return tokens * (3 * self.hidden + 2 * self.widest // tensor) * WORKING_BYTES + job.batch * self.vocabulary * 4 // tensor
 
-    def impossible(self, tensor: int) -> str | None:
-        """Why it cannot be split over so many devices; as the heads of keys are repeated where they are fewer."""
-        return f"{self.num_heads} heads" if self.num_heads % tensor else None
-
-    num_heads: int = 1
-
     def candidate(self, job: Job, precision: str, layout: Layout, devices: int, device: Device) -> Candidate:
-        n, bound = layout.tensor, Candidate(precision, layout, devices // layout.size, job.batch, device.usable_bytes)
-        if why := self.impossible(n):
-            return Candidate(precision, layout, bound.replicas, job.batch, device.usable_bytes, impossible=f"{why} do not split in {n}")
+        n, replicas = layout.tensor, devices // layout.size
+        if self.num_heads % n:  # heads of keys are repeated where they are fewer
+            why = f"{self.num_heads} heads do not split in {n}"
+            return Candidate(precision, layout, replicas, job.batch, device.usable_bytes, impossible=why)
         one = self.kv_bytes(job.tokens, job.kv_precision, n)
         memory = {
             "weights": self.weight_bytes(precision, n),
@@ -160,10 +157,10 @@ class LanguageModel:
         }
         room = device.usable_bytes - memory["weights"] - memory["activations"]
         whole = self._whole(job, precision, n, device)
-        ceiling = Ceiling(bound.replicas * job.batch * job.output_tokens / whole.seconds, "tokens/s", whole.bound)
+        ceiling = Ceiling(replicas * job.batch * job.output_tokens / whole.seconds, "tokens/s", whole.bound)
         stages = {"prefill": self._prefill(job, precision, n, device), "decode": self._decode(job, precision, n, device)}
         largest = room // one if room >= one else None
-        return Candidate(precision, layout, bound.replicas, job.batch, device.usable_bytes, memory, largest, stages, ceiling)
+        return Candidate(precision, layout, replicas, job.batch, device.usable_bytes, memory, largest, stages, ceiling)
 
     def _prefill(self, job: Job, precision: str, n: int, device: Device) -> Roof:
         """Of one prompt."""
