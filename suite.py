@@ -6,6 +6,7 @@ python suite.py --resume outputs/RUN                finish an accuracy run that 
 python suite.py report outputs/RUN                  rebuild a run's report
 python suite.py bundle outputs/RUN                  pack a run, to be scored again elsewhere: suite.py report RUN.zip
 python suite.py comply outputs/RUN                  MLPerf's compliance tests on a run's set-up
+python suite.py submit --submitter NAME --division closed RUN ...   an MLPerf submission, and what is wrong with it
 python suite.py compare RUN RUN ...                 speed-ups across runs, quality beside each
 python suite.py sample-size --effect 1% RUN         how many prompts an audit against this run needs
 python suite.py run-code RUN                        test the programs in a run's answers, fenced in
@@ -233,6 +234,46 @@ def comply(
     print_table(found)
     print(json.dumps(line(found)), flush=True)
     if found.verdict != "PASS":
+        raise typer.Exit(EXIT_INVALID)
+
+
+@app.command()
+def submit(
+    runs: Annotated[list[Path] | None, typer.Argument(metavar="RUN...", help="Run folders of MLPerf benchmarks, of one system.")] = None,
+    submitter: Annotated[str | None, typer.Option(help="As MLCommons knows it.")] = None,
+    division: Annotated[str | None, typer.Option(help="open or closed.")] = None,
+    round_: Annotated[str | None, typer.Option("--round", help="v6.0 or v6.1; that of the installed LoadGen if not given.")] = None,
+    system: Annotated[str | None, typer.Option(help="The system's name; made of its devices if not given.")] = None,
+    describe: Annotated[Path | None, typer.Option(help="JSON: fields of the system's description that cannot be read off it.")] = None,
+    output: Annotated[Path, typer.Option(help="The folder to write.")] = Path("outputs/submission"),
+    check: Annotated[Path | None, typer.Option(metavar="DIR", help="Check this submission, and write none.")] = None,
+    plugin: Annotated[list[str] | None, typer.Option(help="A Python file that registers a plugin; repeatable.")] = None,
+) -> None:
+    """Write an MLPerf submission and check it, more strictly than the official checker; every refusal names file and reason.
+
+    Exit codes: 0 nothing to refuse, 3 refused (the folder is there all the same), 1 an error.
+    """
+    from configs.errors import ConfigError
+    from configs.registry import load_plugin_file
+    from metrics.submission import write_submission
+    from metrics.submission_check import check as check_submission
+    from metrics.submission_check import print_refusals
+
+    for path in plugin or []:
+        load_plugin_file(path)
+    if check is not None:
+        if runs or submitter or division:
+            raise ConfigError("--check reads a submission that is there; leave out runs, --submitter and --division")
+        folder = check
+    else:
+        if not runs or not submitter or division not in ("open", "closed"):
+            raise ConfigError("a submission needs --submitter NAME, --division open or closed, and run folders; or give --check DIR")
+        folder = write_submission(runs, submitter, division, round_, system, describe, output)
+    refusals = check_submission(folder, round_)
+    print_refusals(folder, refusals, lambda text: print(text, file=sys.stderr, flush=True))
+    line = {"submission": str(folder.resolve()), "verdict": "REFUSED" if refusals else "OK", "refusals": [r._asdict() for r in refusals]}
+    print(json.dumps(line), flush=True)
+    if refusals:
         raise typer.Exit(EXIT_INVALID)
 
 

@@ -1,0 +1,228 @@
+"""An MLPerf submission: the directory that the official checker reads, made from run folders.
+
+DIR/{closed|open}/SUBMITTER/
+  systems/SYSTEM.json
+  src/                                        how to make the runs again: their configurations, and the suite's commit
+  results/SYSTEM/BENCHMARK/SCENARIO/
+    measurements.json, user.conf, README.md
+    performance/run_1/mlperf_log_*.txt
+    accuracy/mlperf_log_*.txt, accuracy.txt, mlperf_log_accuracy.json (both ends of it), videos/ID.mp4 of Wan
+    TESTxx/                                   from RUN-compliance/, where `suite.py comply` left it
+DIR/runs.json                                 which run folders each result is of; the official checker does not look at it
+metrics/submission_check.py judges what comes out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from configs.errors import ConfigError
+from metrics.base import Run
+from metrics.report import load_run
+from metrics.submission_files import (
+    FOLDERS,
+    MAX_LOG_BYTES,
+    VIDEOS,
+    accuracy_text,
+    describe_system,
+    held_gates,
+    measurements,
+    sha256,
+    truncated,
+    user_conf,
+    write_mp4,
+)
+from pipelines.provenance import suite_commit
+from workloads.manifest import read_manifest
+from workloads.mlperf_rules import Benchmark, benchmark
+from workloads.run_folder import write_json, write_text
+from workloads.under_rules import embedded_round
+
+LOGS = ("mlperf_log_summary.txt", "mlperf_log_detail.txt")
+
+
+class Result(NamedTuple):
+    """One benchmark in one scenario: the runs that its performance and its accuracy are of, where there are any."""
+
+    benchmark: Benchmark
+    scenario: str
+    performance: Run | None
+    accuracy: Run | None
+
+
+def write_submission(
+    runs: Sequence[Path], submitter: str, division: str, round_: str | None, system: str | None, describe: Path | None, output: Path
+) -> Path:
+    """The directory, written anew. Raises ConfigError for what cannot become a submission at all; the rest is for the check to say.
+
+    describe: a JSON file with fields of the system's description that the suite cannot know, such as the cooling.
+    """
+    for what, name in (("--submitter", submitter), ("--system", system or "x")):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+            raise ConfigError(f"{what} {name!r} becomes the name of a folder: letters, digits, '_', '.' and '-' only")
+    if output.exists() and any(output.iterdir()):
+        raise ConfigError(f"{str(output)!r} is not empty; give --output another folder, or remove it")
+    results = results_of([load_run(folder) for folder in runs], round_ or embedded_round())
+    own = _read_fields(describe) if describe else {}
+    told = _read_json(runs[0] / "system.json")
+    name = system or _system_name(results[0], told)
+    base = output / division / submitter
+    (base / "systems").mkdir(parents=True)
+    (base / "src").mkdir()
+    first = results[0].performance or results[0].accuracy
+    assert first is not None
+    described = describe_system(first, told, name, own) | {"division": division, "submitter": submitter}
+    write_json(base / "systems" / f"{name}.json", described)
+    sources: dict[str, dict[str, Any]] = {}
+    for result in results:
+        folder = base / "results" / name / result.benchmark.name / FOLDERS[result.scenario]
+        _write_result(result, folder, base / "src")
+        sources[folder.relative_to(output).as_posix()] = _sources(result, output)
+    write_text(base / "src/README.md", _how_to_repeat(results))
+    write_json(output / "runs.json", {"round": results[0].benchmark.round, "results": sources})
+    return output
+
+
+def results_of(runs: Sequence[Run], round_: str) -> list[Result]:
+    """Runs put together: of each benchmark and scenario one performance and one accuracy test. Raises ConfigError where there are two."""
+    found: dict[tuple[str, str], dict[str, Run]] = {}
+    for run in runs:
+        if run.config.benchmark is None:
+            raise ConfigError(f"run {str(run.folder)!r} is of no MLPerf benchmark: make it with --set benchmark=NAME")
+        if run.config.scenario not in FOLDERS:
+            raise ConfigError(f"run {str(run.folder)!r} is of scenario {run.config.scenario!r}, which MLPerf does not submit")
+        tests = found.setdefault((run.config.benchmark, run.config.scenario), {})
+        for mode in run.outcome:
+            if mode in tests:
+                raise ConfigError(
+                    f"runs {str(tests[mode].folder)!r} and {str(run.folder)!r} both hold the {mode} test of {run.config.benchmark} "
+                    f"{run.config.scenario}; give one of them"
+                )
+            tests[mode] = run
+    if not any(found.values()):
+        raise ConfigError("none of the runs has ended a test; there is nothing to submit")
+    return [
+        Result(benchmark(name, round_), scenario, tests.get("performance"), tests.get("accuracy"))
+        for (name, scenario), tests in found.items()
+        if tests
+    ]
+
+
+def _write_result(result: Result, folder: Path, src: Path) -> None:
+    run = result.performance or result.accuracy
+    assert run is not None
+    folder.mkdir(parents=True)
+    write_json(folder / "measurements.json", measurements(run))
+    own_conf = run.folder / "performance/user.conf"
+    write_text(folder / "user.conf", own_conf.read_text(encoding="utf-8") if own_conf.is_file() else user_conf(run, result.scenario))
+    write_text(folder / "README.md", f"# {result.benchmark.name}, {FOLDERS[result.scenario]}\n\nHow it was run: src/README.md.\n")
+    if result.performance:
+        _copy_logs(result.performance.folder / "performance", folder / "performance/run_1")
+        _copy_compliance(result.performance.folder, result.benchmark, folder)
+    if result.accuracy:
+        _write_accuracy(result, result.accuracy, folder / "accuracy")
+    for mode, made in (("performance", result.performance), ("accuracy", result.accuracy)):
+        if made is not None:
+            shutil.copyfile(made.folder / "config.yaml", src / f"{result.benchmark.name}-{FOLDERS[result.scenario]}-{mode}.yaml")
+
+
+def _write_accuracy(result: Result, run: Run, folder: Path) -> None:
+    _copy_logs(run.folder / "accuracy", folder)
+    log = run.folder / "accuracy/mlperf_log_accuracy.json"
+    content = log.read_bytes() if log.is_file() else b""
+    (folder / "mlperf_log_accuracy.json").write_bytes(truncated(content))
+    gates = result.benchmark.of(result.scenario).gates if _known(result) else ()
+    write_text(folder / "accuracy.txt", accuracy_text(held_gates(run.folder), gates, sha256(content)))
+    if run.workload.unit == "frames":
+        by_sample = {r.sample_index: r.media for r in run.judged if r.media}
+        for number in VIDEOS.get(result.benchmark.round, ()):
+            if number in by_sample and (source := run.folder / str(by_sample[number])).is_file():
+                write_mp4(source, folder / f"videos/{number}.mp4")
+
+
+def _known(result: Result) -> bool:
+    return any(s.scenario == result.scenario for s in result.benchmark.scenarios)
+
+
+def _copy_logs(source: Path, target: Path) -> None:
+    target.mkdir(parents=True)
+    for name in LOGS:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def _copy_compliance(run: Path, found: Benchmark, folder: Path) -> None:
+    """TESTxx from RUN-compliance/; an accuracy log that is too long is cut, and its hash added to what the test says."""
+    for test in found.compliance:
+        source = run.resolve().with_name(f"{run.resolve().name}-compliance") / test
+        if not source.is_dir():
+            continue
+        shutil.copytree(source, folder / test)
+        log = folder / test / "accuracy/mlperf_log_accuracy.json"
+        if log.is_file() and log.stat().st_size > MAX_LOG_BYTES:
+            content = log.read_bytes()
+            log.write_bytes(truncated(content))
+            for verified in (folder / test).glob("verify_*.txt"):
+                with verified.open("a", encoding="utf-8") as file:
+                    file.write(f"hash={sha256(content)}\n")
+
+
+def _sources(result: Result, output: Path) -> dict[str, Any]:
+    """Run folders by test, from the submission's own place, with the hash of what each manifest says of its files."""
+    runs = {"performance": result.performance, "accuracy": result.accuracy}
+    return {
+        mode: {"run": os.path.relpath(run.folder.resolve(), output.resolve()), "files": manifest_hash(run.folder)}
+        for mode, run in runs.items()
+        if run is not None
+    }
+
+
+def manifest_hash(run: Path) -> str:
+    """Of the hashes of the run's files. Raises ConfigError where there is no manifest."""
+    try:
+        return sha256(json.dumps(read_manifest(run)["files"], sort_keys=True).encode())
+    except ValueError as error:
+        raise ConfigError(f"run {str(run)!r}: {error}") from None
+
+
+def _how_to_repeat(results: Sequence[Result]) -> str:
+    lines = [f"Made with Triptych, commit {suite_commit() or 'unknown'}. In its checkout, on as many ranks as the results tell:", ""]
+    for result in results:
+        for mode, run in (("performance", result.performance), ("accuracy", result.accuracy)):
+            if run is not None:
+                file = f"src/{result.benchmark.name}-{FOLDERS[result.scenario]}-{mode}.yaml"
+                lines.append(f"    accelerate launch suite.py --config {file} --mode {mode}")
+    return "\n".join(lines) + "\n"
+
+
+def _system_name(result: Result, system: Mapping[str, Any]) -> str:
+    run = result.performance or result.accuracy
+    assert run is not None
+    ranks = max((len(o.get("ranks", ())) for o in run.outcome.values()), default=1) * run.config.parallel.size
+    model = system["accelerators"][0]["name"] if system["accelerators"] else system["processor"]
+    return f"{ranks}x{re.sub(r'[^A-Za-z0-9.]+', '-', str(model)).strip('-')}"
+
+
+def _read_fields(path: Path) -> dict[str, str]:
+    values = _read_json(path)
+    if not isinstance(values, dict):
+        raise ConfigError(f'{path} must hold fields of the system\'s description, such as {{"cooling": "liquid"}}')
+    from metrics.submission_files import MEANINGFUL, OTHERS
+
+    for field in values:
+        if field not in (*MEANINGFUL, *OTHERS):
+            raise ConfigError(f"{path} has an unknown field {field!r}; known: {', '.join((*MEANINGFUL, *OTHERS))}")
+    return values
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
