@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+import suite
 from configs.errors import ConfigError
 from metrics import code_results
 from metrics.code_results import run_code
@@ -22,7 +24,7 @@ from tests.metrics.conftest import write_run
 from workloads.manifest import distrust
 from workloads.records import Sample
 
-LIMITS = Limits(seconds=5)
+LIMITS = Limits(seconds=15)
 ADD = "a, b = map(int, input().split())\nprint(a + b)"
 NOT_REACHED = "OSError as error:\n    print('ok')"
 
@@ -144,6 +146,16 @@ def test_programs_count_once_they_were_run_and_not_before(tmp_path: Path) -> Non
     after = GptOssAccuracy().compute(load_run(folder))
     assert after["gpt_oss_accuracy"].value == 2 / 4
     assert distrust(folder) == []  # the verdicts are in the manifest
+
+
+@fenced
+def test_the_command_runs_them_and_makes_the_report_again(tmp_path: Path) -> None:
+    folder = coding_run(tmp_path, [RIGHT, WRONG], tests=json.dumps(stdin(("2 3", "5"))))
+    done = CliRunner().invoke(suite.app, ["run-code", str(folder), "--timeout", "15"])
+    assert "1 programs pass, 1 fail; fences: " in done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["headline"]["gpt_oss_accuracy"] == 0.5
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert report["figures"]["gpt_oss_livecodebench"]["value"] == 0.5
 
 
 @fenced
