@@ -100,11 +100,10 @@ class VideoModel:
         weights, costs = self.weight_bytes(precision), self.costs(job)
         peaks = {"text_encoder": costs["text_encoder"].peak_bytes, "vae": costs["vae"].peak_bytes}
         peaks |= dict.fromkeys(self.denoisers, costs["denoiser"].peak_bytes // layout.context)
-        if layout.offload:  # one part at a time, each with what it works on
-            held = max(weights, key=lambda part: weights[part] + peaks[part] * job.batch)
-            fixed, each = weights[held], peaks[held]
-        else:
-            fixed, each = sum(weights.values()), max(peaks.values())
+        # what is on the device at the same time, and what it works on for each video: with offload one part, else all
+        turns = [(weights[p], peaks[p]) for p in weights] if layout.offload else [(sum(weights.values()), max(peaks.values()))]
+        fixed, each = max(turns, key=lambda turn: turn[0] + turn[1] * job.batch)
+        largest = min((device.usable_bytes - held) // peak for held, peak in turns)
         stages = self._stages(job, precision, layout, device, sum(weights.values()))
         passes = job.num_inference_steps * (2 if job.guided and layout.cfg == 1 else 1)
         captions = 2 if job.guided else 1
@@ -125,7 +124,7 @@ class VideoModel:
             job.batch,
             device.usable_bytes,
             {"weights": fixed, "activations": each * job.batch},
-            (device.usable_bytes - fixed) // each if device.usable_bytes - fixed >= each else None,
+            largest if largest > 0 else None,
             {**stages, "batch_of_videos": video},
             Ceiling(replicas * job.batch / video.seconds, "videos/s", f"{longest}: {stages[bound].bound}"),
         )

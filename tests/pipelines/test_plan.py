@@ -187,7 +187,18 @@ def test_largest_batch_is_the_one_that_just_fits() -> None:
     assert list(at.values()) == [True, False]
 
 
-# facts of MLPerf's results, v6.0 and v6.1 (docs/mlperf.md): on eight devices, in the precision that was submitted. Prompts are taken
+def test_largest_batch_of_videos_is_the_one_that_just_fits_with_and_without_offload() -> None:
+    for one in planned("t2v/embedded", "h100").candidates:
+        if one.impossible:
+            continue
+        assert one.max_batch is not None
+        for batch in (one.max_batch, one.max_batch + 1):
+            again = planned("t2v/embedded", "h100", (f"pipeline.batch_size={batch}",))
+            same = next(c for c in again.candidates if (c.precision, c.layout) == (one.precision, one.layout))
+            assert same.fits is (batch == one.max_batch), (str(one), batch)
+
+
+# Of MLPerf's results, v6.0 and v6.1 (docs/mlperf.md): on eight devices, in the precision that was submitted. Prompts are taken
 # to be one token, which leaves their work out and the ceiling too high.
 PUBLISHED = [
     ("llm/llama2-70b", "mi355x", "mxfp4", "fp8", {"batch": 3392, "input_tokens": 1, "output_tokens": 294}, (), 106_517, 0.1),
