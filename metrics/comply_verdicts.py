@@ -126,14 +126,14 @@ def _test04(reference: Run, seen: Seen, own: Path) -> Verdict:
 def needs_controls(reference: Run, test: str, folder: Path) -> bool:
     """Whether the test's run, in that folder, is not as fast as a VALID run allows, or not VALID itself."""
     before = _detail(reference.folder)
-    return before.valid and bool(_compared(before, _detail(folder), both_ways=test == "TEST01")[1])
+    return before.valid and bool(compared(before, _detail(folder), both_ways=test == "TEST01")[1])
 
 
 def _detail(folder: Path) -> LoadGenLog:
     return read_detail(folder / "performance/mlperf_log_detail.txt")
 
 
-def _compared(before: LoadGenLog, now: LoadGenLog, both_ways: bool) -> tuple[float | None, str]:
+def compared(before: LoadGenLog, now: LoadGenLog, both_ways: bool) -> tuple[float | None, str]:
     """How many times as fast as before, and what is wrong with that; both logs must be VALID."""
     wrong = []
     ratio = now.speed / before.speed if now.speed and before.speed else None
@@ -159,7 +159,7 @@ def _performance(reference: Run, seen: Seen, own: Path, test: str, both_ways: bo
     """LoadGen's own scores against each other; where that does not hold, against controls of the same minute, if there are any."""
     before, now = _detail(reference.folder), seen.log
     limit = _limit(before)
-    ratio, wrong = _compared(before, now, both_ways)
+    ratio, wrong = compared(before, now, both_ways)
     lines = ["Verifying performance."]
     lines += [f"WARNING: {len(log.errors)} ERROR reported in {log.path}" for log in (before, now) if log.errors]
     lines += [f"reference score = {before.score}", f"test score = {now.score}"]

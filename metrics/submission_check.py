@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from configs.errors import ConfigError
+from metrics.comply_verdicts import compared
 from metrics.report import load_report
 from metrics.submission import LOGS, manifest_hash
 from metrics.submission_files import (
@@ -290,6 +291,11 @@ def _compliance(place: Place, test: str) -> Iterator[Refusal]:
         return
     if test in ("TEST01", "TEST04"):
         yield from _valid(place, f"{test}/performance/run_1", log)
+        before = _log(place, "performance/run_1")
+        if isinstance(before, LoadGenLog) and before.valid and log.valid:
+            _, wrong = compared(before, log, both_ways=test == "TEST01")  # by the official rule, whatever the run was content with
+            if wrong:
+                yield place.refuse(f"{test}/verify_performance.txt", wrong)
     if errors := [error for error in log.errors if FORGIVEN not in error]:
         yield place.refuse(f"{test}/performance/run_1/mlperf_log_detail.txt", f"LoadGen logged {len(errors)} errors, first: {errors[0]}")
     if test == "TEST04" and not log.values.get("effective_performance_issue_same"):

@@ -82,7 +82,9 @@ def measurements(run: Run) -> dict[str, str]:
     return {
         "input_data_types": "uint8 pixels, int64 token ids" if run.config.workload == "vlm" else "int64 token ids",
         "retraining": "N",
-        "starting_weights_filename": "random weights" if options.get("weights") == "random" else str(options.get("model", "")),
+        "starting_weights_filename": "random weights"
+        if options.get("weights") == "random"
+        else str(options.get("model") or f"as {run.config.pipeline_name} has them"),
         "weight_data_types": dtype if quantisation == "none" else f"{quantisation}, {dtype}",
         "weight_transformations": "none" if quantisation == "none" else f"quantised: {quantisation}",
     }
