@@ -149,7 +149,7 @@ def has_random_weights(run: Run) -> bool:
 
 def _withheld(name: str, figure: Figure) -> Figure:
     """A figure of quality, without its value."""
-    if not name.startswith(OF_QUALITY):
+    if figure.value is None or not name.startswith(OF_QUALITY):
         return figure
     return replace(figure, value=None, ci95=None, note="withheld: random weights have no quality")
 

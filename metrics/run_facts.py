@@ -52,13 +52,13 @@ def model_name(run: Run) -> str:
     """The model as its option names it, without a path; the pipeline where it has no such option."""
     options = run.config.pipeline_options
     if options.get("weights") == "random":
-        return f"{Path(str(options.get('architecture'))).name}{', shrunk' if options.get('shrink') else ''}, random weights"
+        return f"{Path(str(options.get('architecture'))).name}{', shrunk' if options.get('shrink') else ''} (random weights)"
     return Path(str(options.get("model") or run.config.pipeline_name)).name
 
 
 def titles(reports: Sequence[Report]) -> list[str]:
     """A title for each: its workload, and what tells it from others of the same workload: model, scenario, its run's name."""
-    parts = [[r.run.config.workload, model_name(r.run), r.run.config.scenario.replace("_", " "), str(r.data["run"])] for r in reports]
+    parts = [[_panel(r.run), model_name(r.run), r.run.config.scenario.replace("_", " "), str(r.data["run"])] for r in reports]
     found = [part[0] for part in parts]
     for i, part in enumerate(parts):
         alike = [other for j, other in enumerate(parts) if j != i and other[0] == part[0]]
@@ -67,6 +67,12 @@ def titles(reports: Sequence[Report]) -> list[str]:
                 found[i] += f" {part[place]}"
                 alike = [other for other in alike if other[place] == part[place]]
     return found
+
+
+def _panel(run: Run) -> str:
+    """The workload; with random weights also the model, whether or not it tells runs apart."""
+    is_random = run.config.pipeline_options.get("weights") == "random"
+    return f"{run.config.workload} {model_name(run)}" if is_random else run.config.workload
 
 
 def _flat(path: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
