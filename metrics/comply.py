@@ -13,12 +13,13 @@ suite's own run folder of each test, and comply.json.
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from configs.errors import ConfigError, unknown
 from configs.registry import make
@@ -198,12 +199,19 @@ def _data(run: Run, test: str) -> tuple[dict[str, Any], Sequence[Sample]]:
 
 
 def _typical(run: Run) -> int:
-    """Where in LoadGen's order the sample stands whose tokens, of prompt and answer, were closest to the mean in the run.
+    """Where in LoadGen's order the sample stands whose tokens, of prompt and answer, are what the run's speed rests on.
 
-    Texts differ in length, and a short one repeated would look like a cache.
+    Texts differ in length, and a short one repeated would look like a cache. Throughput rests on the mean; a stream's latency at a
+    percentile on answers that long.
     """
     done = [r for r in run.of_mode("performance") if r.status == "done"]
-    out, into = (max(1.0, statistics.fmean(counts)) for counts in ([r.num_units for r in done], [r.num_input_tokens for r in done]))
+    at_percentile = run.config.scenario in ("single_stream", "multi_stream")
+
+    def aim(counts: Sequence[int]) -> float:
+        level = np.quantile(counts, run.config.load.target_percentile) if at_percentile else np.mean(counts)
+        return max(1.0, float(level))
+
+    out, into = aim([r.num_units for r in done]), aim([r.num_input_tokens for r in done])
     closest = min(done, key=lambda r: (abs(r.num_units / out - 1) + abs(r.num_input_tokens / into - 1), r.sample_index))
     return library_order(run.config, len(run.samples)).index(closest.sample_index)
 

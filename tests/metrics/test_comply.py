@@ -213,6 +213,15 @@ def test_settings_are_those_of_the_official_files(reference: Run) -> None:
     assert comply.settings(reference, "TEST09", 10) == seed | unhurried | {"accuracy_log_sampling_target": 10_000, "min_query_count": 10}
 
 
+@pytest.mark.parametrize(("scenario", "asked"), [("offline", 4), ("single_stream", 8)])
+def test_of_texts_the_sample_that_speed_rests_on_is_repeated(reference: Run, scenario: str, asked: int) -> None:
+    config = reference.config.model_copy(update={"scenario": scenario})
+    records = [answer(i, num_units=10 * (i + 1) - 5, num_input_tokens=1) for i in range(10)]  # 5, 15 .. 95 tokens
+    run = replace(reference, config=config, records=records)
+    place = comply.settings(run, "TEST04", 10)["performance_issue_same_index"]
+    assert comply.library_order(config, 10)[place] == asked
+
+
 def test_loadgens_order_is_a_permutation_and_depends_on_the_seed(reference: Run) -> None:
     orders = [comply.library_order(reference.config.model_copy(update={"seed": seed}), 10) for seed in (1, 1, 2)]
     assert sorted(orders[0]) == list(range(10))
