@@ -87,10 +87,14 @@ class Pipeline(ABC):
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
-    """What happened to one query: its first token is there or, where there is a response, it is finished."""
+    """What happened to one query: its first token is there or, where there is a response, it is finished.
+
+    text: what the answer has grown by, of pipelines that were asked to speak.
+    """
 
     query_id: int
     first_token_id: int | None = None
+    text: str | None = None
     response: Response | None = None
 
 
@@ -99,7 +103,11 @@ class StreamingPipeline(Pipeline):
 
     batch_size: how many queries it is given at the same time at most.
     In a replica of several ranks only the first is given queries; what the others work on is for the engine to tell them.
+    speaks: set before `load` by who passes answers on while they are made: events then tell every piece of text, where the engine
+    knows them one by one. Responses hold the whole text all the same.
     """
+
+    speaks: bool = False
 
     @abstractmethod
     def submit(self, samples: Sequence[Sample], queries: Sequence[Query]) -> None:

@@ -58,11 +58,19 @@ class Cache:
 
 class ContinuousEngine:
     """processors: logits processors in force; with sampling, the noise is added to them here. by_request: on a processor, let
-    pipelines/paged_attention.py stand in for `sdpa`.
+    pipelines/paged_attention.py stand in for `sdpa`. every_token: updates tell of every token, not of the first and last alone.
     """
 
     def __init__(
-        self, model: Any, config: GenerationConfig, batch_size: int, cache: Cache, processors: list[Any], sampling: bool, by_request: bool
+        self,
+        model: Any,
+        config: GenerationConfig,
+        batch_size: int,
+        cache: Cache,
+        processors: list[Any],
+        sampling: bool,
+        by_request: bool,
+        every_token: bool = False,
     ) -> None:
         from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
@@ -79,7 +87,7 @@ class ContinuousEngine:
         )
         if by_request and paged_attention.fits(model):
             paged_attention.use(model)
-        self._sampling = sampling
+        self._sampling, self._every_token = sampling, every_token
         self._first_seen: set[str] = set()
         chain = self._manager.logit_processor
         chain.logits_processor.extend([*processors, RequestNoise()] if sampling else processors)
@@ -102,7 +110,7 @@ class ContinuousEngine:
         found: list[Update] = []
         output = self._manager.get_result(timeout=timeout_s)
         while output is not None:
-            if output.is_finished() or output.request_id not in self._first_seen:
+            if self._every_token or output.is_finished() or output.request_id not in self._first_seen:
                 found.append(self._update(output))
             output = self._manager.get_result(timeout=0)
         if not found and not self._manager.is_running():
@@ -125,13 +133,20 @@ class ContinuousEngine:
 
 
 class StaticEngine:
-    """sampling: the noise of each row's seed is added to the processors."""
+    """sampling: the noise of each row's seed is added to the processors. every_token: as above."""
 
     def __init__(
-        self, model: Any, config: GenerationConfig, batch_size: int, processors: list[Any], sampling: bool, replica: Replica
+        self,
+        model: Any,
+        config: GenerationConfig,
+        batch_size: int,
+        processors: list[Any],
+        sampling: bool,
+        replica: Replica,
+        every_token: bool = False,
     ) -> None:
         self._model, self._config, self._batch_size = model, config, batch_size
-        self._processors, self._sampling, self._replica = processors, sampling, replica
+        self._processors, self._sampling, self._replica, self._every_token = processors, sampling, replica, every_token
         self._waiting: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._updates: queue.SimpleQueue[Update] = queue.SimpleQueue()
         self._closing = False
@@ -201,7 +216,7 @@ class StaticEngine:
         noise = [BatchNoise([r.seed or 0 for r in batch], longest)] if self._sampling else []
         config = copy.copy(self._config)
         config.max_new_tokens = max(r.max_new_tokens for r in batch)
-        watch = _Watch(batch, longest, _ids(self._config.eos_token_id), self._updates, self._may_break_off)
+        watch = _Watch(batch, longest, _ids(self._config.eos_token_id), self._updates, self._may_break_off, self._every_token)
         with torch.inference_mode():
             self._model.generate(
                 input_ids=ids,
@@ -217,11 +232,11 @@ class StaticEngine:
 
 
 class _Watch(StoppingCriteria):
-    """Sees each step of `generate`: passes on first tokens and ended rows the moment they are there."""
+    """Sees each step of `generate`: passes on first tokens, or all, and ended rows the moment they are there."""
 
-    def __init__(self, batch: Sequence[Request], prompt_length: int, ends: set[int], updates: Any, closing: Any) -> None:
+    def __init__(self, batch: Sequence[Request], prompt_length: int, ends: set[int], updates: Any, closing: Any, every_token: bool) -> None:
         self._batch, self._prompt_length, self._ends = batch, prompt_length, ends
-        self._updates, self._closing = updates, closing
+        self._updates, self._closing, self._every_token = updates, closing, every_token
         self._times: list[float] = []
         self._over = [False] * len(batch)
 
@@ -234,7 +249,7 @@ class _Watch(StoppingCriteria):
             if self._over[i]:
                 continue
             self._over[i] = last[i] in self._ends or count >= request.max_new_tokens or self._closing()
-            if self._over[i] or count == 1:
+            if self._over[i] or count == 1 or self._every_token:
                 self._updates.put(Update(request.query_id, tokens_NT[i].tolist(), list(self._times), self._over[i]))
         return torch.tensor(self._over, device=input_ids.device)
 

@@ -53,6 +53,8 @@ class ToyLLM(StreamingPipeline):
                 if not one.begun and now >= one.first_due:
                     one.begun = True
                     events.append(Event(one.query_id, first_token_id=1))
+                if one.begun and self.speaks and (text := one.grown(now, self.token_s)):
+                    events.append(Event(one.query_id, text=text))
                 if one.begun and now >= one.first_due + self.token_s * (one.num_tokens - 1):
                     self._running.remove(one)
                     events.append(Event(one.query_id, response=one.response(self.token_s)))
@@ -70,10 +72,18 @@ class _Running:
     text: str
     first_due: float
     begun: bool = False
+    said: int = 0  # words told
 
     @property
     def num_tokens(self) -> int:
         return len(self.text.split()) + 1  # words, and an end token
+
+    def grown(self, now: float, token_s: float) -> str:
+        """The words that are due and not told yet, with the spaces behind them."""
+        words = re.findall(r"\S+\s*", self.text)
+        due = min(len(words), 1 + int((now - self.first_due) / token_s) if token_s else len(words))
+        said, self.said = self.said, due
+        return "".join(words[said:due])
 
     def response(self, token_s: float) -> Response:
         return Response(

@@ -75,6 +75,7 @@ class TransformersLLM(StreamingPipeline):
     _engine: Any = field(default=None, init=False, repr=False)
     _ends: set[int] = field(default_factory=set, init=False, repr=False)
     _begun: set[int] = field(default_factory=set, init=False, repr=False)
+    _said: dict[int, int] = field(default_factory=dict, init=False, repr=False)  # characters told so far
     _num_input: dict[int, int] = field(default_factory=dict, init=False, repr=False)
     _refused: list[Event] = field(default_factory=list, init=False, repr=False)
     _facts: dict[str, str] = field(default_factory=dict, init=False, repr=False)
@@ -263,11 +264,12 @@ class TransformersLLM(StreamingPipeline):
         processors = warpers(self.temperature, self.top_k, self.top_p) if self.do_sample else []
         try:
             if self.batching == "continuous":
+                by_request = self.attn_implementation is None
                 self._engine = ContinuousEngine(
-                    self._model, config, self.batch_size, self._cache(), processors, self.do_sample, self.attn_implementation is None
+                    self._model, config, self.batch_size, self._cache(), processors, self.do_sample, by_request, self.speaks
                 )
             else:
-                self._engine = StaticEngine(self._model, config, self.batch_size, processors, self.do_sample, self.replica)
+                self._engine = StaticEngine(self._model, config, self.batch_size, processors, self.do_sample, self.replica, self.speaks)
         except ValueError as error:
             raise ConfigError(f"model {self.model!r} cannot run under batching: {self.batching} ({error}); try another") from error
 
@@ -287,13 +289,25 @@ class TransformersLLM(StreamingPipeline):
 
     def _events(self, update: Update) -> list[Event]:
         found = []
+        text = self._grown(update) if self.speaks and update.tokens else None
         if update.tokens and update.query_id not in self._begun:
             self._begun.add(update.query_id)
-            found.append(Event(update.query_id, first_token_id=int(update.tokens[0])))
+            found.append(Event(update.query_id, first_token_id=int(update.tokens[0]), text=text))
+        elif text:
+            found.append(Event(update.query_id, text=text))
         if update.finished:
             self._begun.discard(update.query_id)
             found.append(Event(update.query_id, response=self._response(update)))
         return found
+
+    def _grown(self, update: Update) -> str:
+        """What the answer's text has grown by; half a character waits for its other half."""
+        text, said = self._tokenizer.decode(update.tokens, skip_special_tokens=True), self._said.pop(update.query_id, 0)
+        if update.finished:
+            return str(text[said:])
+        grown = "" if text.endswith("\N{REPLACEMENT CHARACTER}") else str(text[said:])
+        self._said[update.query_id] = said + len(grown)
+        return grown
 
     def _response(self, update: Update) -> Response:
         num_input, tokens, times = self._num_input.pop(update.query_id, 0), update.tokens, update.token_times
