@@ -28,6 +28,7 @@ from configs.run_config import RunConfig
 from pipelines.base import Pipeline, StreamingPipeline
 from pipelines.conductor import JobSpec, Rest
 from pipelines.conductor_process import ConductorProcess
+from pipelines.device_environment import check_visible_devices
 from pipelines.follower import Follower, leave_where_stuck
 from pipelines.last_report import report_briefly
 from pipelines.provenance import write_manifest, write_system
@@ -71,6 +72,7 @@ def launch(config: RunConfig, output: str | None, find_max_rate: bool = False, r
     Raises ConfigError for what a user can mend before the run, RunError where a test had to be given up.
     """
     check_process_count()
+    check_visible_devices(os.environ)
     config = under_rules(config)
     workload: Workload = make("workloads", config.workload, config.dataset)
     samples = list(workload.samples())

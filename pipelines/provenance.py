@@ -13,6 +13,8 @@ from typing import Any
 
 from configs.registry import find, names, plugin_file
 from configs.run_config import RunConfig
+from pipelines.device import accelerators
+from pipelines.device_environment import settings
 from workloads.manifest import SCHEMA, file_hashes
 from workloads.records import Sample
 from workloads.run_folder import prompt_set_hash, read_run, write_json
@@ -32,7 +34,7 @@ PACKAGES = (
 
 
 def write_system(folder: Path) -> None:
-    """system.json: processor, memory, accelerators, versions, and the doctor's last examination. Names no host and no user."""
+    """system.json: processor, memory, accelerators, settings, versions, and the doctor's last examination. Names no host and no user."""
     write_json(folder / "system.json", {**system_facts(), "doctor": last_examination(folder)})
 
 
@@ -41,20 +43,16 @@ def system_facts() -> dict[str, Any]:
     import psutil
     import torch
 
-    accelerators = []
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            found = torch.cuda.get_device_properties(index)
-            accelerators.append({"name": found.name, "memory_bytes": found.total_memory})
     return {
         "os": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "processor": processor_name(),
         "num_cpus": os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
-        "accelerators": accelerators,
+        "accelerators": accelerators(),
         "rocm": torch.version.hip,
         "cuda": torch.version.cuda,
+        "environment": settings(os.environ),
         "packages": package_versions(),
     }
 

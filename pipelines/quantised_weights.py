@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from configs.errors import ConfigError, unknown
+from pipelines.device import require
 from pipelines.diffusers_outline import Outline
 from pipelines.library_options import build, first_line
 
@@ -64,6 +65,8 @@ class Quantisation:
             raise ConfigError(f"{self.what}: the model's {outline.quantised[0]} is quantised already; leave it out")
         if self.name == "round":
             return
+        for feature in formats_needed(getattr(self._config, "quant_type", None)):
+            require(self.what, device, feature)
         from diffusers.quantizers.auto import DiffusersAutoQuantizer
 
         try:
@@ -131,6 +134,19 @@ class Quantisation:
             kept = [*(denoiser._keep_in_fp32_modules or ()), *self._skipped]
             due += [(name, layer) for name, layer in _layers(denoiser) if not any(f"{part}." in f"{name}." for part in kept)]
         return due
+
+
+def formats_needed(quant_type: Any) -> list[str]:
+    """What a config of torchao's makes a device compute in, of pipelines/device.py's FEATURES. Weights alone in a format need nothing."""
+    kind = type(quant_type).__name__
+    dtypes = [v for v in vars(quant_type).values() if isinstance(v, torch.dtype)] if hasattr(quant_type, "__dict__") else []
+    if kind.startswith("NVFP4Dynamic"):
+        return ["nvfp4"]
+    if kind.startswith("MXDynamic"):
+        return ["mxfp4" if torch.float4_e2m1fn_x2 in dtypes else "mxfp8"]
+    if not kind.startswith(("Float8Dynamic", "Float8Static")):
+        return []
+    return sorted({"fp8_fnuz" if "fnuz" in str(dtype) else "fp8_ocp" for dtype in dtypes if "float8" in str(dtype)})
 
 
 def in_force(denoisers: Mapping[str, Any]) -> str:

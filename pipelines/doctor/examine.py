@@ -14,6 +14,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import RunError
+from pipelines.device_environment import check_visible_devices
 from pipelines.doctor import links
 from pipelines.doctor.examination import Collective, Examination, Pair, RankFacts, prepare, write_examination
 from pipelines.doctor.facts import rank_facts
@@ -38,6 +39,7 @@ def examine(output: Path, timeout_s: float) -> bool:
     """
     file = output if output.suffix == ".json" else output / "doctor.json"
     check_process_count()
+    check_visible_devices(os.environ)
     if is_main_process():
         prepare(file)
     rank, num_ranks, device = join(timeout_s)

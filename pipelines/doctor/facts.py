@@ -7,8 +7,10 @@ import platform
 import re
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from pipelines.device import pci_bus
+from pipelines.device_environment import ENVIRONMENT
 from pipelines.doctor.examination import RankFacts
 from pipelines.doctor.topology import topology
 from pipelines.provenance import processor_name
@@ -17,41 +19,6 @@ if TYPE_CHECKING:
     import torch
 
 
-class Variable(NamedTuple):
-    name: str
-    meaning: str
-
-
-# Sources: rocm.docs.amd.com (ROCm, HIP, ROCR-Runtime and RCCL environment variables, MI300X workload optimization), docs.pytorch.org
-# (CUDA environment variables, torch.cuda.tunable), NCCL user guide (env), pytorch aten/src/ATen/Context.h.
-ENVIRONMENT = (
-    Variable("ROCR_VISIBLE_DEVICES", "GPUs shown to every ROCm program, by number or UUID; applied before HIP's"),
-    Variable("HIP_VISIBLE_DEVICES", "GPUs shown to HIP programs, by number"),
-    Variable("CUDA_VISIBLE_DEVICES", "the same for CUDA; HIP reads it too"),
-    Variable("GPU_DEVICE_ORDINAL", "GPUs shown to HIP and OpenCL programs"),
-    Variable("HSA_OVERRIDE_GFX_VERSION", "makes ROCm take the GPU for another architecture"),
-    Variable("HSA_ENABLE_SDMA", "0: copies by kernels, not by the DMA engines"),
-    Variable("HSA_ENABLE_PEER_SDMA", "0: copies between GPUs by kernels, not by the DMA engines"),
-    Variable("HSA_NO_SCRATCH_RECLAIM", "1: a kernel's scratch memory stays with its queue"),
-    Variable("HSA_FORCE_FINE_GRAIN_PCIE", "1: fine-grained memory over PCIe, for transfers between GPUs"),
-    Variable("HSA_XNACK", "1: page faults on the GPU are served by moving the page"),
-    Variable("GPU_MAX_HW_QUEUES", "most hardware queues a process gets on a device; AMD advises 2 where RCCL overlaps compute"),
-    Variable("HIP_FORCE_DEV_KERNARG", "1: kernel arguments in device memory, which shortens launches"),
-    Variable("HIP_LAUNCH_BLOCKING", "1: every launch waits for its end, for debugging"),
-    Variable("AMD_SERIALIZE_KERNEL", "waits before and after kernels, for debugging"),
-    Variable("PYTORCH_ALLOC_CONF", "PyTorch's memory allocator"),
-    Variable("PYTORCH_HIP_ALLOC_CONF", "the same, an older name on ROCm"),
-    Variable("PYTORCH_CUDA_ALLOC_CONF", "the same, an older name"),
-    Variable("TORCH_BLAS_PREFER_HIPBLASLT", "1: matrix products by hipBLASLt, 0: by rocBLAS; unset: by architecture"),
-    Variable("PYTORCH_TUNABLEOP_ENABLED", "1: matrix products by the kernels found fastest by trying"),
-    Variable("PYTORCH_TUNABLEOP_TUNING", "0: use what was found, try nothing new"),
-    Variable("PYTORCH_TUNABLEOP_FILENAME", "where the found kernels are kept"),
-    Variable("MIOPEN_FIND_MODE", "how MIOpen looks for convolution kernels"),
-    Variable("TORCH_NCCL_HIGH_PRIORITY", "1: collectives on high-priority streams"),
-    Variable("GLOO_SOCKET_IFNAME", "network interface of gloo, which carries control messages"),
-    Variable("OMP_NUM_THREADS", "processor threads a rank; accelerate launch sets 1 where it is unset"),
-    Variable("ACCELERATE_USE_CPU", "true: ranks stay on the processor"),
-)
 PREFIXES = ("NCCL_", "RCCL_")  # transports, interfaces, algorithms: all that is set is kept
 NAMES_A_HOST = ("NCCL_HOSTID", "NCCL_COMM_ID")
 
@@ -64,7 +31,7 @@ def rank_facts(rank: int, device: torch.device) -> RankFacts:
     known: dict[str, Any] = {}
     if device.type == "cuda":
         found: Any = torch.cuda.get_device_properties(device)
-        bus = _pci_bus(found)
+        bus = f"{place}.0" if (place := pci_bus(found)) else None
         known = {
             "device_name": found.name,
             "arch": getattr(found, "gcnArchName", None) if torch.version.hip else f"sm_{found.major}{found.minor}",
@@ -129,13 +96,6 @@ def _driver() -> str | None:
         return f"amdgpu {version}"
     version = _text(Path("/sys/module/nvidia/version"))
     return f"nvidia {version}" if version else None
-
-
-def _pci_bus(found: Any) -> str | None:
-    try:
-        return f"{found.pci_domain_id:04x}:{found.pci_bus_id:02x}:{found.pci_device_id:02x}.0"
-    except AttributeError:
-        return None
 
 
 def _integer(path: Path) -> int | None:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from pipelines.device_environment import ENVIRONMENT
 from pipelines.doctor.examination import (
     Collective,
     Examination,
@@ -26,7 +27,7 @@ from pipelines.doctor.examination import (
     without_names,
     write_examination,
 )
-from pipelines.doctor.facts import ENVIRONMENT, environment, num_host_gpus
+from pipelines.doctor.facts import environment, num_host_gpus
 from pipelines.doctor.findings import findings
 from pipelines.doctor.links import both_sides, slowest
 from pipelines.doctor.schedule import groups, rounds
@@ -40,6 +41,7 @@ HANGING = """
 import os, sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
+from pipelines.device_environment import ENVIRONMENT
 from pipelines.doctor import examine, links
 if os.environ["RANK"] == "1":
     links.product_tflops = lambda *_: time.sleep(100)

@@ -1,0 +1,183 @@
+"""The device layer against what torch, amdsmi and NVML return on machines that this one is not.
+
+The structures are those of amdsmi 7.0.2 (amdsmi_interface.py) and nvidia-ml-py 13.615 (pynvml.py); the values are of an MI300X and an H100.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from configs.errors import ConfigError
+from pipelines.device import ARCHITECTURES, FEATURES, accelerators, can, require
+from pipelines.device_environment import check_visible_devices, settings
+from pipelines.quantised_weights import formats_needed
+
+GPU = torch.device("cuda", 0)
+MI300X = SimpleNamespace(
+    name="AMD Instinct MI300X",
+    gcnArchName="gfx942:sramecc+:xnack-",
+    total_memory=192 * 2**30,
+    pci_domain_id=0,
+    pci_bus_id=0xC1,
+    pci_device_id=0,
+)
+H100 = SimpleNamespace(
+    name="NVIDIA H100 80GB HBM3", major=9, minor=0, total_memory=80 * 2**30, pci_domain_id=0, pci_bus_id=0x19, pci_device_id=0
+)
+See = Callable[..., None]
+
+
+@pytest.fixture
+def sees(monkeypatch: pytest.MonkeyPatch) -> See:
+    """Let torch see these devices, as its ROCm build does where `hip` is given."""
+
+    def see(*devices: Any, hip: str | None = None) -> None:
+        monkeypatch.setattr(torch.version, "hip", hip)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(devices))
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(devices))
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda d: devices[d if isinstance(d, int) else d.index])
+        monkeypatch.setitem(sys.modules, "amdsmi", None)  # as if not installed, until a test puts one there
+        monkeypatch.setitem(sys.modules, "pynvml", None)
+
+    return see
+
+
+def test_an_instinct_gpu_is_known_by_torch_and_amdsmi_together(sees: See, monkeypatch: pytest.MonkeyPatch) -> None:
+    sees(MI300X, hip="7.2.4")
+    buses = {"h0": "0000:05:00.0", "h1": "0000:c1:00.1", "h2": "0000:c1:00.0"}
+    amdsmi = SimpleNamespace(
+        amdsmi_init=lambda: None,
+        amdsmi_get_processor_handles=lambda: list(buses),
+        amdsmi_get_gpu_device_bdf=buses.__getitem__,
+        amdsmi_get_gpu_asic_info=lambda handle: {"market_name": "AMD Instinct MI300X", "target_graphics_version": "gfx942"},
+        amdsmi_get_gpu_driver_info=lambda handle: {"driver_name": "amdgpu", "driver_version": "6.16.6", "driver_date": "N/A"},
+        amdsmi_get_power_cap_info=lambda handle: {"power_cap": 750000000 if handle == "h2" else 0, "default_power_cap": 750000000},
+        amdsmi_get_gpu_compute_partition=lambda handle: "CPX",
+    )
+    monkeypatch.setitem(sys.modules, "amdsmi", amdsmi)
+    (found,) = accelerators()
+    assert found == {
+        "name": "AMD Instinct MI300X",
+        "architecture": "gfx942",
+        "memory_bytes": 192 * 2**30,
+        "pci_bus": "0000:c1:00",
+        "told_by": "amdsmi",
+        "hardware": "gfx942",
+        "driver": "amdgpu 6.16.6",
+        "partition": "CPX",
+        "power_limit_w": 750.0,
+    }
+
+
+def test_an_nvidia_gpu_is_known_by_torch_and_nvml_together(sees: See, monkeypatch: pytest.MonkeyPatch) -> None:
+    sees(H100)
+    pynvml = SimpleNamespace(
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByPciBusId=lambda bus: {"0000:19:00.0": "handle"}[bus],
+        nvmlDeviceGetCudaComputeCapability=lambda handle: [9, 0],
+        nvmlSystemGetDriverVersion=lambda: "580.82.07",
+        nvmlDeviceGetEnforcedPowerLimit=lambda handle: 700000,
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", pynvml)
+    (found,) = accelerators()
+    assert (found["told_by"], found["hardware"], found["architecture"]) == ("nvml", "sm_90", "sm_90")
+    assert (found["driver"], found["power_limit_w"]) == ("nvidia 580.82.07", 700.0)
+
+
+def test_without_the_vendors_library_torch_alone_is_believed(sees: See) -> None:
+    sees(MI300X, MI300X, hip="7.2.4")
+    assert [(a["told_by"], a["architecture"], a["hardware"]) for a in accelerators()] == [("torch", "gfx942", None)] * 2
+    sees()
+    assert accelerators() == []
+
+
+def test_what_an_architecture_lacks_is_refused_with_those_that_have_it(sees: See) -> None:
+    sees(MI300X, hip="7.2.4")
+    with pytest.raises(ConfigError, match=r"quantisation 'x' needs matrix products of MXFP4, which gfx942 \(MI300A, MI300X, MI325X\)") as e:
+        require("quantisation 'x'", GPU, "mxfp4")
+    assert "it has fp8_fnuz" in str(e.value)
+    assert "gfx950 (MI350X, MI355X)" in str(e.value)
+    with pytest.raises(ConfigError, match="float8_e4m3fn,"):
+        require("x", GPU, "fp8_ocp")
+    require("x", GPU, "fp8_fnuz")
+    require("x", GPU, "aiter")
+    sees(SimpleNamespace(**{**vars(MI300X), "gcnArchName": "gfx950:sramecc+:xnack-"}), hip="7.2.4")
+    for feature in ("mxfp4", "mxfp6", "mxfp8", "fp8_ocp"):
+        require("x", GPU, feature)
+    with pytest.raises(ConfigError, match="fnuz"):
+        require("x", GPU, "fp8_fnuz")
+
+
+def test_no_vendor_has_the_others_formats(sees: See) -> None:
+    assert not any("nvfp4" in a.can for n, a in ARCHITECTURES.items() if n.startswith("gfx"))
+    assert not any({"fp8_fnuz", "aiter"} & a.can for n, a in ARCHITECTURES.items() if n.startswith("sm_"))
+    assert all(a.can <= set(FEATURES) for a in ARCHITECTURES.values())
+    sees(SimpleNamespace(**{**vars(MI300X), "gcnArchName": "gfx9999"}), hip="9")
+    assert can(GPU, "nvfp4")  # of what the table does not know nothing is refused
+    assert not can(torch.device("cpu"), "aiter")
+
+
+@pytest.mark.parametrize(
+    ("name", "dtypes", "needed"),
+    [
+        ("Float8DynamicActivationFloat8WeightConfig", {"activation_dtype": torch.float8_e4m3fn}, ["fp8_ocp"]),
+        ("Float8DynamicActivationFloat8WeightConfig", {"activation_dtype": torch.float8_e4m3fnuz}, ["fp8_fnuz"]),
+        ("Float8WeightOnlyConfig", {"weight_dtype": torch.float8_e4m3fn}, []),
+        ("Int8DynamicActivationInt8WeightConfig", {}, []),
+        ("MXDynamicActivationMXWeightConfig", {"activation_dtype": torch.float4_e2m1fn_x2}, ["mxfp4"]),
+        ("MXDynamicActivationMXWeightConfig", {"activation_dtype": torch.float8_e4m3fn}, ["mxfp8"]),
+        ("NVFP4DynamicActivationNVFP4WeightConfig", {}, ["nvfp4"]),
+    ],
+)
+def test_what_a_torchao_config_computes_in_is_read_off_it(name: str, dtypes: dict[str, torch.dtype], needed: list[str]) -> None:
+    config = type(name, (), {})()
+    vars(config).update(dtypes)
+    assert formats_needed(config) == needed
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"ROCR_VISIBLE_DEVICES": "4,5"},
+        {"HIP_VISIBLE_DEVICES": "4,5"},
+        {"ROCR_VISIBLE_DEVICES": "4,5", "HIP_VISIBLE_DEVICES": "0,1"},  # all that is left
+        {"ROCR_VISIBLE_DEVICES": "0,1,2,3", "HIP_VISIBLE_DEVICES": "2, 3"},  # the same, counted either way
+        {"ROCR_VISIBLE_DEVICES": "GPU-4b2c1a9f8d3e6f7a", "CUDA_VISIBLE_DEVICES": "0"},
+        {"ROCR_VISIBLE_DEVICES": "4,5", "HIP_VISIBLE_DEVICES": ""},  # none: a run on the processor
+    ],
+)
+def test_visible_devices_that_mean_one_thing_are_let_pass(variables: dict[str, str], sees: See) -> None:
+    sees(hip="7.2.4")
+    check_visible_devices(variables)
+
+
+@pytest.mark.parametrize(
+    ("hip", "meant"),
+    [("4,5", "names devices that are not among the 2 left"), ("1", "is GPU 5 of the host"), ("1,0", "is GPU 5,4 of the host")],
+)
+def test_visible_devices_that_clash_are_refused_with_the_fix(hip: str, meant: str, sees: See) -> None:
+    sees(hip="7.2.4")
+    for name in ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"):
+        with pytest.raises(ConfigError, match=f"ROCR_VISIBLE_DEVICES=4,5 and {name}={hip} clash") as found:
+            check_visible_devices({"ROCR_VISIBLE_DEVICES": "4,5", name: hip})
+        assert meant in str(found.value)
+        assert f"unset {name}, or unset ROCR_VISIBLE_DEVICES" in str(found.value)
+    sees(hip=None)  # CUDA's PyTorch reads neither of AMD's
+    check_visible_devices({"ROCR_VISIBLE_DEVICES": "4,5", "HIP_VISIBLE_DEVICES": hip})
+
+
+def test_system_json_keeps_a_fixed_list_of_variables_and_names_no_file() -> None:
+    variables = {
+        "VLLM_ROCM_USE_AITER": "1",
+        "NCCL_ALGO": "Ring",
+        "NCCL_COMM_ID": "node7:4000",
+        "HF_TOKEN": "hf_secret",
+        "PYTORCH_TUNABLEOP_FILENAME": "/home/jane/tuned.csv",
+    }
+    assert settings(variables) == {"VLLM_ROCM_USE_AITER": "1", "NCCL_ALGO": "Ring", "PYTORCH_TUNABLEOP_FILENAME": "set"}
