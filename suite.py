@@ -13,6 +13,7 @@ python suite.py run-code RUN                        test the programs in a run's
 python suite.py vbench RUN                          let VBench judge a run's videos, in its own environment
 python suite.py combine RUN RUN ...                 one page over several runs
 python suite.py list                                what can be named
+python suite.py serve --workload llm                our pipelines behind OpenAI's HTTP interface
 python suite.py plan --preset P --device mi355x     what fits on which devices, and how fast it can be at most
 accelerate launch suite.py doctor                   examine devices and the links between them
 """
@@ -326,6 +327,30 @@ def plan(
     print(json.dumps(plain(found)), flush=True)
     if not found.chosen.fits:
         raise typer.Exit(EXIT_INVALID)
+
+
+@app.command()
+def serve(
+    workload: Annotated[str | None, typer.Option(help="Whose pipeline to serve: t2v, llm, vlm, or a plugin's name.")] = None,
+    config: Annotated[str | None, typer.Option(help="A YAML file, or a preset such as llm/embedded.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Of the preset, such as shrunk.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Change one setting, such as pipeline.batch_size=8; repeatable.")] = None,
+    host: Annotated[str, typer.Option(help="Where to listen; any but this machine's own needs --api-key-env.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one; the line on stdout tells which.")] = 0,
+    api_key_env: Annotated[str | None, typer.Option(metavar="NAME", help="The variable with the key that clients must send.")] = None,
+    videos: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where videos go; a folder that is removed at the end if not given.")
+    ] = None,
+    plugin: Annotated[list[str] | None, typer.Option(help="A Python file that registers a plugin; repeatable.")] = None,
+) -> None:
+    """Put a pipeline behind /v1/chat/completions, /v1/completions or /v1/videos, for other clients to measure. Ctrl-C ends it."""
+    from configs.registry import load_plugin_file
+    from configs.run_config import load_config
+    from pipelines.serving.serve import serve as serve_until_stopped
+
+    for path in plugin or []:
+        load_plugin_file(path)
+    serve_until_stopped(load_config(workload, config, set_ or [], variant=variant), host, port, api_key_env, videos)
 
 
 @app.command()

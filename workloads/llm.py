@@ -49,6 +49,7 @@ class Language(Workload):
         "token_latency",
         "goodput",
         "tokens",
+        "stages",
         "peak_memory",
         "exact_match",
         "rouge",

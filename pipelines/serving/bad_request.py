@@ -1,0 +1,19 @@
+"""What a client asked wrongly, as OpenAI's error JSON: {"error": {"message", "type", "param", "code"}}."""
+
+from __future__ import annotations
+
+from typing import Any
+
+KINDS = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error", 500: "server_error", 503: "server_error"}
+
+
+class BadRequestError(Exception):
+    """status: HTTP's. param: the field of the request that it is about."""
+
+    def __init__(self, message: str, param: str | None = None, code: str | None = None, status: int = 400) -> None:
+        super().__init__(message)
+        self.status, self.param, self.code = status, param, code
+
+    def body(self) -> dict[str, Any]:
+        kind = KINDS.get(self.status, KINDS[400])
+        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}

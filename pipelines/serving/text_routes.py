@@ -1,0 +1,123 @@
+"""/v1/chat/completions and /v1/completions over an engine, at once or by server-sent events.
+
+A stream begins when the first token is there, so that what fails before it is an ordinary error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from typing import Any
+
+from aiohttp import web
+
+from pipelines.base import Event, Response
+from pipelines.serving.asked import TextRequest, read_chat, read_completion
+from pipelines.serving.bad_request import BadRequestError
+from pipelines.serving.engine import BrokenError, Engine, Question
+from pipelines.serving.served import Served
+
+
+class TextRoutes:
+    def __init__(self, served: Served) -> None:
+        self._served = served
+
+    def routes(self) -> list[web.RouteDef]:
+        return [web.post("/v1/chat/completions", self.chat), web.post("/v1/completions", self.complete)]
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        asked = read_chat(await json_body(request), self._served.pipeline, self._served.model)
+        return await self._answer(request, asked, "chat.completion")
+
+    async def complete(self, request: web.Request) -> web.StreamResponse:
+        asked = read_completion(await json_body(request), self._served.pipeline, self._served.model)
+        return await self._answer(request, asked, "text_completion")
+
+    async def _answer(self, request: web.Request, asked: TextRequest, kind: str) -> web.StreamResponse:
+        head = {"id": f"cmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": self._served.model}
+        async with contextlib.aclosing(answered(self._served.engine, asked.question)) as events:
+            if asked.stream:
+                return await self._stream(request, asked, events, head, kind)
+            response = [event.response async for event in events][-1]
+        assert response is not None
+        text = {"message": {"role": "assistant", "content": response.text}} if kind == "chat.completion" else {"text": response.text}
+        choice = {"index": 0, **text, "logprobs": None, "finish_reason": response.finish_reason or "stop"}
+        return web.json_response({**head, "object": kind, "choices": [choice], "usage": _usage(response)})
+
+    async def _stream(
+        self, request: web.Request, asked: TextRequest, events: AsyncIterator[Event], head: Mapping[str, Any], kind: str
+    ) -> web.StreamResponse:
+        is_chat, told, stream = kind == "chat.completion", "", None
+        chunk = {**head, "object": kind + (".chunk" if is_chat else "")}
+        async for event in events:
+            text, response = event.text or "", event.response
+            if response is not None:  # which tells what no event before it did
+                text = (response.text or "")[len(told) :]
+            told += text
+            if stream is None:
+                stream = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
+                await stream.prepare(request)
+                await _write(stream, {**chunk, "choices": [_choice(is_chat, {"role": "assistant", "content": text})]})
+            elif text:
+                await _write(stream, {**chunk, "choices": [_choice(is_chat, {"content": text})]})
+            if response is not None:
+                await _write(stream, {**chunk, "choices": [_choice(is_chat, {}, response.finish_reason or "stop")]})
+                if asked.include_usage:
+                    await _write(stream, {**chunk, "choices": [], "usage": _usage(response)})
+        assert stream is not None
+        await stream.write(b"data: [DONE]\n\n")
+        await stream.write_eof()
+        return stream
+
+
+async def answered(engine: Engine, question: Question) -> AsyncGenerator[Event]:
+    """The events of one question, the last with its response. Raises BadRequestError where there is no answer."""
+    loop, events = asyncio.get_running_loop(), asyncio.Queue[Event | BrokenError]()
+
+    def tell(event: Event | BrokenError) -> None:
+        loop.call_soon_threadsafe(events.put_nowait, event)
+
+    number = engine.ask(question, tell)
+    ended = False
+    try:
+        while not ended:
+            event = await events.get()
+            ended = isinstance(event, BrokenError) or event.response is not None
+            if isinstance(event, BrokenError):
+                raise BadRequestError(str(event), code="engine_failed", status=500)
+            if event.response is not None and event.response.error is not None:
+                raise BadRequestError(event.response.error, code="not_answered")
+            yield event
+    finally:
+        if not ended:  # the client is gone
+            engine.forget(number)
+
+
+async def json_body(request: web.Request) -> dict[str, Any]:
+    if request.content_type != "application/json":
+        raise BadRequestError(f"the body is {request.content_type}; send JSON, with Content-Type: application/json")
+    try:
+        body = await request.json()
+    except ValueError as error:
+        raise BadRequestError(f"the body is not JSON: {error}") from None
+    if not isinstance(body, dict):
+        raise BadRequestError("the body is no JSON object")
+    return body
+
+
+def _usage(response: Response) -> dict[str, int]:
+    prompt, completion = response.num_input_tokens, response.num_units
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+def _choice(is_chat: bool, delta: Mapping[str, str], finish_reason: str | None = None) -> dict[str, Any]:
+    said = {"delta": delta} if is_chat else {"text": delta.get("content", "")}
+    return {"index": 0, **said, "logprobs": None, "finish_reason": finish_reason}
+
+
+async def _write(stream: web.StreamResponse, chunk: Mapping[str, Any]) -> None:
+    await stream.write(b"data: " + json.dumps(chunk, ensure_ascii=False).encode() + b"\n\n")
