@@ -105,6 +105,14 @@ class TruthSettings(_Settings):
     max_s: float = Field(20.0, gt=0, description="no further one is begun after so many seconds; one always is")
 
 
+class PowerSettings(_Settings):
+    """Whether power and energy are sampled while a test lasts; pipelines/device_sampler.py."""
+
+    sample: Literal["auto", "always", "never"] = Field("auto", description="auto: where the device tells; always: or the run is refused")
+    interval_s: float = Field(0.1, ge=0.01, le=1, description="seconds between two looks")
+    powercap: str = Field("/sys/class/powercap", description="where Linux shows processors' energy counters")
+
+
 class RunConfig(_Settings):
     """One launch: which samples, which pipeline, asked how, judged by what."""
 
@@ -124,6 +132,7 @@ class RunConfig(_Settings):
     parallel: ParallelSettings = Field(default_factory=ParallelSettings)  # type: ignore[arg-type]
     dispatch: DispatchSettings = Field(default_factory=DispatchSettings)  # type: ignore[arg-type]
     truth: TruthSettings = Field(default_factory=TruthSettings)  # type: ignore[arg-type]
+    power: PowerSettings = Field(default_factory=PowerSettings)  # type: ignore[arg-type]
     warmup_batches: int = Field(2, ge=1, description="batches each rank answers before the clock starts")
     device: Literal["auto", "cpu"] = "auto"
     num_threads: int | None = Field(None, ge=1, description="CPU threads a rank; torch's own choice where not given")
@@ -260,7 +269,10 @@ def parse_config(values: Mapping[str, Any], source: str) -> RunConfig:
     for key in values:
         if key not in RunConfig.model_fields:
             raise ConfigError(f"{source} has {unknown('option', key, RunConfig.model_fields)}")
-    parts = (("load", LoadSettings), ("parallel", ParallelSettings), ("dispatch", DispatchSettings), ("truth", TruthSettings))
+    parts = (
+        *(("load", LoadSettings), ("parallel", ParallelSettings), ("dispatch", DispatchSettings), ("truth", TruthSettings)),
+        ("power", PowerSettings),
+    )
     for part, settings in parts:
         inner = values.get(part)
         for key in inner if isinstance(inner, Mapping) else ():

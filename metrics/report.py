@@ -22,7 +22,7 @@ import msgspec
 
 from configs.errors import ConfigError, PluginError
 from configs.registry import find, make, plugin_file
-from metrics import canaries, gates, in_force, loadgen_agreement, truth
+from metrics import canaries, energy, gates, in_force, loadgen_agreement, truth
 from metrics.base import Figure, Run, SampleMetric
 from metrics.check import Check
 from metrics.goodput import limits_in_force
@@ -93,6 +93,8 @@ def build_report(folder: Path, brief: bool = False) -> Report:
     reasons = manifest.distrust(folder) + _reasons(run, alarms, compared, checks) + _broken_rules(run) + gates.reasons(held)
     if not reasons and not manifest.is_sealed(folder):
         reasons = ["manifest.json was never sealed: the run was ended before its files were hashed, so that no later change would show"]
+    if reasons:
+        figures = energy.withheld(figures)
     search = read_search(folder)
     data = {
         "schema": SCHEMA,

@@ -36,6 +36,7 @@ from pipelines.progress import RunProgress
 from pipelines.replay import REPLAY, plan
 from pipelines.vigil import Vigil
 from workloads.loadgen import LoadTest
+from workloads.power_log import PowerLog
 from workloads.record_log import RecordLog
 from workloads.records import Query, Record, query_seed
 from workloads.run_folder import write_outcome
@@ -104,6 +105,7 @@ class Conductor:
         self._rest = job.rest or Rest(list(range(job.num_samples)), 0, 0, 0.0, job.mode)
         self._log = RecordLog(self.folder, job.mode, self._rest.first_id)
         self._vigil = Vigil(self._beat_to, self.config.heartbeat_timeout_s, self.config.answer_timeout_s)
+        self._power = PowerLog(self.folder, job.mode)
         self._stopped = False  # whether the workers were told to stop
         self._woken, self._wake = os.pipe()
         self._asleep = False  # whether the main thread waits to be woken
@@ -230,6 +232,8 @@ class Conductor:
                     self._leaves = self._leaves or f"{self._vigil.name(message.rank)}: {message.error}"
                 case wire.Beat() if message.sent:
                     self._reach(f"beat-{message.rank}", wire.Beat(message.rank, message.sent, time.perf_counter()))
+                case wire.Power():
+                    self._take_power(message)
                 case wire.Bye():
                     self.byes[message.rank] = message
                     self._vigil.left(message.rank)
@@ -320,6 +324,14 @@ class Conductor:
             self._backlog_s[replayed.rank] = replayed.backlog_s
         if replayed.over:
             self._replaying.pop(replayed.rank, None)
+
+    def _take_power(self, power: wire.Power) -> None:
+        if power.facts:
+            self._power.meter(power.facts)
+        try:
+            self._power.take(power.rank, power.samples, None if self._began is None else self._began - self._rest.began_s)
+        except OSError as error:
+            self.abort(f"the conductor on {socket.gethostname()}: power.jsonl cannot be written: {error.strerror}")
 
     def _close_queries(self, rank: int, answered: list[tuple[Asked, wire.Result]]) -> None:
         """Stop the queries' clocks, tell LoadGen, keep the Records."""
@@ -458,6 +470,8 @@ class Conductor:
             "loadgen_returned": bool(self._test and not self._test.running),
             "ranks": ranks,
             "replays": msgspec.to_builtins(self._replayed),
+            "num_ranks": self.job.world_size * self.config.parallel.size,
+            "power": self._power.outcome(),
             **({"earlier": self._rest.earlier} if self.job.rest else {}),
         }
 

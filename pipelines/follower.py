@@ -35,10 +35,12 @@ class Follower(Worker):
             if not loaded:
                 self.pipeline.load(device)
             self._send(wire.Beat(self.rank))  # from now on the conductor knows whom to stop
+            self._begin_sampling()
             stop = self._follow_engine(self.pipeline, check) if isinstance(self.pipeline, StreamingPipeline) else self._follow_batches()
         except Exception as error:
             self._send(wire.Failed(self.rank, _first_line(error)))
             raise
+        self._end_sampling()
         self._send(wire.Bye(self.rank, _peak_memory(device), self._writer.finish()))
         if stop.reason == "aborted":
             raise RunError("the run was given up")

@@ -29,6 +29,7 @@ from pipelines.base import Pipeline, StreamingPipeline
 from pipelines.conductor import JobSpec, Rest
 from pipelines.conductor_process import ConductorProcess
 from pipelines.device_environment import check_visible_devices
+from pipelines.device_sampler import power_sampler
 from pipelines.follower import Follower, leave_where_stuck
 from pipelines.last_report import report_briefly
 from pipelines.provenance import write_manifest, write_system
@@ -225,12 +226,13 @@ class Test:
             audit=audit,
             **_listening(config),
         )
+        sampler = power_sampler(config.power, self.ranks.rank, self.ranks.device)
         conductor = ConductorProcess(job) if self.ranks.rank == 0 else None  # before this rank loads anything
         left = threading.Event()  # set when the main thread is out of the pipeline's code
         try:
             address = share(conductor.address if conductor else Address(""), self.ranks)
             worker = (Worker if self.pipeline.replica.leads else Follower)(
-                self.ranks.rank, self.pipeline, self.samples, folder, address, mode, config.heartbeat_timeout_s
+                self.ranks.rank, self.pipeline, self.samples, folder, address, mode, config.heartbeat_timeout_s, sampler
             )
             leave_where_stuck(lambda: _is_over(conductor, worker), left, lambda: _last_words(conductor, worker, job))
             try:

@@ -1,6 +1,6 @@
 """What conductor and workers say to each other: msgspec structs as MessagePack over ZeroMQ, never pickle.
 
-Worker to conductor: Hello, Ready, First, Done, Replayed, Beat, Bye, Failed. Conductor to worker: Work, Replay, Stop; to its
+Worker to conductor: Hello, Ready, First, Done, Replayed, Beat, Power, Bye, Failed. Conductor to worker: Work, Replay, Stop; to its
 heartbeat: Beat, Stop.
 One message carries all that is there at the time: never one a token, and under load not one a query.
 """
@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from workloads.power_log import MeterFacts, PowerSample
 from workloads.records import Query, Status
 
 
@@ -134,6 +135,14 @@ class Beat(msgspec.Struct, tag=True, frozen=True):
     at: float = 0.0
 
 
+class Power(msgspec.Struct, tag=True, frozen=True):
+    """What this rank's device used since the last message of this kind. facts: in the first one, how it is measured."""
+
+    rank: int
+    samples: list[PowerSample]
+    facts: MeterFacts | None = None
+
+
 class Bye(msgspec.Struct, tag=True, frozen=True):
     """All media are on disk and the worker is leaving. memory: `host` and, on a GPU, `device` peak bytes.
 
@@ -193,7 +202,7 @@ class Stop(msgspec.Struct, tag=True, frozen=True):
     why: str = ""
 
 
-FromWorker = Hello | Ready | First | Done | Replayed | Beat | Bye | Failed
+FromWorker = Hello | Ready | First | Done | Replayed | Beat | Power | Bye | Failed
 FromConductor = Work | Replay | Stop
 
 encode = msgspec.msgpack.Encoder().encode

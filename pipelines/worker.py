@@ -28,6 +28,7 @@ from configs.errors import RunError
 from pipelines import wire
 from pipelines.base import Event, Pipeline, Response, StreamingPipeline
 from pipelines.clock import ConductorClock
+from pipelines.device_sampler import PowerSampler
 from pipelines.inspection import look, requested
 from pipelines.media import MediaWriter
 from pipelines.replay import Replayer, busy_s, digest_of
@@ -56,6 +57,7 @@ class Worker:
         address: wire.Address,
         mode: str,
         heartbeat_timeout_s: float = math.inf,
+        sampler: PowerSampler | None = None,
     ) -> None:
         self.rank, self.pipeline, self.samples, self.mode = rank, pipeline, samples, mode
         self._address = address
@@ -64,7 +66,7 @@ class Worker:
         self._patience_s = heartbeat_timeout_s
         self._told: tuple[float, str] | None = None  # when and why this rank has to leave
         self._leaving = threading.Event()
-        self._clock = ConductorClock()
+        self._clock, self._sampler = ConductorClock(), sampler
         self._beating = threading.Thread(target=self._beat, daemon=True, name="heartbeat")
         self._writer = MediaWriter(folder)
         self._warm: list[tuple[Query, Response]] = []  # answers from before the clock started
@@ -84,6 +86,7 @@ class Worker:
         except Exception as error:
             self._send(wire.Failed(self.rank, _first_line(error)))
             raise
+        self._begin_sampling()
         gc.collect()
         gc.freeze()  # imageio's PyAV plugin collects garbage on every close: let it not walk the whole model
         self._send(
@@ -108,6 +111,7 @@ class Worker:
         assert isinstance(message, wire.Stop)
         if not isinstance(self.pipeline, StreamingPipeline):
             self.pipeline.replica.tell(wire.encode(message))
+        self._end_sampling()
         error_s = self._clock.error_s(time.perf_counter())
         clock: tuple[float | None, float | None] = (None, None) if math.isinf(error_s) else (self._clock.offset_s, error_s)
         memory, effective, found = _peak_memory(device), dict(self.pipeline.effective()), look(self.pipeline)
@@ -128,8 +132,21 @@ class Worker:
         """End when all that was said is on its way, which it may not be at the end of the process."""
         self._leaving.set()
         self._beating.join()
+        if self._sampler:
+            self._sampler.stop()
         self._socket.close()
         self._context.term()
+
+    def _begin_sampling(self) -> None:
+        """The model is loaded; tell how its device is measured, and look at it from now on."""
+        if self._sampler:
+            self._send(wire.Power(self.rank, [], self._sampler.facts))
+            self._sampler.start()
+
+    def _end_sampling(self) -> None:
+        if self._sampler:
+            self._sampler.stop()
+            self._send(wire.Power(self.rank, self._sampler.take(self._clock)))
 
     def _batches(self, check: Callable[[], None]) -> wire.FromConductor:
         """Answer batch after batch until told something else."""
@@ -307,6 +324,9 @@ class Worker:
         while True:
             with contextlib.suppress(zmq.Again):
                 sock.send(wire.encode(wire.Beat(self.rank, time.perf_counter())), zmq.NOBLOCK)
+            if self._sampler and (samples := self._sampler.take(self._clock)):
+                with contextlib.suppress(zmq.Again):
+                    sock.send(wire.encode(wire.Power(self.rank, samples)), zmq.NOBLOCK)
             if self._writer.disk_full:
                 sock.send(wire.encode(wire.Failed(self.rank, self._writer.disk_full)))
             patience_ms = ROUND_TRIP_MS  # for the answer to this beat

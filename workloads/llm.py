@@ -51,6 +51,7 @@ class Language(Workload):
         "tokens",
         "stages",
         "peak_memory",
+        "energy",
         "exact_match",
         "rouge",
     )

@@ -7,6 +7,7 @@ outputs/<run>/
   inputs/           its images, named by sample index and number
   records.jsonl     one line a query, appended as they finish
   records.failed.jsonl   the failed ones of earlier stretches, where the run was resumed
+  power.jsonl       what the devices used meanwhile, where they tell
   outcome.json      how each test ended, what each rank really ran with, peak memory
   <mode>/           LoadGen's logs: mlperf_log_summary.txt, mlperf_log_detail.txt ...
   media/            answers that are files, named by query

@@ -47,6 +47,7 @@ class TextToVideo(Workload):
         "latency",
         "stages",
         "peak_memory",
+        "energy",
         "world_score",
         "temporal_flickering",
         "motion_smoothness",

@@ -52,6 +52,7 @@ class VisionLanguage(Workload):
         "latency",
         "stages",
         "peak_memory",
+        "energy",
         "exact_match",
         "hierarchical_f1",
     )

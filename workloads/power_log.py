@@ -1,0 +1,100 @@
+"""power.jsonl: what the devices of a run used while a test lasted, sample by sample on the run's clock.
+
+Samples come from the ranks every second and are kept as they come; those from before the first query are held until its time is known.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+HELD = 20  # samples a rank from before the first query; the counter's last state then is wanted
+FILE = "power.jsonl"
+
+
+class PowerSample(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """One look at a rank's device. at_s: seconds since the first query was issued; on the wire, the conductor's clock.
+
+    energy_j: the device's counter, whose start means nothing. throttled: what holds its clock down; looked at, with clocks, temperature and
+    memory, once a second. error: why there is nothing else.
+    """
+
+    at_s: float
+    energy_j: float | None = None
+    power_w: float | None = None
+    clock_mhz: float | None = None
+    memory_clock_mhz: float | None = None
+    temperature_c: float | None = None
+    memory_bytes: int | None = None
+    throttled: list[str] | None = None
+    error: str | None = None
+
+
+class PowerLine(msgspec.Struct, frozen=True):
+    """A line of power.jsonl."""
+
+    mode: str
+    rank: int
+    sample: PowerSample
+
+
+class MeterFacts(msgspec.Struct, frozen=True):
+    """How a rank's device is measured. source: amdsmi, nvml or rapl. device: ranks that share a counter share this name.
+
+    limit_w: what it may draw at most. error: why it is not measured; off: nobody expected it to be.
+    """
+
+    rank: int
+    source: str = ""
+    device: str = ""
+    limit_w: float | None = None
+    error: str | None = None
+    off: bool = False
+
+
+class PowerLog:
+    """The conductor's side of one test. The file is there once there is a sample."""
+
+    def __init__(self, folder: Path, mode: str) -> None:
+        self._path, self._mode = folder / FILE, mode
+        self._meters: dict[int, MeterFacts] = {}
+        self._held: dict[int, deque[PowerSample]] = {}
+
+    def meter(self, facts: MeterFacts) -> None:
+        self._meters[facts.rank] = facts
+
+    def take(self, rank: int, samples: Sequence[PowerSample], began: float | None) -> None:
+        """Keep the samples; began: when the first query was issued, on the clock that the samples have. Raises OSError."""
+        if began is None:
+            self._held.setdefault(rank, deque(maxlen=HELD)).extend(samples)
+            return
+        samples = [*self._held.pop(rank, ()), *samples]
+        lines = [PowerLine(self._mode, rank, msgspec.structs.replace(s, at_s=round(s.at_s - began, 6))) for s in samples]
+        with self._path.open("ab") as file:
+            file.write(msgspec.json.Encoder().encode_lines(lines))
+
+    def outcome(self) -> list[dict[str, Any]]:
+        return [msgspec.to_builtins(self._meters[rank]) for rank in sorted(self._meters)]
+
+
+def read_power(folder: Path, mode: str) -> dict[int, list[PowerSample]]:
+    """That test's samples by rank, in order of time; a half last line is left out.
+
+    Raises ValueError where the file is missing or damaged.
+    """
+    try:
+        content = (folder / FILE).read_bytes()
+        lines = msgspec.json.Decoder(PowerLine).decode_lines(content[: content.rfind(b"\n") + 1])
+    except OSError as error:
+        raise ValueError(f"{FILE} cannot be read ({error.strerror})") from None
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"{FILE} is damaged: {error}") from None
+    found: dict[int, list[PowerSample]] = {}
+    for line in lines:
+        if line.mode == mode:
+            found.setdefault(line.rank, []).append(line.sample)
+    return {rank: sorted(samples, key=lambda s: s.at_s) for rank, samples in found.items()}
