@@ -76,6 +76,7 @@ class Engine:
                 self._step(self._pipeline)
             else:
                 self._answer_batch()
+        self._take(wait=False)
         for asked in [*self._running.values(), *self._waiting]:
             asked.tell(BrokenError("the server is being stopped"))
 

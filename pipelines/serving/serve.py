@@ -146,7 +146,7 @@ async def _run(config: RunConfig, pipeline: Pipeline, host: str, port: int, key:
         asyncio.get_running_loop().add_signal_handler(one, stopped.set)
     engine = Engine(pipeline)
     model = str(config.pipeline_options.get("model", getattr(pipeline, "model", None)) or config.pipeline_name)
-    runner = web.AppRunner(make_app(Served(pipeline, engine, model, videos), key), handle_signals=False, shutdown_timeout=CLOSING_S)
+    runner = web.AppRunner(make_app(Served(pipeline, engine, model, videos), key), handler_cancellation=True, shutdown_timeout=CLOSING_S)
     try:
         await runner.setup()
         try:
