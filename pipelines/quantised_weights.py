@@ -146,7 +146,8 @@ def formats_needed(quant_type: Any) -> list[str]:
         return ["mxfp4" if torch.float4_e2m1fn_x2 in dtypes else "mxfp8"]
     if not kind.startswith(("Float8Dynamic", "Float8Static")):
         return []
-    return sorted({"fp8_fnuz" if "fnuz" in str(dtype) else "fp8_ocp" for dtype in dtypes if "float8" in str(dtype)})
+    forms = {"fp8_fnuz" if "fnuz" in str(dtype) else "fp8_ocp" for dtype in dtypes if "float8" in str(dtype)}
+    return sorted(forms) or ["fp8_ocp"]  # what a kind without a choice is made for
 
 
 def in_force(denoisers: Mapping[str, Any]) -> str:

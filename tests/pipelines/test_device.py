@@ -128,6 +128,7 @@ def test_no_vendor_has_the_others_formats(sees: See) -> None:
     [
         ("Float8DynamicActivationFloat8WeightConfig", {"activation_dtype": torch.float8_e4m3fn}, ["fp8_ocp"]),
         ("Float8DynamicActivationFloat8WeightConfig", {"activation_dtype": torch.float8_e4m3fnuz}, ["fp8_fnuz"]),
+        ("Float8DynamicActivationInt4WeightConfig", {}, ["fp8_ocp"]),
         ("Float8WeightOnlyConfig", {"weight_dtype": torch.float8_e4m3fn}, []),
         ("Int8DynamicActivationInt8WeightConfig", {}, []),
         ("MXDynamicActivationMXWeightConfig", {"activation_dtype": torch.float4_e2m1fn_x2}, ["mxfp4"]),
