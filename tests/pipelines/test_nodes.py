@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import QUICK, ROOT, TWO_RANKS, suite_env
+from tests.conftest import QUICK, ROOT, TIMEOUT_S, TWO_RANKS, suite_env
 
 HEAD, OTHER, PORT = "10.203.7.1", "10.203.7.2", "29533"
 
@@ -60,7 +60,12 @@ def launch_on(
         env = suite_env() | {"GLOO_SOCKET_IFNAME": "cable", "OMP_NUM_THREADS": "1"}
         started.append(subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
     then()
-    outputs = [process.communicate(timeout=240) for process in started]
+    try:
+        outputs = [process.communicate(timeout=TIMEOUT_S) for process in started]
+    except subprocess.TimeoutExpired:
+        for process in started:
+            process.kill()
+        pytest.fail("\n".join(f"node {n}, {p.returncode}: {p.communicate()[1][-3000:]}" for n, p in enumerate(started)))
     return [subprocess.CompletedProcess(p.args, p.returncode, *output) for p, output in zip(started, outputs, strict=True)]
 
 
