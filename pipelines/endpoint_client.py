@@ -133,11 +133,11 @@ class Client:
         try:
             async with asyncio.timeout(self._how.connect_timeout_s), self._session.get(f"{url}/v1/models", allow_redirects=False) as answer:
                 server = answer.headers.get("Server", "gives no name")
-                if answer.status in (404, 405, 501):
-                    return Listing(None, server)
-                if answer.status != 200:
-                    fix = "give its key by pipeline.api_key_env" if answer.status in (401, 403) else fix
+                if answer.status in (401, 403):
+                    fix = "give its key by pipeline.api_key_env"
                     raise Trouble(f"{url}/v1/models: {await _status(answer)}")
+                if answer.status != 200:  # 404 of video servers; 500 of `transformers serve` without a hub cache
+                    return Listing(None, server)
                 listed = await answer.json(content_type=None)
                 return Listing([str(model["id"]) for model in listed["data"]], server)
         except (Trouble, aiohttp.ClientError, OSError, TimeoutError) as error:

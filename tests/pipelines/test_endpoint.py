@@ -34,6 +34,7 @@ class FaultServer:
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.models: Any = {"data": [{"id": "faulty"}]}
+        self.no_models = 404
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -61,7 +62,7 @@ class FaultServer:
 
     async def _models(self, request: web.Request) -> web.Response:
         if self.models is None:
-            return web.Response(status=404)
+            return web.Response(status=self.no_models)
         return web.json_response(self.models, headers={"Server": "faultd/1.0"})
 
     async def _video(self, request: web.Request) -> web.Response:
@@ -300,6 +301,21 @@ def test_the_model_must_be_known(server: FaultServer, loaded: Callable[..., Endp
     server.models = models
     with pytest.raises(ConfigError, match=message):
         loaded(**options)
+
+
+@pytest.mark.parametrize("status", [404, 500])  # 500: `transformers serve` where there is no hub cache
+def test_a_server_without_a_list_of_models_is_asked_for_the_one_that_is_named(
+    server: FaultServer, loaded: Callable[..., Endpoint], status: int
+) -> None:
+    server.models, server.no_models = None, status
+    assert asked(loaded(model="anything"), "fine")[0].text == "one two three"
+    assert server.bodies[0]["model"] == "anything"
+
+
+def test_a_server_that_wants_a_key_is_told_so_before_the_run(server: FaultServer, loaded: Callable[..., Endpoint]) -> None:
+    server.models, server.no_models = None, 401
+    with pytest.raises(ConfigError, match=r"status 401 Unauthorized; give its key by pipeline\.api_key_env"):
+        loaded()
 
 
 @pytest.mark.parametrize(
