@@ -51,25 +51,29 @@ class TextRoutes:
     async def _stream(
         self, request: web.Request, asked: TextRequest, events: AsyncIterator[Event], head: Mapping[str, Any], kind: str
     ) -> web.StreamResponse:
-        is_chat, told, stream = kind == "chat.completion", "", None
+        stream = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
+        is_chat, told = kind == "chat.completion", ""
         chunk = {**head, "object": kind + (".chunk" if is_chat else "")}
-        async for event in events:
-            text, response = event.text or "", event.response
-            if response is not None:  # which tells what no event before it did
-                text = (response.text or "")[len(told) :]
-            told += text
-            if stream is None:
-                stream = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
-                await stream.prepare(request)
-                await _write(stream, {**chunk, "choices": [_choice(is_chat, {"role": "assistant", "content": text})]})
-            elif text:
-                await _write(stream, {**chunk, "choices": [_choice(is_chat, {"content": text})]})
-            if response is not None:
-                await _write(stream, {**chunk, "choices": [_choice(is_chat, {}, response.finish_reason or "stop")]})
-                if asked.include_usage:
-                    await _write(stream, {**chunk, "choices": [], "usage": _usage(response)})
-        assert stream is not None
-        await stream.write(b"data: [DONE]\n\n")
+        try:
+            async for event in events:
+                text, response = event.text or "", event.response
+                if response is not None:  # which tells what no event before it did
+                    text = (response.text or "")[len(told) :]
+                told += text
+                if not stream.prepared:
+                    await stream.prepare(request)
+                    await _write(stream, {**chunk, "choices": [_choice(is_chat, {"role": "assistant", "content": text})]})
+                elif text:
+                    await _write(stream, {**chunk, "choices": [_choice(is_chat, {"content": text})]})
+                if response is not None:
+                    await _write(stream, {**chunk, "choices": [_choice(is_chat, {}, response.finish_reason or "stop")]})
+                    if asked.include_usage:
+                        await _write(stream, {**chunk, "choices": [], "usage": _usage(response)})
+            await stream.write(b"data: [DONE]\n\n")
+        except BadRequestError as error:
+            if not stream.prepared:
+                raise
+            await _write(stream, error.body())  # the status is long sent
         await stream.write_eof()
         return stream
 

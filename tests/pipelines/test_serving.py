@@ -21,7 +21,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from configs.errors import ConfigError
 from configs.run_config import parse_config
-from pipelines.base import Pipeline, Response, StreamingPipeline
+from pipelines.base import Event, Pipeline, Response, StreamingPipeline
 from pipelines.media import read_mp4
 from pipelines.serving.engine import Engine, Question
 from pipelines.serving.serve import make_app, serve
@@ -220,6 +220,23 @@ def test_a_query_that_fails_is_an_error_and_the_server_goes_on() -> None:
     assert (broken[0], broken[1]["error"]["message"]) == (500, "RuntimeError: out of memory")
     assert (refused[0], refused[1]["error"]["message"]) == (400, "too long")
     assert fine[0] == 200
+
+
+def test_what_breaks_in_the_middle_of_a_stream_is_told_in_it() -> None:
+    class Breaking(ToyLLM):
+        def step(self, timeout_s: float) -> Sequence[Event]:
+            if any(one.begun for one in self._running):
+                self._running.clear()
+                raise RuntimeError("out of memory")
+            return super().step(timeout_s)
+
+    async def stream(client: TestClient[Any, Any]) -> str:
+        async with client.post("/v1/chat/completions", json=chat(stream=True)) as answer:
+            assert answer.status == 200
+            return (await answer.read()).decode().strip().splitlines()[-1]
+
+    told = json.loads(ask(Breaking(token_s=0.03), stream).removeprefix("data: "))
+    assert told["error"]["message"] == "RuntimeError: out of memory"
 
 
 def test_images_come_as_data_urls_and_nothing_is_fetched() -> None:
