@@ -25,7 +25,8 @@ endif
 SUITE := outputs/suite-$(shell date +%Y%m%d-%H%M%S)
 suite: $(READY)
 	set -e; for panel in $(PANELS); do \
-	  $(BIN)/accelerate launch suite.py --config $$panel $(VARIANT) --output $(SUITE)/$$(echo $$panel | tr / -) || [ $$? -eq 3 ] || [ $$? -eq 1 ]; done
+	  $(BIN)/accelerate launch suite.py --config $$panel $(VARIANT) --output $(SUITE)/$$(echo $$panel | tr / -) || \
+	  test -f $(SUITE)/$$(echo $$panel | tr / -)/report.json; done
 	$(BIN)/python suite.py combine $(foreach panel,$(PANELS),$(SUITE)/$(subst /,-,$(panel))) --output $(SUITE)/report.html
 
 test: $(READY)

@@ -267,7 +267,9 @@ def submit(
             raise ConfigError("--check reads a submission that is there; leave out runs, --submitter and --division")
         folder = check
     else:
-        if not runs or not submitter or division not in ("open", "closed"):
+        if division not in (None, "open", "closed"):
+            raise ConfigError(f"--division {division!r} is none of MLPerf's: open or closed")
+        if not runs or not submitter or division is None:
             raise ConfigError("a submission needs --submitter NAME, --division open or closed, and run folders; or give --check DIR")
         folder = write_submission(runs, submitter, division, round_, system, describe, output)
     refusals = check_submission(folder, round_)

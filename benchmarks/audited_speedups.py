@@ -22,7 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.outcome import conclude
-from metrics.paired import compare_shares
+from metrics.paired import compare_shares, verdicts
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMES = 10
@@ -66,6 +66,7 @@ def main() -> None:
         told = audit(few, name, given.margin)
         margin = float(told["margin"])
         true = compare_shares(name, scores(many / "reference"), scores(many / slug(name)), margin)
+        later = verdicts([true]).overall
         ends = true.ci95 or (true.difference, true.difference)
         seen = {"PASS": true.difference > -margin, "FAIL": true.difference < -margin, "INCONCLUSIVE": None}[told["verdict"]]
         rows.append(
@@ -78,6 +79,7 @@ def main() -> None:
                 "all_metrics": told["overall"],
                 "long_difference": round(true.difference, 4),
                 "long_ci95": [round(end, 4) for end in ends],
+                "long_verdict": later,
                 "agrees": seen,
             }
         )
@@ -134,13 +136,13 @@ def slug(name: str) -> str:
 
 def print_row(row: dict[str, Any], first: bool) -> None:
     if first:
-        print(f"{'candidate':38}{'speed':>7}{'few':>8}  {'verdict':28}{'all metrics':14}{'many':>8}  {'95 %':20}agrees")
+        print(f"{'candidate':38}{'speed':>7}{'few':>8}  {'verdict':28}{'all metrics':14}{'many':>8}  {'95 %':20}{'verdict':14}agrees")
     low, high = row["long_ci95"]
     verdict = row["verdict"] + (f", {row['further_samples']} more" if row["verdict"] == "INCONCLUSIVE" else "")
     told = {True: "yes", False: "NO", None: "-"}[row["agrees"]]
     print(
         f"{row['candidate']:38}{row['speed']:6.2f}x{row['difference']:+8.3f}  {verdict:28}{row['all_metrics']:14}"
-        f"{row['long_difference']:+8.3f}  {f'[{low:+.3f}, {high:+.3f}]':20}{told}",
+        f"{row['long_difference']:+8.3f}  {f'[{low:+.3f}, {high:+.3f}]':20}{row['long_verdict']:14}{told}",
         flush=True,
     )
 

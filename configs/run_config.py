@@ -56,7 +56,7 @@ class LoadSettings(_Settings):
 
     min_duration_s: float = Field(10.0, ge=0.1, description="the measured part lasts at least this long")
     min_query_count: int = Field(64, ge=1, description="queries, or samples in the offline scenario")
-    target_qps: float | Literal["auto"] = Field(
+    target_qps: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
         "auto", description="offline: expected samples a second; server: queries a second; auto: from the warm-up"
     )
     target_latency_s: float = Field(10.0, gt=0, description="server and multi_stream: latency limit")

@@ -36,7 +36,7 @@ def audit(reference: Path, candidate: Path, margin: str = "1%", names: Sequence[
     names: metrics that are judged; all that score single answers and have a better direction, where none is named.
     Raises ConfigError for runs that cannot be compared, naming the difference.
     """
-    tolerated = parse_effect(margin)
+    tolerated = parse_effect(margin, "--margin")
     one, two = (_load(folder, allow_invalid) for folder in (reference, candidate))
     _check_alike(one, two)
     judged, left_out = _comparisons(one, two, tolerated, names)

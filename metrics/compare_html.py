@@ -214,7 +214,7 @@ def _bars(value: float, ci95: Sequence[float] | None) -> list[list[float]] | Non
 
 
 def _times(value: float, ci95: Sequence[float] | None) -> str:
-    return f"{value:.2f}x" + (f" [{ci95[0]:.2f}, {ci95[1]:.2f}]" if ci95 else "")
+    return f"{value:.2f}x" + (f" [{ci95[0]:.2f}, {ci95[1]:.2f}]" if ci95 else " (too short for an interval)")
 
 
 def _clipped(text: str) -> str:

@@ -243,7 +243,7 @@ def _test07(reference: Run, seen: Seen, own: Path) -> Verdict:
         _test_line(passed),
     ]
     (own / "verify_accuracy.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    told = f"{name} {value:.4g} of {len(samples)} samples in performance mode"
+    told = f"{name} is {value:.4g} over {len(samples)} samples in performance mode"
     return Verdict("TEST07", "holds" if passed else "fails", told, f"at least {threshold:.4g}: {basis}", {name: value})
 
 

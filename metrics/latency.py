@@ -61,7 +61,7 @@ def query_latencies(records: Sequence[Record], scenario: str) -> list[float]:
 def _percentile(name: str, seconds: Sequence[float], share: float, note: str, bound: bool) -> dict[str, Figure]:
     n, needed = len(seconds), min_queries(share, 1)
     if share > 0.5 and n < needed:
-        why = f"n too small: p{share * 100:.0f} needs {needed} queries"
+        why = f"n too small: p{share * 100:.0f} needs {needed}"
         return {name: Figure(None, "s", "lower", n, note=why)}
     figures = {name: Figure(percentile(seconds, share), "s", "lower", n, note=note)}
     if bound:

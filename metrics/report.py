@@ -134,6 +134,8 @@ def build_report(folder: Path, brief: bool = False) -> Report:
 
 def load_report(folder: Path) -> Report:
     """A report as it was written. Raises ConfigError where there is none, or it is damaged."""
+    if not folder.is_dir():
+        raise ConfigError(f"run folder {str(folder)!r} does not exist")
     path = folder / "report.json"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -141,6 +143,9 @@ def load_report(folder: Path) -> Report:
         raise ConfigError(f"{str(folder)!r} has no report.json; run: suite.py report {folder}") from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is damaged: {error}; run: suite.py report {folder}") from None
+    parts = {"reasons": list, "figures": dict, "samples": list}
+    if not isinstance(data, dict) or not all(isinstance(data.get(name), kind) for name, kind in parts.items()):
+        raise ConfigError(f"{path} is damaged: it is no report of this suite; run: suite.py report {folder}")
     return Report(load_run(folder), data)
 
 

@@ -32,7 +32,8 @@ def print_summary(report: Report) -> None:
     for column, justify in (("figure", "left"), (value, "right"), ("95 % interval", "right"), ("n", "right")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
     for name, figure in data["figures"].items():
-        interval = f"{number(figure['ci95'][0])} to {number(figure['ci95'][1])}" if figure["ci95"] else ""
+        beside = figure["note"] if figure["value"] is not None else ""
+        interval = f"{number(figure['ci95'][0])} to {number(figure['ci95'][1])}" if figure["ci95"] else beside
         table.add_row(
             name, number(figure["value"], figure["unit"]) if figure["value"] is not None else figure["note"], interval, str(figure["n"])
         )

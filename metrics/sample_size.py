@@ -137,7 +137,7 @@ def plan(
     return Plan(str(folder), str(beside) if beside else None, wanted, power, alpha, needs, left_out)
 
 
-def parse_effect(text: str) -> Effect:
+def parse_effect(text: str, option: str = "--effect") -> Effect:
     """`1%`, or an amount above 0."""
     relative = text.strip().endswith("%")
     try:
@@ -145,7 +145,7 @@ def parse_effect(text: str) -> Effect:
     except ValueError:
         value = math.nan
     if not (0 < value < math.inf) or (relative and value >= 1):
-        raise ConfigError(f"--effect {text!r} is no loss of quality; give a share of the mean such as 1%, or an amount such as 0.01")
+        raise ConfigError(f"{option} {text!r} is no loss of quality; give a share of the mean such as 1%, or an amount such as 0.01")
     return Effect(text.strip(), value, relative)
 
 

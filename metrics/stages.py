@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from configs.registry import register
 from metrics.base import Figure, Metric, Run
 
+SHARE = "an answer's share of its batch"
+
 
 @register("stages")
 @dataclass(frozen=True)
@@ -23,8 +25,10 @@ class Stages(Metric):
         names = list(dict.fromkeys(name for r in done for name in r.stages))
         n = len(done)
         figures = {
-            f"stage_{name}": Figure(math.fsum(r.stages.get(name, 0.0) / r.batch_size for r in done) / n, "s", "lower", n) for name in names
+            f"stage_{name}": Figure(math.fsum(r.stages.get(name, 0.0) / r.batch_size for r in done) / n, "s", "lower", n, note=SHARE)
+            for name in names
         }
-        if steps := [s for r in done for s in r.step_s]:
-            figures["step_mean"] = Figure(math.fsum(steps) / len(steps), "s", "lower", len(steps))
+        batches = {(r.rank, r.started_s): r.step_s for r in done}  # every answer of a batch tells of the same steps
+        if steps := [s for step_s in batches.values() for s in step_s]:
+            figures["step_mean"] = Figure(math.fsum(steps) / len(steps), "s", "lower", len(steps), note="a batch's step")
         return figures

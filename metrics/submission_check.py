@@ -217,7 +217,8 @@ def _accuracy_text(place: Place) -> Iterator[Refusal]:
     for gate in place.rules.gates if place.division == "closed" else ():
         value = values.get(gate.metric)
         if value is None:
-            yield place.refuse(name, f"{gate.metric} is not told")
+            judged = {"vbench": "; suite.py vbench judges the run's videos", "gpt_oss_accuracy": "; suite.py run-code runs its programs"}
+            yield place.refuse(name, f"{gate.metric} is not told{judged.get(gate.figure, '')}")
         elif gate.at_least is not None and value < gate.at_least:
             yield place.refuse(name, f"{gate.metric} is {value:.6g}, at least {gate.at_least:.6g} is asked")
         elif gate.at_most is not None and value > gate.at_most:
@@ -246,6 +247,8 @@ def _own_runs(place: Place) -> Iterator[Refusal]:
         reasons = [f"the run is not as it was left: {told}" for told in distrust(run)]
         try:
             report = load_report(run)
+            if (rules := report.run.config.rules) != f"mlperf-{place.benchmark.round}":
+                reasons.append(f"the run was made by rules {rules!r}: make it with --set rules=mlperf-{place.benchmark.round}")
             if not report.valid:
                 reasons += [f"the run is INVALID by its own report: {told}" for told in report.data["reasons"]]
         except ConfigError as error:
@@ -266,7 +269,7 @@ def _same_logs(place: Place, name: str, mode: str) -> Iterator[Refusal]:
 def _compliance(place: Place, test: str) -> Iterator[Refusal]:
     folder = place.folder / test
     if not folder.is_dir():
-        yield place.refuse(test, "missing: run suite.py comply on the performance run, and submit again")
+        yield place.refuse(test, f"missing: run suite.py comply {_run(place, 'performance') or 'RUN'} and submit again")
         return
     wanted: dict[str, Sequence[str]] = {
         "TEST01": ("verify_accuracy.txt", "verify_performance.txt"),

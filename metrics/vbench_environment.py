@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -51,7 +52,7 @@ def plan_setup(python: str, folder: Path | None, torch_index: str | None) -> Set
 def set_up(plan: Setup, say: Callable[[str], None]) -> None:
     """Run the plan's commands, saying each. Raises RunError naming the one that failed; what it left is removed."""
     for command in plan.commands:
-        say(" ".join(command))
+        say(shlex.join(command))
         try:
             subprocess.run(command, check=True)
         except (OSError, subprocess.CalledProcessError) as error:

@@ -60,6 +60,10 @@ PRECISIONS = {
 def read_devices(file: Path | None = None) -> Mapping[str, Device]:
     """Those of the suite, and over them those of the user's file. Raises ConfigError naming the device and figure that is wrong."""
     found: dict[str, Device] = {}
+    if file is not None and not file.is_file():
+        raise ConfigError(
+            f"--devices-file {str(file)!r} does not exist; it is YAML in the form of {SHIPPED.relative_to(SHIPPED.parents[1])}"
+        )
     for path in (SHIPPED, file):
         for name, values in read_yaml(path).items() if path else ():
             try:

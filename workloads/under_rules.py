@@ -39,6 +39,8 @@ def under_rules(config: RunConfig) -> RunConfig:
         config = config.model_copy(update={"rules": f"mlperf-{embedded_round()}"})
     found = benchmark_of(config)
     rules = found.of(config.scenario)
+    if config.workload != found.workload:
+        raise ConfigError(f"benchmark {found.name!r} is of workload {found.workload!r}, and this run is of {config.workload!r}")
     if config.mode == "both" and rules.data("performance") != rules.data("accuracy"):
         (first, count), (second, accuracy_count) = rules.data("performance"), rules.data("accuracy")
         raise ConfigError(

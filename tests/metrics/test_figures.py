@@ -38,7 +38,7 @@ def test_latency_percentiles_and_their_bounds(make_run: MakeRun) -> None:
     assert figures["latency_p90"].value == 91
     assert figures["latency_p90_bound"].value == 98  # third largest of 100
     assert figures["latency_p99"].value is None
-    assert figures["latency_p99"].note == "n too small: p99 needs 662 queries"
+    assert figures["latency_p99"].note == "n too small: p99 needs 662"
 
 
 def test_a_failed_query_stays_in_the_latencies(make_run: MakeRun) -> None:

@@ -80,7 +80,14 @@ def runs(tmp_path: Path) -> list[Path]:
     made = []
     for scenario in ("offline", "server"):
         records = [record(i, mode=mode, text=GOODS, num_units=4) for mode in ("performance", "accuracy") for i in range(4)]
-        config = {"workload": "vlm", "pipeline": {"name": "toy_vlm"}, "metrics": ["hierarchical_f1"], "mode": "both", "benchmark": NAME}
+        config = {
+            "workload": "vlm",
+            "pipeline": {"name": "toy_vlm"},
+            "metrics": ["hierarchical_f1"],
+            "mode": "both",
+            "benchmark": NAME,
+            "rules": "mlperf-v6.1",
+        }
         folder = write_run(tmp_path / scenario, samples, records, scenario=scenario, **config)
         outcome = json.loads((folder / "outcome.json").read_text(encoding="utf-8"))
         (folder / "outcome.json").write_text(json.dumps(outcome | {"accuracy": outcome["performance"]}), encoding="utf-8")

@@ -31,7 +31,7 @@ def test_percentiles_have_bounds_where_values_are_independent(make_text_run: Mak
     figures = TokenLatency().compute(make_text_run(records, scenario="interactive", load={"interactive": {"target_ttft_s": 1.0}}))
     assert figures["ttft_p90"].value == 91
     assert figures["ttft_p90_bound"].value == 98
-    assert figures["ttft_p99"].note == "n too small: p99 needs 662 queries"
+    assert figures["ttft_p99"].note == "n too small: p99 needs 662"
     assert figures["itl_p90"].value == 2.0
     assert not any(name.startswith(("itl", "queue")) and name.endswith("bound") for name in figures)
 

@@ -94,7 +94,8 @@ def _asked(script: str, *arguments: str) -> Any:
 
 
 def _values(name: str, scenario: str = "offline", rules: str = "mlperf-v6.1", **more: Any) -> dict[str, Any]:
-    return {"workload": "llm", "pipeline": {"name": "toy_llm"}, "rules": rules, "benchmark": name, "scenario": scenario, **more}
+    workload = next((table[name].workload for table in ROUNDS.values() if name in table), "llm")
+    return {"workload": workload, "pipeline": {"name": f"toy_{workload}"}, "rules": rules, "benchmark": name, "scenario": scenario, **more}
 
 
 def _config(name: str, scenario: str = "offline", rules: str = "mlperf-v6.1", **more: Any) -> RunConfig:
