@@ -30,7 +30,7 @@ suite: $(READY)
 	$(BIN)/python suite.py combine $(foreach panel,$(PANELS),$(SUITE)/$(subst /,-,$(panel))) --output $(SUITE)/report.html
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 3 --dist loadgroup
 
 check: $(READY)
 	$(BIN)/ruff check .

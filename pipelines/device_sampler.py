@@ -87,7 +87,8 @@ def power_sampler(settings: PowerSettings, rank: int, device: torch.device) -> P
     except MeterError as why:
         if settings.sample == "always":
             raise ConfigError(f"power.sample is 'always', but {device} cannot be measured: {why}") from None
-        _say_once(f"suite: energy is not measured: {why}", rank)
+        if not why.expected:  # outcome.json tells of the others
+            _say_once(f"suite: energy is not measured: {why}", rank)
         return PowerSampler(MeterFacts(rank, error=str(why), off=why.expected), None, settings.interval_s)
     node = os.environ.get("GROUP_RANK", "0")
     return PowerSampler(MeterFacts(rank, meter.source, f"{node}/{meter.device}", meter.limit_w), meter, settings.interval_s)

@@ -216,15 +216,12 @@ def test_a_processors_packages_are_added_up_and_their_parts_are_not(tmp_path: Pa
     assert meter.limit_w == 300.0
 
 
-def test_a_processor_without_a_counter_is_left_alone_with_one_line_unless_it_must_be_measured(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_processor_without_a_counter_is_left_alone_unless_it_must_be_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = PowerSettings.model_validate({"powercap": str(tmp_path / "none")})
-    for _ in range(2):
-        facts = power_sampler(settings, 0, CPU).facts
+    facts = power_sampler(settings, 0, CPU).facts
     assert facts.off
     assert "no intel-rapl package" in str(facts.error)
-    assert capsys.readouterr().err.count("suite: energy is not measured:") == 1
+    assert not capsys.readouterr().err
     with pytest.raises(ConfigError, match="but cpu cannot be measured:"):
         power_sampler(PowerSettings.model_validate({"sample": "always", "powercap": str(tmp_path / "none")}), 0, CPU)
 
