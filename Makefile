@@ -1,12 +1,13 @@
 # make t2v    set up .venv, install, run the main job
 # make suite  set up, run all three panels, write one page over them; PRESETS=mlperf: MLPerf's models, shrunk
 # make test   set up, run all tests
+# make features  set up, run the tests of engines' features, write what they say into docs/engines.md
 # make check  set up, lint, format check, types
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: t2v suite test check format setup clean
+.PHONY: t2v suite test features check format setup clean
 
 t2v: $(READY)
 	$(BIN)/accelerate launch suite.py --workload t2v
@@ -31,6 +32,10 @@ suite: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 3 --dist loadgroup
+
+features: $(READY)
+	$(BIN)/python -m pytest -n 2 -m feature --features docs/features.json
+	$(BIN)/python -m tests.features
 
 check: $(READY)
 	$(BIN)/ruff check .

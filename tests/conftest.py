@@ -1,7 +1,11 @@
-"""What many tests need: the suite as a user starts it, runs made by hand, and a tiny Wan with random weights."""
+"""What many tests need: the suite as a user starts it, runs made by hand, and a tiny Wan with random weights.
+
+And what tests say of engines' features, kept where `--features FILE` is given: tests/features.py.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
 import multiprocessing
 import os
@@ -23,6 +27,7 @@ from numpy.typing import NDArray
 from configs.run_config import parse_config
 from metrics.base import Run
 from pipelines.media import write_video
+from tests import features
 from workloads.records import Record, Sample
 from workloads.t2v import TextToVideo
 
@@ -34,6 +39,45 @@ QUICK = ["--set", "load.min_duration_s=0.2", "--set", "load.min_query_count=8", 
 TIMEOUT_S = 240
 
 SuiteRun = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+_told: list[features.Told] = []
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("features", "What tests say of engines' features")
+    group.addoption("--features", metavar="FILE", help="keep in FILE what tests marked `feature` say; docs/features.json holds the page's")
+    group.addoption("--features-on", metavar="PLACE", default="CPU", help="what the machine is called there (default: CPU)")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for mark in item.iter_markers("feature"):
+            item.user_properties.append(("feature", _read_mark(*mark.args, **mark.kwargs)))
+        if item.get_closest_marker("gpu") is not None and not _has_accelerator():
+            item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
+def _read_mark(engine: str, feature: str, refused: str | None = None, note: str | None = None) -> dict[str, str | None]:
+    return {"engine": engine, "feature": feature, "refused": refused, "note": note}
+
+
+@functools.cache
+def _has_accelerator() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call" or report.outcome != "passed":  # a test that is skipped or breaks before its call has none
+        why = report.longrepr[2].removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else ""
+        _told.extend(features.told(dict(mark), report.outcome, why) for name, mark in report.user_properties if name == "feature")  # type: ignore[call-overload]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if (file := session.config.getoption("--features")) and not hasattr(session.config, "workerinput"):
+        features.keep(Path(file), session.config.getoption("--features-on"), _told)
 
 
 def suite_env() -> dict[str, str]:
