@@ -12,7 +12,7 @@ from configs.errors import ConfigError
 from configs.registry import make
 from configs.run_config import RunConfig
 from pipelines.base import Pipeline
-from pipelines.launcher import Ranks, Test, begin_run, check_process_count, join_ranks, share, signals_as_interrupts
+from pipelines.launcher import Ranks, Test, begin_run, check_process_count, join_ranks, leave_ranks, share, signals_as_interrupts
 from pipelines.provenance import seal, write_manifest, write_system
 from pipelines.replica import check_parallelism, join_replica
 from workloads.base import Workload
@@ -70,6 +70,7 @@ def run_audits(audits: Sequence[AuditTest], more: Callable[[AuditTest], Sequence
         finally:
             if test is not None:
                 test.pipeline.close()
+        leave_ranks(ranks)
 
 
 def _pipeline(config: RunConfig, ranks: Ranks) -> Pipeline:

@@ -128,6 +128,7 @@ def launch(config: RunConfig, output: str | None, find_max_rate: bool = False, r
                     test.run(config, mode, folder, rest)
         finally:
             pipeline.close()
+        leave_ranks(ranks)
     return folder
 
 
@@ -147,6 +148,18 @@ def join_ranks(config: RunConfig) -> Ranks:
             "launch with --config_file configs/accelerate/cpu_2.yaml on a CPU, with --multi_gpu on GPUs"
         )
     return Ranks(state.process_index, world_size, state.device)
+
+
+def leave_ranks(ranks: Ranks) -> None:
+    """Take torch's process group down when all is said.
+
+    One that is left to the end of the process is destroyed there beside threads of its own, which now and then aborts the process, and
+    with it the run: torch's launcher ends the other ranks of one that failed.
+    """
+    if ranks.world_size > 1:
+        import torch.distributed as dist
+
+        dist.destroy_process_group()
 
 
 def spans_nodes() -> bool:
