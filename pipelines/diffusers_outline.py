@@ -6,7 +6,7 @@ So that what a model cannot do is refused in a second, not after minutes of load
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +19,11 @@ DENOISERS = ("transformer", "transformer_2", "unet")
 
 @dataclass(frozen=True)
 class Outline:
-    """denoisers: by their name in the pipeline, on the meta device. quantised: which of them come so. source: of the pipeline's class."""
+    """denoisers: by their name in the pipeline, on the meta device. quantised: by what method those are that come so. source: of the
+    pipeline's class."""
 
     denoisers: Mapping[str, Any]
-    quantised: Sequence[str]
+    quantised: Mapping[str, str]
     source: str
 
     @property
@@ -46,8 +47,32 @@ def read_outline(folder: str, revision: str | None) -> Outline:
     classes: dict[str, Any] = {name: getattr(diffusers, kind, None) for name, (_, kind) in parts.items()}
     if pipeline is None or None in classes.values():
         kinds = ", ".join([str(index["_class_name"]), *(str(parts[name][1]) for name in parts)])
-        raise ConfigError(f"options 'cache' and 'quantisation' need a model of diffusers' own classes, not {kinds}; leave them out")
+        options = "'cache', 'quantisation', 'attention' and 'guidance_batch'"
+        raise ConfigError(f"options {options} need a model of diffusers' own classes, not {kinds}; leave them out")
     configs = {name: cls.load_config(folder, subfolder=name, revision=revision) for name, cls in classes.items()}
     with torch.device("meta"):
         denoisers = {name: cls.from_config(configs[name]) for name, cls in classes.items()}
-    return Outline(denoisers, [n for n, c in configs.items() if c.get("quantization_config")], inspect.getsource(pipeline))
+    return Outline(denoisers, _methods(configs), inspect.getsource(pipeline))
+
+
+def pipeline_class(folder: str, revision: str | None) -> Any:
+    """The checkpoint's own class. diffusers 0.42's general one reads optional parts, as Wan's denoisers are, though it is given them."""
+    import diffusers
+
+    index = diffusers.DiffusionPipeline.load_config(folder, revision=revision)
+    return getattr(diffusers, str(index["_class_name"]), diffusers.DiffusionPipeline)
+
+
+def quantised_parts(folder: str, revision: str | None) -> dict[str, str]:
+    """By what method those denoisers of a checkpoint are quantised that come so."""
+    import diffusers
+
+    index = diffusers.DiffusionPipeline.load_config(folder, revision=revision)
+    parts = [name for name in DENOISERS if (index.get(name) or [None])[0] is not None]
+    known = {name: cls for name in parts if (cls := getattr(diffusers, str(index[name][1]), None)) is not None}
+    return _methods({name: cls.load_config(folder, subfolder=name, revision=revision) for name, cls in known.items()})
+
+
+def _methods(configs: Mapping[str, Any]) -> dict[str, str]:
+    found = {name: config.get("quantization_config") for name, config in configs.items()}
+    return {name: str(quantised.get("quant_method", "an unknown method")) for name, quantised in found.items() if quantised}

@@ -28,10 +28,12 @@ class DiffusersT2V(Pipeline):
     """Options carry diffusers' own names; None leaves the pipeline's own default.
 
     model: `embedded` (the trained model that comes with the suite), a folder written by save_pretrained, or a hub name.
-    dtype: of all weights; `auto` is float32 on a CPU and bfloat16 on a GPU. offload: keep idle parts (`model`) or
-    layers (`sequential`) in host memory. compile: torch.compile the denoiser's repeated blocks. fps: of the saved file.
-    cache: a name of pipelines/denoiser_caches.py, or a mapping with `name` and that cache's parameters. quantisation: the same of
-    pipelines/quantised_weights.py. Both are for the denoisers alone. weights: `random` draws the `architecture` (a name of
+    dtype: of all weights; `auto` is float32 on a CPU and bfloat16 on a GPU. compile: torch.compile the denoiser's repeated blocks.
+    fps: of the saved file. These take a name, or a mapping with `name` and parameters: cache (pipelines/denoiser_caches.py),
+    quantisation (quantised_weights.py), offload (offloading.py), scheduler (scheduler_choice.py); the first two are for the denoisers
+    alone. attention: a backend of attention_backends.py, for the denoisers. lora: adapters of lora_weights.py. guidance_batch: both
+    guidance passes of a step in one batch, where the pipeline makes two. vae_split: each rank of a replica decodes a part of the
+    picture, with vae_overlap latents that its neighbours decode as well. weights: `random` draws the `architecture` (a name of
     configs/architectures, or a folder) instead of reading a checkpoint, less what `shrink` takes off it (pipelines/architectures.py);
     `model` is then whose tokenizer is used, where it is at hand.
     """
@@ -54,10 +56,16 @@ class DiffusersT2V(Pipeline):
     batch_size: int = 1
     vae_tiling: bool = False
     vae_slicing: bool = False
-    offload: Literal["none", "model", "sequential"] = "none"
+    vae_split: bool = False
+    vae_overlap: int = 4
+    offload: str | dict[str, Any] | None = None
     compile: bool = False
+    attention: str | None = None
     cache: str | dict[str, Any] | None = None
     quantisation: str | dict[str, Any] | None = None
+    scheduler: str | dict[str, Any] | None = None
+    lora: str | dict[str, Any] | list[str | dict[str, Any]] | None = None
+    guidance_batch: bool = False
 
     workloads: ClassVar[tuple[str, ...]] = ("t2v",)
     parallelism: ClassVar[tuple[str, ...]] = ("context", "cfg")
@@ -67,6 +75,12 @@ class DiffusersT2V(Pipeline):
     _facts: dict[str, str] = field(default_factory=dict, init=False, repr=False)
     _cache: Any = field(default=None, init=False, repr=False)
     _quantisation: Any = field(default=None, init=False, repr=False)
+    _attention: Any = field(default=None, init=False, repr=False)
+    _scheduler: Any = field(default=None, init=False, repr=False)
+    _lora: Any = field(default=None, init=False, repr=False)
+    _offload: Any = field(default=None, init=False, repr=False)
+    _batches: list[Any] = field(default_factory=list, init=False, repr=False)
+    _vae_split: Any = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.architecture or self.shrink or self.weights == "random":
@@ -87,27 +101,44 @@ class DiffusersT2V(Pipeline):
             from pipelines.quantised_weights import Quantisation
 
             self._quantisation = Quantisation(self.quantisation)
+        if self.attention is not None:
+            from pipelines.attention_backends import AttentionBackend
+
+            self._attention = AttentionBackend(self.attention)
+        if self.scheduler is not None:
+            from pipelines.scheduler_choice import SchedulerChoice
+
+            self._scheduler = SchedulerChoice(self.scheduler)
+        if self.lora is not None:
+            from pipelines.lora_weights import LoraWeights
+
+            self._lora = LoraWeights(self.lora)
+        if self.offload not in (None, "none"):
+            from pipelines.offloading import Offload
+
+            self._offload = Offload(self.offload)
+        if self.vae_overlap < 0:
+            raise ConfigError(f"pipeline 'diffusers_t2v': option 'vae_overlap' is {self.vae_overlap}; it must not be below 0")
 
     def load(self, device: torch.device) -> None:
         import torch
-        from diffusers import DiffusionPipeline
         from diffusers.utils import logging
 
+        from pipelines.diffusers_outline import pipeline_class
         from pipelines.stage_clock import StageClock
 
-        if self.offload != "none" and device.type == "cpu":
-            raise ConfigError(
-                f"pipeline 'diffusers_t2v': option 'offload' is {self.offload!r}, but there is no accelerator here; leave it out"
-            )
+        if self._offload:
+            self._offload.check(device)
         logging.disable_progress_bar()
         folder = self._folder()
         dtype = getattr(torch, self._dtype_name(device))
         try:
             special = self._check_speedups(folder, device, dtype)
             if self.weights == "random":
-                self._draw(torch.device("cpu") if self.offload != "none" else device, dtype, special)
+                self._draw(torch.device("cpu") if self._offload else device, dtype, special)
             else:
-                self._pipe = DiffusionPipeline.from_pretrained(folder, dtype=dtype, revision=self.revision, use_safetensors=True, **special)
+                kind = pipeline_class(folder, self.revision)
+                self._pipe = kind.from_pretrained(folder, dtype=dtype, revision=self.revision, use_safetensors=True, **special)
         except ConfigError:
             raise
         except Exception as error:  # diffusers, transformers, safetensors and the hub raise many kinds
@@ -120,12 +151,9 @@ class DiffusersT2V(Pipeline):
             check_denoiser_match(self._pipe, self.architecture, self.model)
         self._refuse_what_it_cannot_do()
         self._pipe.set_progress_bar_config(disable=True)
-        if self._quantisation:
-            self._quantisation.apply(self._named_denoisers())
-        if self.offload == "model":
-            self._pipe.enable_model_cpu_offload(device=device)
-        elif self.offload == "sequential":
-            self._pipe.enable_sequential_cpu_offload(device=device)
+        self._speed_up()
+        if self._offload:
+            self._offload.apply(self._pipe, device)
         else:
             self._pipe.to(device)
         if self.vae_tiling:
@@ -144,7 +172,7 @@ class DiffusersT2V(Pipeline):
         import torch
 
         generators = [torch.Generator("cpu").manual_seed(q.seed) for q in queries]
-        kind = "np" if self.replica.leads else "latent"  # a follower's clip is not decoded, since nobody needs it
+        kind = "np" if self.replica.leads or self.vae_split else "latent"  # nobody needs a follower's clip
         arguments = {"prompt": [s.prompt for s in samples], "generator": generators, "output_type": kind, **self._given()}
         if "callback_on_step_end" in self._accepted():
             arguments["callback_on_step_end"] = self._clock.step_end
@@ -165,21 +193,22 @@ class DiffusersT2V(Pipeline):
         return responses
 
     def effective(self) -> Mapping[str, str]:
-        from pipelines import denoiser_caches, quantised_weights
+        from pipelines import attention_backends, denoiser_caches, quantised_weights
 
         denoisers = self._named_denoisers()
-        denoiser = self._denoisers()[0]
-        processor = next(iter(denoiser.attn_processors.values()), None) if hasattr(denoiser, "attn_processors") else None
-        backend = getattr(processor, "_attention_backend", None)
+        scheduler = self._scheduler.in_force(self._pipe) if self._scheduler else type(self._pipe.scheduler).__name__
         return {
             "pipeline": type(self._pipe).__name__,
-            "scheduler": type(self._pipe.scheduler).__name__,
-            "dtype": str(denoiser.dtype).removeprefix("torch."),
-            "attention": str(getattr(backend, "value", backend) or "native"),
+            "scheduler": scheduler,
+            "dtype": str(self._denoisers()[0].dtype).removeprefix("torch."),
+            "attention": attention_backends.in_force(denoisers),
             "quantisation": quantised_weights.in_force(denoisers),
             "cache": self._cache.in_force(self.batch_size) if self._cache else denoiser_caches.in_force(denoisers),
             "compiled": str(self._is_compiled()),
-            "experts": str(len(self._denoisers())),
+            "experts": str(len(denoisers)),
+            **({"lora": self._lora.in_force()} if self._lora else {}),
+            **({"guidance": "both passes in one batch"} if any(b.num_batched for b in self._batches) else {}),
+            **({"vae": f"split over {self.replica.size} ranks"} if self._vae_split and self._vae_split.num_split else {}),
             **self._facts,
             **self._parallelism(),
         }
@@ -195,10 +224,17 @@ class DiffusersT2V(Pipeline):
             found.append("the VAE does not tile")
         if self.vae_slicing and not getattr(self._pipe.vae, "use_slicing", False):
             found.append("the VAE does not slice")
+        if self.guidance_batch and not any(batch.num_batched for batch in self._batches):
+            found.append("option guidance_batch: no step made both of its passes in one batch")
+        if self._vae_split and not self._vae_split.num_split:
+            found.append("option vae_split: nothing was decoded by several ranks")
         if self._cache:
             found += self._cache.fallbacks()
-        if self._quantisation:
-            found += self._quantisation.fallbacks(self._named_denoisers())
+        for part in (self._quantisation, self._attention):
+            found += part.fallbacks(self._named_denoisers()) if part else []
+        found += self._scheduler.fallbacks(self._pipe) if self._scheduler else []
+        found += self._lora.fallbacks() if self._lora else []
+        found += self._offload.fallbacks(self._pipe, self._named_denoisers()) if self._offload else []
         return found
 
     def _folder(self) -> str:
@@ -240,18 +276,49 @@ class DiffusersT2V(Pipeline):
         return {n: getattr(self, n) for n in names if getattr(self, n) is not None}
 
     def _check_speedups(self, folder: str, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-        """Refuse what this model or device cannot do, before its weights are read; what loading has to be told."""
-        if not self._cache and not self._quantisation:
+        """Refuse what this model or device cannot do, before its weights are read; what loading has to be given."""
+        self._know_how_to_read(folder)
+        if not (self._cache or self._quantisation or self._attention or self.guidance_batch):
             return {}
         from pipelines.diffusers_outline import read_outline
 
-        outline = read_outline(folder, self.revision)
+        outline, settings = read_outline(folder, self.revision), self.replica.settings
         if self._cache:
-            self._cache.check(outline, self.replica.settings.context, self.replica.settings.cfg)
+            self._cache.check(outline, settings.context, settings.cfg)
+        if self._attention:
+            if settings.context > 1 and settings.context_kind == "ring":
+                raise ConfigError("parallel.context_kind is 'ring', which has a kernel of its own; leave out option 'attention'")
+            self._attention.check(outline, device, dtype, settings.context)
+        if self.guidance_batch and not outline.guides_in_two_passes:
+            raise ConfigError(
+                f"model {self.model!r} makes both guidance passes in one batch already, or has one; leave out 'guidance_batch'"
+            )
+        if self.guidance_batch and settings.cfg > 1:
+            raise ConfigError("parallel.cfg is 2, which makes the two guidance passes on two ranks; leave out option 'guidance_batch'")
         if self._quantisation:
-            self._quantisation.check(outline, device, dtype, self.offload)
-            return dict(self._quantisation.for_loading(list(outline.denoisers)))
+            self._quantisation.check(outline, device, dtype, self._offload.name if self._offload else "none")
+            return dict(self._quantisation.for_loading(outline, folder, self.revision, dtype))
         return {}
+
+    def _know_how_to_read(self, folder: str) -> None:
+        """Have the library at hand that a checkpoint of quantised weights needs."""
+        from pipelines.diffusers_outline import quantised_parts
+        from pipelines.quantised_files import know_quark
+
+        if self.weights == "pretrained" and "quark" in quantised_parts(folder, self.revision).values():
+            know_quark(f"model {self.model!r}, whose denoisers AMD's Quark has quantised,")
+
+    def _speed_up(self) -> None:
+        """What is done to the pipeline's parts once they are there, and before they go to the device."""
+        denoisers = self._named_denoisers()
+        if self._scheduler:
+            self._scheduler.apply(self._pipe, self._in_call("num_inference_steps") or 1)
+        if self._lora:
+            self._lora.apply(self._pipe, denoisers)
+        if self._quantisation:
+            self._quantisation.apply(denoisers)
+        if self._attention:
+            self._attention.apply(denoisers)
 
     def _enable_cache(self, device: torch.device) -> None:
         import torch
@@ -268,16 +335,23 @@ class DiffusersT2V(Pipeline):
         self._cache.enable(self._pipe, self._named_denoisers(), self._in_call("num_inference_steps") or 1, guided, device, answer)
 
     def _spread_over_ranks(self) -> None:
+        from pipelines.guidance_batch import GuidanceBatch
         from pipelines.parallel_denoise import SplitGuidance, split_tokens
+        from pipelines.split_vae import SplitDecode
 
         settings = self.replica.settings
-        if settings.cfg == 2 and (scale := self._in_call("guidance_scale")) is not None and scale <= 1:
-            raise ConfigError(f"parallel.cfg is 2, but with guidance_scale {scale} there is no second guidance pass; leave it out")
+        for what, asked in (("parallel.cfg is 2", settings.cfg == 2), ("option 'guidance_batch' is on", self.guidance_batch)):
+            if asked and (scale := self._in_call("guidance_scale")) is not None and scale <= 1:
+                raise ConfigError(f"{what}, but with guidance_scale {scale} there is no second guidance pass; leave it out")
         for denoiser in self._denoisers():
             if settings.context > 1:
                 split_tokens(denoiser, self.replica, self._num_tokens())
             if settings.cfg == 2:
                 SplitGuidance(denoiser, self.replica)
+            if self.guidance_batch:
+                self._batches.append(GuidanceBatch(denoiser))
+        if self.vae_split:
+            self._vae_split = SplitDecode(self._pipe.vae, self.replica, self.vae_overlap)
 
     def _parallelism(self) -> dict[str, str]:
         """What splits the denoisers over ranks, read from them."""

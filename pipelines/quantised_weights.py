@@ -4,7 +4,10 @@ By name:
   round         each row of a linear layer rounded to 2^bits - 1 levels, symmetric about nought, kept in the original dtype. It tells
                 what so few bits cost in quality; it saves neither time nor memory. bits: 2 to 8
   torchao       diffusers' TorchAoConfig. quant_type: a config class of torchao.quantization, with its own parameters beside it
-  bitsandbytes  diffusers' BitsAndBytesConfig, with its own parameters; on GPUs alone
+  bitsandbytes  diffusers' BitsAndBytesConfig, with its own parameters
+  gguf          the weights of a GGUF file. file, or files by the denoiser's name; pipelines/quantised_files.py
+  quark         a folder whose denoisers AMD's Quark has quantised. native: multiply by AITER's kernels
+  layerwise     weights kept in float8 and turned into the model's dtype at every use, diffusers' layerwise casting. storage: the dtype
 Layers that a model keeps in float32 stay as they are, and so do those whose name holds a part of `modules_to_not_convert`
 (bitsandbytes: `llm_int8_skip_modules`).
 """
@@ -12,19 +15,23 @@ Layers that a model keeps in float32 stay as they are, and so do those whose nam
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from configs.errors import ConfigError, unknown
+from pipelines import quantised_files
 from pipelines.device import require
 from pipelines.diffusers_outline import Outline
 from pipelines.library_options import build, first_line
 
-KINDS = ("round", "torchao", "bitsandbytes")
+KINDS = ("round", "torchao", "bitsandbytes", "gguf", "quark", "layerwise")
+PACKAGES = ("torchao", "bitsandbytes", "gguf")  # kinds that are a package's; quark's is found by another name
+OURS = ("round", "layerwise")  # done to weights that were read as they are
 TRIED_OUTPUTS = 256  # of the layer that a library's kernel is tried on
 ROWS_LOOKED_AT = 8  # of each layer
 
@@ -39,6 +46,13 @@ class Rounding:
             raise ValueError(f"option 'bits' is {self.bits}; it must be from 2 to 8")
 
 
+@dataclass(frozen=True)
+class Storage:
+    """storage: the dtype in which weights wait for their use."""
+
+    storage: Literal["float8_e4m3fn", "float8_e5m2"] = "float8_e4m3fn"
+
+
 class Quantisation:
     """One kind of quantised weights, for every denoiser of a pipeline. Raises ConfigError where the options are wrong."""
 
@@ -50,20 +64,31 @@ class Quantisation:
         self.what = f"pipeline 'diffusers_t2v': quantisation {self.name!r}"
         if self.name not in KINDS:
             raise ConfigError(f"pipeline 'diffusers_t2v': {unknown('quantisation', self.name, KINDS)}")
-        if self.name != "round" and importlib.util.find_spec(self.name) is None:
+        if self.name in PACKAGES and importlib.util.find_spec(self.name) is None:
             raise ConfigError(f"{self.what} needs a package: pip install {self.name}")
         self._given = given
         self._config = self._configured()
         skipped = "llm_int8_skip_modules" if self.name == "bitsandbytes" else "modules_to_not_convert"
-        self._skipped: Sequence[str] = getattr(self._config, skipped) or ()
+        self._skipped: Sequence[str] = getattr(self._config, skipped, None) or ()
 
     def check(self, outline: Outline, device: torch.device, dtype: torch.dtype, offload: str) -> None:
         """Refuse by name what this model or device cannot do. Raises ConfigError."""
         if offload == "sequential":
-            raise ConfigError(f"{self.what} and offload 'sequential' do not go together; use offload 'model' or none")
+            raise ConfigError(f"{self.what} and offload 'sequential' do not go together; use offload 'model', 'group' or none")
+        if self.name == "quark":
+            plain = [f"{name} is {outline.quantised.get(name) or 'not quantised'}" for name in outline.denoisers]
+            if set(outline.quantised.values()) != {"quark"} or len(outline.quantised) < len(outline.denoisers):
+                raise ConfigError(f"{self.what} is for a folder that Quark has written, but the model's {', '.join(plain)}; leave it out")
+            quantised_files.know_quark(self.what)
+            if self._config.native:
+                quantised_files.check_native(self.what, device)
+            return
         if outline.quantised:
-            raise ConfigError(f"{self.what}: the model's {outline.quantised[0]} is quantised already; leave it out")
-        if self.name == "round":
+            name, method = next(iter(outline.quantised.items()))
+            raise ConfigError(f"{self.what}: the model's {name} is quantised already, by {method}; leave it out")
+        if self.name == "gguf":
+            self._config.of(self.what, list(outline.denoisers))
+        if self.name not in ("torchao", "bitsandbytes"):
             return
         for feature in formats_needed(getattr(self._config, "quant_type", None)):
             require(self.what, device, feature)
@@ -79,25 +104,35 @@ class Quantisation:
                 f"{self.what} does not work here, on {device} in {str(dtype).removeprefix('torch.')}: {first_line(error)}"
             ) from error
 
-    def for_loading(self, names: Sequence[str]) -> dict[str, Any]:
-        """What `from_pretrained` has to be told; names: of the denoisers."""
-        if self.name == "round":
+    def for_loading(self, outline: Outline, folder: str, revision: str | None, dtype: torch.dtype) -> dict[str, Any]:
+        """What `from_pretrained` has to be given."""
+        if self.name == "gguf":
+            return quantised_files.read_gguf(self._config, self.what, quantised_files.Place(folder, revision), outline.denoisers, dtype)
+        if self.name not in ("torchao", "bitsandbytes"):
             return {}
         from diffusers import PipelineQuantizationConfig
 
-        return {"quantization_config": PipelineQuantizationConfig(quant_mapping={name: self._configured() for name in names})}
+        mapping = {name: self._configured() for name in outline.denoisers}
+        return {"quantization_config": PipelineQuantizationConfig(quant_mapping=mapping)}
 
     def apply(self, denoisers: Mapping[str, Any]) -> None:
         """Quantise what loading has not."""
         if self.name == "round":
             for _, layer in self._due(denoisers):
                 _round_rows(layer.weight, self._config.bits)
+        if self.name == "layerwise":
+            for denoiser in denoisers.values():
+                denoiser.enable_layerwise_casting(storage_dtype=getattr(torch, self._config.storage), compute_dtype=denoiser.dtype)
+        if self.name == "quark" and self._config.native:
+            quantised_files.compute_natively(self.what, denoisers)
 
     def fallbacks(self, denoisers: Mapping[str, Any]) -> list[str]:
         """What was asked for and is not in force."""
         due = self._due(denoisers)
-        left = [name for name, layer in due if _kind(layer.weight) is None and bool(layer.weight.any())]
+        left = [name for name, layer in due if _kind(layer) is None and bool(layer.weight.any())]
         found = []
+        if self.name in ("gguf", "quark"):  # whose files say which layers are plain
+            return [f"quantisation {self.name!r} is in no layer"] if len(left) == len(due) else []
         if left:
             found.append(f"quantisation {self.name!r} left {len(left)} of {len(due)} linear layers as they were, first {left[0]}")
         if self.name == "round" and (bits := max((_bits(layer.weight) or 0 for _, layer in due), default=0)) > self._config.bits:
@@ -106,8 +141,14 @@ class Quantisation:
 
     def _configured(self) -> Any:
         """A config: diffusers' own, or of the rounding. Each denoiser gets one of its own, since diffusers writes into them."""
-        if self.name == "round":
-            return build(Rounding, self.what, self._given)
+        ours: dict[str, Any] = {
+            "round": Rounding,
+            "layerwise": Storage,
+            "gguf": quantised_files.GgufFiles,
+            "quark": quantised_files.QuarkFolder,
+        }
+        if self.name in ours:
+            return build(ours[self.name], self.what, self._given)
         import diffusers
 
         if self.name == "bitsandbytes":
@@ -132,6 +173,9 @@ class Quantisation:
         due = []
         for denoiser in denoisers.values():
             kept = [*(denoiser._keep_in_fp32_modules or ()), *self._skipped]
+            if self.name == "layerwise":
+                due += [(name, layer) for name, layer in _layers(denoiser) if not _stays_wide(denoiser, name)]
+                continue
             due += [(name, layer) for name, layer in _layers(denoiser) if not any(f"{part}." in f"{name}." for part in kept)]
         return due
 
@@ -153,7 +197,7 @@ def formats_needed(quant_type: Any) -> list[str]:
 def in_force(denoisers: Mapping[str, Any]) -> str:
     """How the denoisers' linear layers are quantised, read from their weights: `KIND in N of M linear layers`, or `none`."""
     layers = [layer for denoiser in denoisers.values() for _, layer in _layers(denoiser)]
-    kinds = Counter(kind for layer in layers if (kind := _kind(layer.weight)))
+    kinds = Counter(kind for layer in layers if (kind := _kind(layer)))
     return ", ".join(f"{kind} in {count} of {len(layers)} linear layers" for kind, count in kinds.items()) or "none"
 
 
@@ -161,12 +205,23 @@ def _layers(denoiser: Any) -> Iterator[tuple[str, torch.nn.Linear]]:
     return ((name, module) for name, module in denoiser.named_modules() if isinstance(module, torch.nn.Linear))
 
 
-def _kind(weight: torch.Tensor) -> str | None:
-    """What a weight is stored as; None where it is plain."""
+def _stays_wide(denoiser: Any, name: str) -> bool:
+    """Whether diffusers' layerwise casting leaves a layer as it is."""
+    from diffusers.hooks.layerwise_casting import DEFAULT_SKIP_MODULES_PATTERN
+
+    own = (*(denoiser._keep_in_fp32_modules or ()), *(denoiser._skip_layerwise_casting_patterns or ()))
+    return any(re.search(pattern, name) for pattern in (*DEFAULT_SKIP_MODULES_PATTERN, *own))
+
+
+def _kind(layer: torch.nn.Linear) -> str | None:
+    """What a layer's weight is stored as; None where it is plain."""
+    weight: torch.Tensor = layer.weight
+    if kind := quantised_files.kind_of(layer):
+        return kind
     if type(weight) is not torch.nn.Parameter:
         stored = getattr(weight, "target_dtype", None) or getattr(getattr(weight, "qdata", None), "dtype", None)
         return type(weight).__name__ + (f" ({str(stored).removeprefix('torch.')})" if stored else "")
-    if not weight.is_floating_point():
+    if not weight.is_floating_point() or weight.dtype.itemsize == 1:
         return str(weight.dtype).removeprefix("torch.")
     bits = _bits(weight)
     return None if bits is None else f"rounded to {bits} bits"

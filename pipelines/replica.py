@@ -30,13 +30,15 @@ LONGEST_WAIT = timedelta(days=30)  # a follower waits as long as nobody asks; th
 class Replica:
     """The group of ranks that this rank belongs to, as it sees it; one rank by default, without torch.distributed.
 
-    position: this rank's in `ranks`; 0 leads. mesh: all ranks of the run along AXES, None where a replica is one rank.
+    position: this rank's in `ranks`; 0 leads. mesh: all ranks of the run along AXES, None where a replica is one rank. group: its ranks,
+    for tensors on their devices; messages: the same for bytes.
     """
 
     settings: ParallelSettings = field(default_factory=lambda: ParallelSettings.model_validate({}))
     ranks: tuple[int, ...] = (0,)
     position: int = 0
     mesh: DeviceMesh | None = field(default=None, repr=False)
+    group: ProcessGroup | None = field(default=None, repr=False)
     messages: ProcessGroup | None = field(default=None, repr=False)
 
     @property
@@ -112,6 +114,7 @@ def join_replica(settings: ParallelSettings, rank: int, world_size: int, device:
     assert math.prod(shape) == world_size
     mesh: Any = init_device_mesh(device.type, shape, mesh_dim_names=AXES)
     groups = [tuple(range(i * settings.size, (i + 1) * settings.size)) for i in range(num_replicas)]
-    channels = [dist.new_group(list(ranks), timeout=LONGEST_WAIT, backend="gloo") for ranks in groups]  # all ranks make all of them
+    within = [dist.new_group(list(ranks)) for ranks in groups]  # all ranks make all of them
+    channels = [dist.new_group(list(ranks), timeout=LONGEST_WAIT, backend="gloo") for ranks in groups]
     mine = rank // settings.size
-    return Replica(settings, groups[mine], rank % settings.size, mesh, channels[mine])
+    return Replica(settings, groups[mine], rank % settings.size, mesh, within[mine], channels[mine])

@@ -39,6 +39,8 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "ring": ("wan", {"context": 2, "context_kind": "ring"}, CLIP),
     "cfg": ("wan", {"cfg": 2}, CLIP),
     "cfg-bfloat16": ("wan", {"cfg": 2}, CLIP | {"dtype": "bfloat16"}),
+    "cfg-vae": ("wan", {"cfg": 2}, CLIP | {"vae_split": True, "vae_overlap": 1}),
+    "cfg-vae-whole": ("wan", {"cfg": 2}, CLIP | {"vae_split": True, "vae_overlap": 8}),
     "context-cfg": ("wan", {"context": 2, "cfg": 2}, CLIP),
     "static": ("llama", {"tensor": 2}, WORDS | {"batching": "static"}),
     "static-drawn": ("llama", {"tensor": 2}, WORDS | DRAWN | {"batching": "static"}),

@@ -53,7 +53,7 @@ def uncached(tiny_wan: Path) -> Any:
     return ask(load(tiny_wan, None), 1)[0]
 
 
-@pytest.mark.parametrize("name", STRONG)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.feature("diffusers_t2v", f"cache: {n}")) for n in STRONG])
 def test_a_cache_is_in_force_skips_and_changes_no_later_answer(tiny_wan: Path, uncached: Any, name: str) -> None:
     pipeline = load(tiny_wan, {"name": name, **STRONG[name]})
     (first,) = ask(pipeline, 1)
@@ -198,8 +198,20 @@ def test_wrong_parameters_are_refused_at_once(cache: Any, message: str) -> None:
     ("cache", "parallel", "message"),
     [
         ("taylorseer", {}, r"cache 'taylorseer' finds nothing to cache in a WanTransformer3DModel; give it cache_identifiers"),
-        ("text_kv", {}, r"cache 'text_kv' finds nothing to cache in a WanTransformer3DModel; leave it out"),
-        ("faster", {}, r"cache 'faster' takes the first half of a batch for the guidance pass, .* give is_guidance_distilled: true"),
+        pytest.param(
+            "text_kv",
+            {},
+            r"cache 'text_kv' finds nothing to cache in a WanTransformer3DModel; leave it out",
+            marks=pytest.mark.feature("diffusers_t2v", "cache: text_kv", refused="diffusers has it for Nucleus's blocks alone"),
+        ),
+        pytest.param(
+            "faster",
+            {},
+            r"cache 'faster' takes the first half of a batch for the guidance pass, .* give is_guidance_distilled: true",
+            marks=pytest.mark.feature(
+                "diffusers_t2v", "cache: faster, its guidance part", refused="Wan's pipeline makes its guidance passes apart"
+            ),
+        ),
         ({"name": "mag", "mag_ratios": [[1.0]] * 3}, {}, r"3 lists of mag_ratios, but 2 denoisers"),
         ("first_block", {"context": 2}, r"cache 'first_block' and parallel.context 2 do not go together"),
         ("pyramid_attention_broadcast", {"cfg": 2}, r"keeps one state for both guidance passes, which parallel.cfg parts"),

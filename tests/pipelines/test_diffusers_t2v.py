@@ -105,7 +105,7 @@ def test_numbers_that_are_not_finite_are_told(tiny_wan: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"offload": "model"}, "option 'offload' is 'model', but there is no accelerator here"),
+        ({"offload": "model"}, "offload 'model' needs an accelerator, and there is none here"),
         ({"height": 40}, "option 'height' is 40; .* needs a multiple of 16"),
         ({"num_frames": 6}, "option 'num_frames' is 6; .* needs a multiple of 4, plus 1"),
         ({"model": "/no/such/folder"}, "cannot be loaded"),

@@ -40,6 +40,7 @@ def plain(tiny_wan: Path) -> DiffusersT2V:
     return load(tiny_wan, None)
 
 
+@pytest.mark.feature("diffusers_t2v", "quantisation: weights rounded to 2 to 8 bits", note="tells the quality, saves nothing")
 @pytest.mark.parametrize("bits", [8, 4, 3, 2])
 def test_rounded_weights_have_so_many_levels_a_row(tiny_wan: Path, bits: int) -> None:
     pipeline = load(tiny_wan, {"name": "round", "bits": bits})
@@ -100,9 +101,16 @@ def test_it_goes_with_a_cache(tiny_wan: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "stored"),
     [
-        ({"quant_type": "Int8WeightOnlyConfig"}, "Int8Tensor (int8)"),
-        ({"quant_type": "IntxWeightOnlyConfig", "weight_dtype": "int4", "granularity": {"PerGroup": 8}}, "IntxUnpackedToInt8Tensor (int4)"),
-        ({"quant_type": "Float8WeightOnlyConfig"}, "Float8Tensor (float8_e4m3fn)"),
+        pytest.param(options, stored, marks=pytest.mark.feature("diffusers_t2v", f"quantisation: torchao {options['quant_type']}"))
+        for options, stored in (
+            ({"quant_type": "Int8WeightOnlyConfig"}, "Int8Tensor (int8)"),
+            ({"quant_type": "Int8DynamicActivationInt8WeightConfig"}, "Int8Tensor (int8)"),
+            (
+                {"quant_type": "IntxWeightOnlyConfig", "weight_dtype": "int4", "granularity": {"PerGroup": 8}},
+                "IntxUnpackedToInt8Tensor (int4)",
+            ),
+            ({"quant_type": "Float8WeightOnlyConfig"}, "Float8Tensor (float8_e4m3fn)"),
+        )
     ],
 )
 def test_torchao_weights_are_in_force(tiny_wan: Path, plain: DiffusersT2V, options: dict[str, Any], stored: str) -> None:
@@ -131,7 +139,7 @@ def test_wrong_torchao_options_are_refused(tiny_wan: Path, options: dict[str, An
 @pytest.mark.parametrize(
     ("quantisation", "message"),
     [
-        ("gguf", r"unknown quantisation 'gguf'; known: bitsandbytes, round, torchao"),
+        ("ggml", r"unknown quantisation 'ggml' \(did you mean 'gguf'\?\); known: bitsandbytes, gguf, layerwise, quark, round, torchao"),
         ({"bits": 4}, r"option 'quantisation' has no 'name'; known: round"),
         ("round", r"quantisation 'round': option 'bits' is required"),
         ({"name": "round", "bits": 1}, r"quantisation 'round': option 'bits' is 1; it must be from 2 to 8"),
@@ -141,6 +149,42 @@ def test_wrong_torchao_options_are_refused(tiny_wan: Path, options: dict[str, An
 def test_wrong_options_are_refused_at_once(quantisation: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make("pipelines", "diffusers_t2v", {"quantisation": quantisation})
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(
+            o,
+            marks=pytest.mark.feature(
+                "diffusers_t2v", f"quantisation: {o['name']} {o.get('quant_type', '') or next(k for k in o if 'load' in k)}"
+            ),
+        )
+        for o in (
+            {"name": "bitsandbytes", "load_in_8bit": True},
+            {"name": "bitsandbytes", "load_in_4bit": True},
+            {"name": "torchao", "quant_type": "Float8DynamicActivationFloat8WeightConfig"},
+        )
+    ],
+)
+def test_kinds_of_gpus_are_in_force_there(options: dict[str, Any]) -> None:
+    given = {"model": "embedded", **SMALL, "num_frames": 9, "height": 48, "dtype": "bfloat16", "quantisation": options}
+    pipeline: DiffusersT2V = make("pipelines", "diffusers_t2v", given)
+    try:
+        pipeline.load(torch.device("cuda"))
+    except ConfigError as error:
+        pytest.skip(str(error))
+    assert pipeline.effective()["quantisation"] != "none"
+    assert pipeline.fallbacks() == []
+    assert ask(pipeline).std() > 1
+
+
+@pytest.mark.feature("diffusers_t2v", "quantisation: bitsandbytes on a processor", refused="diffusers 0.42 quantises with it on GPUs alone")
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None or torch.cuda.is_available(), reason="needs bitsandbytes, and no GPU")
+def test_bitsandbytes_is_refused_on_a_processor(tiny_wan: Path) -> None:
+    with pytest.raises(ConfigError, match="quantisation 'bitsandbytes' does not work here, on cpu in float32: No GPU found"):
+        load(tiny_wan, {"name": "bitsandbytes", "load_in_8bit": True})
 
 
 @pytest.mark.parametrize("package", ["torchao", "bitsandbytes"])

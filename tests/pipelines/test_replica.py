@@ -76,7 +76,14 @@ def one_rank_clips(tiny_wan: Path) -> Any:
 
 @pytest.mark.xdist_group("two-ranks")  # they share what two ranks made in one go
 @pytest.mark.parametrize(
-    ("case", "told"), [("ulysses", "context 2 (ulysses)"), ("ring", "context 2 (ring)"), ("cfg", "cfg 2"), ("cfg-bfloat16", "cfg 2")]
+    ("case", "told"),
+    [
+        pytest.param("ulysses", "context 2 (ulysses)", marks=pytest.mark.feature("diffusers_t2v", "context parallelism: Ulysses")),
+        ("ring", "context 2 (ring)"),
+        pytest.param("cfg", "cfg 2", marks=pytest.mark.feature("diffusers_t2v", "guidance passes on two ranks")),
+        ("cfg-bfloat16", "cfg 2"),
+        ("cfg-vae-whole", "cfg 2"),
+    ],
 )
 def test_two_ranks_make_the_clip_of_one(two_ranks: Path, one_rank_clips: Any, tiny_wan: Path, case: str, told: str) -> None:
     """`ring` runs diffusers' ring with torch's flash attention for CPUs put in place of that for accelerators."""
@@ -87,7 +94,21 @@ def test_two_ranks_make_the_clip_of_one(two_ranks: Path, one_rank_clips: Any, ti
     assert json.loads((two_ranks / f"{case}-0.json").read_text())["effective"]["parallel"] == told
 
 
+@pytest.mark.xdist_group("two-ranks")
+@pytest.mark.feature("diffusers_t2v", "VAE split over ranks")
+def test_two_ranks_that_decode_a_half_each_make_nearly_the_clip_of_one(two_ranks: Path, one_rank_clips: Any) -> None:
+    """The random VAE attends to the whole picture, so that halves differ from it; the seam is no worse than the rest."""
+    clips = np.load(two_ranks / "cfg-vae-0.npy").astype(int)
+    moved = np.abs(clips - one_rank_clips)
+    assert 0 < moved.mean() < 4
+    seam = clips.shape[3] // 2
+    steps = np.abs(np.diff(clips, axis=3)).mean((0, 1, 2, 4))
+    assert steps[seam - 2 : seam + 2].max() <= steps.max()
+    assert json.loads((two_ranks / "cfg-vae-0.json").read_text())["effective"]["vae"] == "split over 2 ranks"
+
+
 @pytest.mark.xdist_group("two-ranks")  # they share what two ranks made in one go
+@pytest.mark.feature("transformers_llm", "tensor parallelism")
 @pytest.mark.parametrize("case", ["static", "static-drawn", "continuous"])
 def test_two_ranks_give_the_texts_of_one(two_ranks: Path, tiny_llama: Path, case: str) -> None:
     found = json.loads((two_ranks / f"{case}-0.json").read_text())

@@ -1,0 +1,211 @@
+"""GGUF files and folders of AMD's Quark: read packed, in force by their layers, refused where they belong to another model."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from configs.errors import ConfigError
+from configs.registry import make
+from pipelines.diffusers_t2v import DiffusersT2V
+from workloads.records import Query, Sample
+
+EMBEDDED = Path(__file__).parents[2] / "pipelines/embedded/t2v"
+EXPERTS = ("transformer", "transformer_2")
+CLIP: dict[str, Any] = {
+    "num_frames": 9,
+    "height": 48,
+    "width": 48,
+    "num_inference_steps": 2,
+    "guidance_scale": 2.0,
+    "max_sequence_length": 64,
+}
+BLOCK_LAYERS, ALL_LAYERS = 2 * 6 * 10, 2 * (6 * 10 + 6)
+ORIGINAL = (  # Wan's own names, which GGUF files out there carry, for diffusers'; the last three swap two norms
+    ("condition_embedder.time_embedder.linear_1", "time_embedding.0"),
+    ("condition_embedder.time_embedder.linear_2", "time_embedding.2"),
+    ("condition_embedder.text_embedder.linear_1", "text_embedding.0"),
+    ("condition_embedder.text_embedder.linear_2", "text_embedding.2"),
+    ("condition_embedder.time_proj", "time_projection.1"),
+    ("ffn.net.0.proj", "ffn.0"),
+    ("ffn.net.2", "ffn.2"),
+    ("attn1.", "self_attn."),
+    ("attn2.", "cross_attn."),
+    (".to_out.0.", ".o."),
+    (".to_q.", ".q."),
+    (".to_k.", ".k."),
+    (".to_v.", ".v."),
+    ("proj_out", "head.head"),
+    ("norm2", "norm_x"),
+    ("norm3", "norm2"),
+    ("norm_x", "norm3"),
+)
+needs_quark = pytest.mark.skipif(importlib.util.find_spec("quark") is None, reason="amd-quark is not installed")
+
+
+def load(model: Path, quantisation: Any = None) -> DiffusersT2V:
+    pipeline: DiffusersT2V = make("pipelines", "diffusers_t2v", {"model": str(model), **CLIP, "quantisation": quantisation})
+    pipeline.load(torch.device("cpu"))
+    return pipeline
+
+
+def ask(pipeline: DiffusersT2V) -> Any:
+    (response,) = pipeline.generate([Sample(0, "a red disc moves to the right")], [Query(0, 0, 1)])
+    assert response.video_THWC is not None
+    return response.video_THWC.astype(int)
+
+
+@pytest.fixture(scope="module")
+def plain() -> Any:
+    return ask(load(EMBEDDED))
+
+
+def original_name(name: str) -> str:
+    if name == "scale_shift_table":
+        return "head.modulation"
+    name = name.replace("scale_shift_table", "modulation")
+    for ours, theirs in ORIGINAL:
+        name = name.replace(ours, theirs)
+    return name
+
+
+def write_gguf(file: Path, expert: str, kind: str, named: Any = lambda name: name) -> str:
+    """The expert's linear layers in blocks in that kind, all else as it is; the file's name."""
+    import gguf
+    from diffusers import WanTransformer3DModel
+
+    model = WanTransformer3DModel.from_pretrained(EMBEDDED, subfolder=expert)
+    writer = gguf.GGUFWriter(file, "wan")
+    quantised = gguf.GGMLQuantizationType[kind]
+    for name, tensor in model.state_dict().items():
+        array = tensor.float().numpy()
+        if name.startswith("blocks") and array.ndim == 2:
+            writer.add_tensor(named(name), gguf.quants.quantize(array, quantised), raw_dtype=quantised)
+        else:
+            writer.add_tensor(named(name), array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def gguf_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+    folder = tmp_path_factory.mktemp("gguf")
+    return {kind: {e: write_gguf(folder / f"{e}-{kind}.gguf", e, kind) for e in EXPERTS} for kind in ("Q8_0", "Q4_0")}
+
+
+@pytest.mark.feature("diffusers_t2v", "quantisation: GGUF")
+def test_gguf_weights_are_in_force_packed_and_fewer_bits_move_an_answer_further(plain: Any, gguf_files: dict[str, dict[str, str]]) -> None:
+    moved = {}
+    for kind, files in gguf_files.items():
+        pipeline = load(EMBEDDED, {"name": "gguf", "files": files})
+        assert pipeline.effective()["quantisation"] == f"GGUF {kind} in {BLOCK_LAYERS} of {ALL_LAYERS} linear layers"
+        assert pipeline.fallbacks() == []
+        assert pipeline._pipe.transformer.blocks[0].attn1.to_q.weight.dtype is torch.uint8
+        moved[kind] = np.abs(ask(pipeline) - plain).mean()
+    assert 0 < moved["Q8_0"] < moved["Q4_0"] < 20
+
+
+def test_a_gguf_file_with_the_model_s_original_names_is_read_as_well(gguf_files: dict[str, dict[str, str]], tmp_path: Path) -> None:
+    files = {e: write_gguf(tmp_path / f"{e}.gguf", e, "Q8_0", original_name) for e in EXPERTS}
+    theirs = load(EMBEDDED, {"name": "gguf", "files": files})
+    assert np.array_equal(ask(theirs), ask(load(EMBEDDED, {"name": "gguf", "files": gguf_files["Q8_0"]})))
+
+
+def test_a_gguf_file_that_is_another_s_or_damaged_is_refused_by_name(
+    tiny_wan: Path, gguf_files: dict[str, dict[str, str]], tmp_path: Path
+) -> None:
+    good = gguf_files["Q8_0"]
+    cut, text = tmp_path / "cut.gguf", tmp_path / "text.gguf"
+    cut.write_bytes(Path(good["transformer"]).read_bytes()[:5000])
+    text.write_text("not weights")
+    for model, given, why in (
+        (EMBEDDED, {"file": good["transformer"]}, "has files for transformer, but the model has transformer, transformer_2"),
+        (EMBEDDED, {"files": good | {"transformer": "gone.gguf"}}, "file 'gone.gguf' of transformer does not exist"),
+        (EMBEDDED, {"files": good | {"transformer": str(text)}}, f"{str(text)!r} is not a GGUF file"),
+        (EMBEDDED, {"files": good | {"transformer": str(cut)}}, f"{str(cut)!r} cannot be read as the WanTransformer3DModel"),
+        (tiny_wan, {"files": good}, "cannot be read as the WanTransformer3DModel of 'transformer'"),
+        (EMBEDDED, {}, "give 'file', or for a model with two denoisers 'files'"),
+    ):
+        with pytest.raises(ConfigError) as error:
+            load(model, {"name": "gguf", **given})
+        assert why in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def quark_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded model with its blocks in MXFP4, quantised and written by Quark itself."""
+    import quark.integrations.diffusers  # type: ignore[import-not-found]  # noqa: F401
+    from diffusers import WanTransformer3DModel
+    from quark.torch import ModelQuantizer, export_safetensors  # type: ignore[import-not-found]
+    from quark.torch.quantization.config.config import OCP_MXFP4Spec, QConfig, QLayerConfig  # type: ignore[import-not-found]
+
+    spec = OCP_MXFP4Spec(ch_axis=-1, is_dynamic=False).to_quantization_spec()
+    config = QConfig(global_quant_config=QLayerConfig(weight=spec), exclude=["condition_embedder.*", "proj_out"])
+    folder = tmp_path_factory.mktemp("quark") / "t2v"
+    shutil.copytree(EMBEDDED, folder)
+    for expert in EXPERTS:
+        model = WanTransformer3DModel.from_pretrained(EMBEDDED, subfolder=expert)
+        model = ModelQuantizer.freeze(ModelQuantizer(config).quantize_model(model, dataloader=None))
+        shutil.rmtree(folder / expert)
+        export_safetensors(model, str(folder / expert), weight_format="real_quantized")
+    return folder
+
+
+@needs_quark
+@pytest.mark.feature("diffusers_t2v", "quantisation: Quark MXFP4 checkpoint", note="unpacked to compute")
+def test_a_folder_of_quark_s_is_read_packed(quark_folder: Path, plain: Any) -> None:
+    for quantisation in (None, "quark"):
+        pipeline = load(quark_folder, quantisation)
+        effective = pipeline.effective()
+        assert effective["quantisation"] == f"Quark mxfp4 in {BLOCK_LAYERS} of {ALL_LAYERS} linear layers"
+        assert (effective["dtype"], pipeline.fallbacks()) == ("float32", [])
+        assert pipeline._pipe.transformer.blocks[0].attn1.to_q.weight.dtype is torch.uint8
+    assert 0 < np.abs(ask(pipeline) - plain).mean() < 20
+
+
+@needs_quark
+@pytest.mark.gpu
+@pytest.mark.feature("diffusers_t2v", "quantisation: Quark MXFP4 by AITER's kernels")
+def test_quark_s_layers_are_multiplied_natively(quark_folder: Path) -> None:
+    try:
+        pipeline: DiffusersT2V = make(
+            "pipelines", "diffusers_t2v", {"model": str(quark_folder), **CLIP, "quantisation": {"name": "quark", "native": True}}
+        )
+        pipeline.load(torch.device("cuda"))
+    except ConfigError as error:
+        pytest.skip(str(error))
+    assert " by " in pipeline.effective()["quantisation"]
+    assert np.abs(ask(pipeline) - ask(load(quark_folder))).mean() < 10
+
+
+def test_quark_is_refused_where_it_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="is for a folder that Quark has written, but the model's transformer is not quantised"):
+        load(EMBEDDED, "quark")
+    folder = tmp_path / "t2v"
+    shutil.copytree(EMBEDDED, folder)
+    for expert in EXPERTS:
+        config = json.loads((folder / expert / "config.json").read_text())
+        (folder / expert / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "quark"}}))
+    with pytest.raises(ConfigError, match="the model's transformer is quantised already, by quark; leave it out"):
+        load(folder, {"name": "round", "bits": 8}) if importlib.util.find_spec("quark") else _as_if_quark_were_there(monkeypatch, folder)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="whose denoisers AMD's Quark has quantised, needs a package: pip install amd-quark"):
+        load(folder)
+
+
+def _as_if_quark_were_there(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    from pipelines import quantised_files
+
+    with monkeypatch.context() as patched:
+        patched.setattr(quantised_files, "know_quark", lambda what: None)
+        load(folder, {"name": "round", "bits": 8})
