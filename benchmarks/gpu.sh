@@ -11,4 +11,5 @@ if [[ -z "${PYTHON:-}" ]]; then
   PYTHON=.venv/bin/python
   [[ -x "$PYTHON" ]] || PYTHON=python3
 fi
+export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}"  # nothing is asked of a hub
 exec "$PYTHON" -m benchmarks.gpu "$@"

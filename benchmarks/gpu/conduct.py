@@ -94,7 +94,7 @@ def conduct(proof: Proof, parts: Sequence[Part], named: tuple[str, ...], folder:
         proof.interrupted = True
     finally:
         if child is not None:
-            child.kill()
+            child.kill() if proof.interrupted else child.close()
         proof.write()
 
 
@@ -106,7 +106,8 @@ def told(part: Part, entry: Entry) -> str:
 
 def _run(proof: Proof, part: Part, child: Child, named: tuple[str, ...], folder: Path) -> None:
     entry, begun = proof.parts[part.name], time.monotonic()
-    entry.limit_s, entry.why = round(min(part.limit_s, proof.left_s), 1), "interrupted"
+    entry.limit_s = round(proof.left_s if proof.shrink else min(part.limit_s, proof.left_s), 1)  # a processor has its own pace
+    entry.why = "interrupted"
     ceilings = proof.parts["ceilings"].figures if "ceilings" in proof.parts else {}
     job = Job(proof.device["torch_device"], proof.shrink, str(folder), named, ceilings, begun + entry.limit_s)
 
