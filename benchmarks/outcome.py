@@ -11,12 +11,17 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def conclude(name: str, value: float, unit: str, goal: float, holds: bool, **more: Any) -> None:
-    """Print the line and write it to results/NAME.json. goal: what `value` was to reach; holds: whether everything asked for did."""
-    line = {"name": name, "value": round(value, 4), "unit": unit, "goal": goal, "holds": holds}
-    line |= {"machine": platform.machine(), "cpus": _cpus()} | more
+    """Print the line and write it to results/NAME.json."""
+    text = json.dumps(line(name, value, unit, goal, holds, **more))
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(line) + "\n", encoding="utf-8")
-    print(json.dumps(line))
+    (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+def line(name: str, value: float, unit: str, goal: float, holds: bool, **more: Any) -> dict[str, Any]:
+    """goal: what `value` was to reach; holds: whether everything asked for did."""
+    found = {"name": name, "value": round(value, 4), "unit": unit, "goal": goal, "holds": holds}
+    return found | {"machine": platform.machine(), "cpus": _cpus()} | more
 
 
 def _cpus() -> int:

@@ -1,0 +1,42 @@
+"""What diffusers' attention backends save: those that are installed, none that a hub would have to be asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.gpu import denoising
+from benchmarks.gpu.part import Job, Keep, not_run
+
+STEPS = 4
+LEAST_S = 4.0
+# Left out: those from a hub, of variable length, and of other hardware; `_native_math` and uncompiled `flex`, which store all scores.
+BACKENDS = ("_native_flash", "_native_efficient", "_native_cudnn", "flash", "_flash_3", "sage", "xformers")
+
+
+def measure(job: Job, keep: Keep) -> None:
+    denoiser = denoising.Denoiser(job, STEPS)
+    rows: dict[str, Any] = {}
+    with denoiser.loaded() as pipeline:
+        rows["native"] = denoiser.measured(pipeline)
+        keep("backends", rows)
+        for name in BACKENDS:
+            rows[name] = _row(denoiser, pipeline, name) if job.left_s > (0.2 if job.shrink else LEAST_S) else not_run("no time was left")
+            keep("backends", rows)
+
+
+def summary(figures: Mapping[str, Any]) -> str:
+    return denoising.summary(figures.get("backends", {}))
+
+
+def _row(denoiser: denoising.Denoiser, pipeline: Any, name: str) -> dict[str, Any]:
+    """diffusers keeps the backend for the whole process, and a bad one spoils every later model: it is set back whatever happens."""
+    network = pipeline._pipe.transformer
+    try:
+        network.set_attention_backend(name)
+        return denoiser.measured(pipeline) | {"attention": pipeline.effective()["attention"]}
+    except Exception as error:  # whatever a library raises where it, or a kernel of it, is missing
+        denoising.check_device(denoiser.device, error)
+        return not_run(f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}")
+    finally:
+        network.set_attention_backend("native")

@@ -1,0 +1,66 @@
+"""transformers' own way to compiled decoding: `generate` with a static cache, which it compiles by itself on a GPU."""
+
+from __future__ import annotations
+
+import copy
+import time
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from benchmarks.gpu import mfu
+from benchmarks.gpu.denoising import free
+from benchmarks.gpu.llama import FULL, SHRUNK, Sizes, counted, guarded, ids_of, load
+from benchmarks.gpu.part import Job
+
+if TYPE_CHECKING:
+    from pipelines.transformers_llm import TransformersLLM
+
+
+class Watch:
+    """A stopping criterion that stops nothing: it notes when each token is there."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        input_ids[:, -1].tolist()  # waits for the device
+        self.times.append(time.perf_counter())
+        return input_ids.new_zeros(len(input_ids), dtype=torch.bool)
+
+
+def measure(job: Job) -> dict[str, Any]:
+    """Of one text."""
+    device, sizes = torch.device(job.device), SHRUNK if job.shrink else FULL
+    pipeline = load(device, sizes, batching="static")
+    try:
+        return guarded(_generate, device, pipeline, sizes, job)
+    finally:
+        pipeline.close()
+        del pipeline
+        free(device)
+
+
+def _generate(pipeline: TransformersLLM, sizes: Sizes, job: Job) -> dict[str, Any]:
+    from transformers import StoppingCriteriaList
+
+    network, model = pipeline._model, counted(pipeline)
+    count, config = 2 * sizes.steps, copy.copy(network.generation_config)
+    config.update(cache_implementation="static", max_new_tokens=count, min_new_tokens=count)
+    ids = ids_of(network, 1, sizes.context)
+    for _ in range(2):  # of the same length: another one would be compiled anew
+        watch = Watch()
+        with torch.inference_mode():
+            network.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                generation_config=config,
+                stopping_criteria=StoppingCriteriaList([watch]),
+            )
+    gaps = [after - before for before, after in zip(watch.times, watch.times[1:], strict=False)]
+    each_s = median(gaps[len(gaps) // 2 :])
+    precision = mfu.DTYPES[str(network.dtype).removeprefix("torch.")]
+    num_bytes = model.touched_bytes(precision, 1) + model.kv_bytes(sizes.context + 3 * count // 4, precision)
+    used = mfu.traffic(num_bytes, each_s, mfu.bandwidth_ceiling(job.ceilings))
+    return {"ran": True, "step_s": each_s, "tokens_per_s": 1 / each_s, **used}

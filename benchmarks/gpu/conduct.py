@@ -1,0 +1,123 @@
+"""Runs the parts within the budget and keeps what they say: one document, written again after every part."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu.child import Child, Ended
+from benchmarks.gpu.part import Job, Part
+from workloads.run_folder import write_json
+
+SCHEMA = "triptych-gpu/1"
+DEVICE_LIMIT_S = 60.0  # to say what it is
+
+
+@dataclass
+class Entry:
+    """What is kept of one part. ran: it came to its end; why: where it did not. figures: what it said, whether it ended or not."""
+
+    ran: bool = False
+    why: str | None = "not reached"
+    seconds: float = 0.0
+    limit_s: float | None = None
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Proof:
+    """The document. output: where it is written; None until the device is known."""
+
+    budget_s: float
+    shrink: bool
+    output: Path | None = None
+    device: dict[str, Any] = field(default_factory=dict)
+    parts: dict[str, Entry] = field(default_factory=dict)
+    interrupted: bool = False
+    began: float = field(default_factory=time.monotonic)
+    time: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+
+    @property
+    def left_s(self) -> float:
+        return max(self.began + self.budget_s - time.monotonic(), 0.0)
+
+    def write(self) -> None:
+        assert self.output is not None
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        document = {
+            "schema": SCHEMA,
+            "time": self.time,
+            "device": self.device,
+            "shrunk": self.shrink,
+            "budget_s": self.budget_s,
+            "seconds": round(time.monotonic() - self.began, 1),
+            "interrupted": self.interrupted,
+            "parts": {name: asdict(entry) for name, entry in self.parts.items()},
+        }
+        write_json(self.output, document)
+
+
+def ask_device(proof: Proof, folder: Path) -> Ended:
+    """Fills in proof.device."""
+    child = Child("device")
+    job = Job("", proof.shrink, str(folder), (), {}, time.monotonic() + DEVICE_LIMIT_S)
+    try:
+        return child.run("benchmarks.gpu.device_facts", job, proof.device.__setitem__)
+    finally:
+        child.kill()
+
+
+def conduct(proof: Proof, parts: Sequence[Part], named: tuple[str, ...], folder: Path) -> None:
+    """Every part, or why not. Ctrl-C ends it with what there is."""
+    proof.parts.update({part.name: Entry() for part in parts})
+    child: Child | None = None
+    try:
+        for part in parts:
+            if child is not None and (child.process != part.process or not child.alive):
+                child.close()
+                child = None
+            entry, needs_s = proof.parts[part.name], 1.0 if proof.shrink else part.needs_s
+            if proof.left_s < needs_s:
+                entry.why = f"{proof.left_s:.0f} s are left of the budget of {proof.budget_s:g} s, and it needs {needs_s:g} s"
+            else:
+                _say(f"{part.name} ..")
+                child = child or Child(part.process)
+                _run(proof, part, child, named, folder)
+            proof.write()
+            _say(f"{part.name}: {told(part, entry)} ({entry.seconds:.0f} s)")
+    except KeyboardInterrupt:
+        proof.interrupted = True
+    finally:
+        if child is not None:
+            child.kill() if proof.interrupted else child.close()
+        proof.write()
+
+
+def told(part: Part, entry: Entry) -> str:
+    """A part in one line: its figures, and why it did not end."""
+    figures = importlib.import_module(part.module).summary(entry.figures) if entry.figures else ""
+    return figures if entry.ran else f"not run to its end: {entry.why}" + (f"; until then {figures}" if figures else "")
+
+
+def _run(proof: Proof, part: Part, child: Child, named: tuple[str, ...], folder: Path) -> None:
+    entry, begun = proof.parts[part.name], time.monotonic()
+    entry.limit_s = round(proof.left_s if proof.shrink else min(part.limit_s, proof.left_s), 1)  # a processor has its own pace
+    entry.why = "interrupted"
+    ceilings = proof.parts["ceilings"].figures if "ceilings" in proof.parts else {}
+    job = Job(proof.device["torch_device"], proof.shrink, str(folder), named, ceilings, begun + entry.limit_s)
+
+    def keep(name: str, value: Any) -> None:
+        entry.figures[name], entry.seconds = value, round(time.monotonic() - begun, 1)
+        proof.write()
+
+    ended = child.run(part.module, job, keep)
+    entry.ran, entry.why, entry.seconds = ended.ran, ended.why, round(time.monotonic() - begun, 1)
+
+
+def _say(line: str) -> None:
+    print(f"gpu: {line}", file=sys.stderr, flush=True)

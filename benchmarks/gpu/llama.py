@@ -1,0 +1,196 @@
+"""A Llama of 8 billion parameters with random weights: MFU of a prompt, tokens a second and bandwidth use of decoding.
+
+Prompts and decoding are run straight on the network that `transformers_llm` loads, so that each phase is alone; then the pipeline itself
+answers the same number of tokens, with both of its engines, and what it adds can be seen.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from benchmarks.gpu import mfu
+from benchmarks.gpu.denoising import check_device, free
+from benchmarks.gpu.part import Job, Keep, not_run
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipelines.plan_language import LanguageModel
+    from pipelines.transformers_llm import TransformersLLM
+
+ARCHITECTURE = "llama3.1-8b"
+SPECIAL_TOKENS = 7  # of pipelines/byte_tokenizer.py, with the lowest ids
+
+
+class Sizes(NamedTuple):
+    """prompts: (texts, tokens of each) of the phase of prompts. batches: of decoding, after so many tokens of context."""
+
+    prompts: tuple[tuple[int, int], ...]
+    batches: tuple[int, ...]
+    context: int
+    steps: int
+    answers: tuple[int, int]  # texts and tokens that the engines answer
+    shrink: dict[str, Any] | None
+
+
+# A prompt of 2,048 tokens is 30 TFLOP, 0.1 s at 350 TFLOP/s; a step of decoding reads 15 GB at least, 5 ms at 3 TB/s.
+FULL = Sizes(((1, 2048), (4, 2048)), (1, 8, 64), 1024, 32, (64, 64), None)
+SHRUNK = Sizes(((1, 32), (2, 32)), (1, 4), 16, 6, (4, 6), {"layers": 2, "width": "1/16", "vocabulary": 320})
+
+
+def measure(job: Job, keep: Keep) -> None:
+    import torch
+
+    device, sizes = torch.device(job.device), SHRUNK if job.shrink else FULL
+    engines: dict[str, Any] = {}
+    for name in ("static", "continuous"):
+        pipeline = load(device, sizes, batching=name)
+        try:
+            if name == "static":
+                _phases(pipeline, sizes, job, keep)
+            engines[name] = guarded(answer, device, pipeline, sizes)
+            keep("engines", engines)
+        finally:
+            pipeline.close()
+            del pipeline
+            free(device)
+
+
+def summary(figures: Mapping[str, Any]) -> str:
+    told = [f"prompt {name} MFU {mfu.percent(p['mfu'])}" for name, p in figures.get("prefill", {}).items() if p["ran"]]
+    told += [
+        f"{name} {d['tokens_per_s']:.4g} tokens/s, {mfu.percent(d['bandwidth_use'])} of bandwidth"
+        for name, d in figures.get("decode", {}).items()
+        if d["ran"]
+    ]
+    return "; ".join(told)
+
+
+def load(device: torch.device, sizes: Sizes, **options: Any) -> TransformersLLM:
+    from pipelines.transformers_llm import TransformersLLM
+
+    texts, tokens = sizes.answers
+    room = max(sizes.context + sizes.steps, *(t for _, t in sizes.prompts)) + tokens
+    pipeline = TransformersLLM(
+        weights="random",
+        architecture=ARCHITECTURE,
+        shrink=sizes.shrink,
+        chat=False,
+        context=room,
+        max_new_tokens=tokens,
+        batch_size=texts,
+        **options,
+    )
+    pipeline.load(device)
+    return pipeline
+
+
+def counted(pipeline: TransformersLLM) -> LanguageModel:
+    from pipelines.plan_modules import build
+
+    return build(pipeline._model.config, ARCHITECTURE)
+
+
+def prefill(network: Any, model: LanguageModel, count: int, tokens: int, job: Job, dtype: str) -> dict[str, Any]:
+    """So many prompts at the same time, to the first token of each."""
+    import torch
+
+    from benchmarks.gpu.timing import seconds_each
+
+    ids_BT = ids_of(network, count, tokens)
+
+    def forward() -> None:
+        with torch.inference_mode():
+            network(input_ids=ids_BT, use_cache=True, logits_to_keep=1)
+
+    each_s = seconds_each(forward, network.device, 0.0, repeats=3)
+    found = mfu.work(count * model.prefill_flops(tokens), each_s, mfu.product_ceiling(job.ceilings, dtype))
+    return {"ran": True, **found, "tokens_per_s": count * tokens / each_s}
+
+
+def decode(network: Any, model: LanguageModel, batch: int, sizes: Sizes, job: Job, dtype: str) -> dict[str, Any]:
+    """One more token of each text, again and again; the likeliest one. The first steps are not timed.
+
+    What must be read in a step: all weights but the embedding's rows, and the keys and values of every text.
+    """
+    import torch
+
+    from benchmarks.gpu.timing import synchronise
+
+    warm = max(1, sizes.steps // 8)
+    with torch.inference_mode():
+        out = network(input_ids=ids_of(network, batch, sizes.context), use_cache=True, logits_to_keep=1)
+        for step in range(warm + sizes.steps):
+            if step == warm:
+                synchronise(network.device)
+                begun = time.perf_counter()
+            out = network(input_ids=out.logits[:, -1:].argmax(-1), past_key_values=out.past_key_values, use_cache=True)
+        synchronise(network.device)
+    each_s = (time.perf_counter() - begun) / sizes.steps
+    precision, context = mfu.DTYPES[dtype], sizes.context + warm + sizes.steps // 2  # halfway through what is timed
+    num_bytes = model.touched_bytes(precision, batch) + batch * model.kv_bytes(context, precision)
+    return {
+        "ran": True,
+        "step_s": each_s,
+        "tokens_per_s": batch / each_s,
+        "context": context,
+        **mfu.traffic(num_bytes, each_s, mfu.bandwidth_ceiling(job.ceilings)),
+        "mfu": mfu.work(batch * model.decode_flops(context), each_s, mfu.product_ceiling(job.ceilings, dtype))["mfu"],
+    }
+
+
+def answer(pipeline: TransformersLLM, sizes: Sizes) -> dict[str, Any]:
+    """Tokens a second of the pipeline as a worker uses it, prompts and all."""
+    from workloads.records import Query, Sample
+
+    texts, _ = sizes.answers
+    samples = [Sample(i, f"{i:04d} " + "w" * max(1, sizes.context - 8)) for i in range(texts)]
+    queries = [Query(i, i, i) for i in range(texts)]
+    pipeline.generate(samples[:1], queries[:1])
+    begun = time.perf_counter()
+    responses = pipeline.generate(samples, queries)
+    seconds, failed = time.perf_counter() - begun, [r.error for r in responses if r.error]
+    if failed:
+        return not_run(f"{len(failed)} of {texts} answers failed: {failed[0]}")
+    count = sum(r.num_units for r in responses)
+    return {"ran": True, "seconds": seconds, "answers": texts, "tokens": count, "tokens_per_s": count / seconds}
+
+
+def guarded(figures: Callable[..., dict[str, Any]], device: torch.device, *arguments: Any) -> dict[str, Any]:
+    """Or why there are none: too little memory for one batch is no reason to leave out the others."""
+    import torch
+
+    try:
+        return figures(*arguments)
+    except torch.OutOfMemoryError:
+        return not_run("out of memory")
+    except Exception as error:  # refused by name, or whatever a library raises where it lacks a kernel
+        check_device(device, error)
+        return not_run(f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}")
+    finally:
+        free(device)
+
+
+def _phases(pipeline: TransformersLLM, sizes: Sizes, job: Job, keep: Keep) -> None:
+    """Prompts, then decoding, at every size."""
+    network, model = pipeline._model, counted(pipeline)
+    dtype = str(network.dtype).removeprefix("torch.")
+    keep("effective", dict(pipeline.effective()))
+    keep("ceilings", {"tflops": mfu.product_ceiling(job.ceilings, dtype), "gb_s": mfu.bandwidth_ceiling(job.ceilings)})
+    prompts: dict[str, Any] = {}
+    for count, tokens in sizes.prompts:
+        prompts[f"{count} x {tokens}"] = guarded(prefill, network.device, network, model, count, tokens, job, dtype)
+        keep("prefill", prompts)
+    decoding: dict[str, Any] = {}
+    for batch in sizes.batches:
+        decoding[f"batch {batch}"] = guarded(decode, network.device, network, model, batch, sizes, job, dtype)
+        keep("decode", decoding)
+
+
+def ids_of(network: Any, count: int, tokens: int) -> torch.Tensor:
+    """Prompts of random tokens, none of those that have a meaning."""
+    import torch
+
+    return torch.randint(SPECIAL_TOKENS, network.config.vocab_size, (count, tokens), device=network.device)

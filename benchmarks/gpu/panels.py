@@ -1,0 +1,25 @@
+"""The embedded panels, as a user runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.gpu.part import Job, Keep
+from benchmarks.gpu.suite_runs import FEW, LONGER, SuiteRun, row, run_all
+
+FULL = (
+    SuiteRun("t2v/embedded", "t2v/embedded", "world_score", LONGER),
+    SuiteRun("llm/embedded", "llm/embedded", "exact_match", LONGER),
+    SuiteRun("llm/embedded-moe", "llm/embedded-moe", "exact_match", LONGER),
+    SuiteRun("vlm/embedded", "vlm/embedded", "exact_match", LONGER),
+)
+SHRUNK = (SuiteRun("llm/toy", "llm/toy", "exact_match", FEW),)  # the embedded video model runs in benchmarks/gpu/quality.py
+
+
+def measure(job: Job, keep: Keep) -> None:
+    run_all(SHRUNK if job.shrink else FULL, job, keep)
+
+
+def summary(figures: Mapping[str, Any]) -> str:
+    return "; ".join(row(name, run) for name, run in figures.get("runs", {}).items())

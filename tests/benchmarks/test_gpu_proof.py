@@ -1,0 +1,251 @@
+"""benchmarks/gpu.sh: its parts at tiny size on a processor, what becomes of parts that fail, and its arithmetic."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.gpu import caches, mfu, quality, wan
+from benchmarks.gpu.__main__ import chosen, concluded, default_output, main
+from benchmarks.gpu.conduct import Entry, Proof, conduct
+from benchmarks.gpu.gpu_tests import read_outcomes
+from benchmarks.gpu.part import PARTS, Part
+from configs.errors import ConfigError
+from tests.conftest import ROOT, suite_env
+
+HERE = "tests.benchmarks.parts"
+SCRIPT = """
+import sys
+from pathlib import Path
+from benchmarks.gpu.conduct import Proof, conduct
+from benchmarks.gpu.part import Part
+if __name__ == "__main__":
+    proof = Proof(60, False, Path(sys.argv[1]), {"torch_device": "cpu", "name": "none"})
+    names = ("keeps", "hangs", "lacks")
+    conduct(proof, [Part(n, f"tests.benchmarks.parts.{n}", "one", 50, 1) for n in names], (), Path(sys.argv[1]).parent)
+    sys.exit(130 if proof.interrupted else 0)
+"""
+
+
+def a_proof(folder: Path, budget_s: float = 60.0) -> Proof:
+    return Proof(budget_s, False, folder / "proof.json", {"torch_device": "cpu", "name": "a device"})
+
+
+def read(file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
+def test_the_rehearsal_runs_every_part(tmp_path: Path) -> None:
+    parts = [part.name for part in PARTS]
+    command = [str(ROOT / "benchmarks/gpu.sh"), "--shrink", "--output", str(tmp_path / "out/proof.json")]
+    done = subprocess.run(command, cwd=tmp_path, env=suite_env() | {"PYTHON": sys.executable}, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    line, document = json.loads(done.stdout.strip().splitlines()[-1]), read(tmp_path / "out/proof.json")
+    assert (line["name"], line["value"], line["goal"], line["holds"], line["shrunk"]) == ("gpu", len(parts), len(parts), True, True)
+    assert (document["schema"], document["shrunk"], list(document["parts"])) == ("triptych-gpu/1", True, parts)
+    assert document["device"]["name"] == line["device"]
+    figures = {name: part["figures"] for name, part in document["parts"].items()}
+    assert figures["tests"]["failed"] == []
+    ceiling = figures["ceilings"]["products"]["fp32"]["tflops"]
+    assert figures["wan"]["ceiling_tflops"] == figures["llama"]["ceilings"]["tflops"] == ceiling
+    for stage in figures["wan"]["stages"].values():
+        assert stage["mfu"] == pytest.approx(stage["flops"] / stage["seconds"] / 1e12 / ceiling)
+    assert 0 < figures["llama"]["decode"]["batch 1"]["bandwidth_use"] < 1
+    assert all(figures["llama"]["engines"][name]["tokens"] == 24 for name in ("static", "continuous"))
+    assert {name for name, row in figures["caches"]["caches"].items() if row["ran"] and row["fallbacks"] == []} == {"none", *caches.MILD}
+    assert figures["quantisation"]["kinds"]["none"]["speed_up"] == 1
+    assert "No GPU found" in (why := figures["quantisation"]["kinds"]["bitsandbytes 8 bit"]["why"]) or "pip install" in why
+    backends = figures["attention"]["backends"]
+    assert (backends["_native_flash"]["attention"], backends["_native_flash"]["mean_pixel_difference"]) == ("_native_flash", 0)
+    assert "No viable backend" in backends["_native_cudnn"]["why"]
+    assert figures["compiled"]["decode"]["tokens_per_s"] > 0
+    assert "--only compiled" in figures["compiled"]["denoiser"]["compiled"]["why"]
+    assert line["panels"] == {"llm/toy": "VALID"}
+    (cached,) = figures["quality"]["beside"].values()
+    assert cached["world_score_difference"] == cached["world_score"][1] - cached["world_score"][0]
+    assert "work skipped" in cached["cache"]
+
+
+def test_a_part_that_fails_in_any_way_is_told_and_the_others_run(tmp_path: Path) -> None:
+    names = ("keeps", "breaks", "keeps again", "dies", "lacks", "keeps at last", "hangs")
+    parts = [Part(n, f"{HERE}.{n.split()[0]}", "one", 1.5 if n == "hangs" else 20, 1) for n in names]
+    proof = a_proof(tmp_path)
+    conduct(proof, parts, (), tmp_path)
+    told = read(tmp_path / "proof.json")["parts"]
+    assert [name for name in names if told[name]["ran"]] == ["keeps", "keeps again", "keeps at last"]
+    assert told["breaks"]["why"] == "RuntimeError: an illegal memory access was encountered"
+    assert told["dies"]["why"] == "its process ended by SIGKILL"
+    assert told["lacks"]["why"] == "flux is not installed: pip install flux"
+    assert told["hangs"]["why"] == "cut off after 2 s"
+    assert [told[name]["figures"]["first"] for name in ("breaks", "dies")] == [1, 1]
+    processes = [told[name]["figures"]["process"] for name in ("keeps", "keeps again", "keeps at last")]
+    assert len(set(processes)) == 3  # what broke or died took its process with it
+    assert _is_gone(told["hangs"]["figures"]["started"])
+    assert not concluded(proof, parts)["holds"]
+
+
+def test_parts_of_one_process_share_it_and_see_the_ceilings(tmp_path: Path) -> None:
+    parts = [Part(name, f"{HERE}.keeps", process, 20, 1) for name, process in (("ceilings", "a"), ("second", "a"), ("third", "b"))]
+    proof = a_proof(tmp_path)
+    conduct(proof, parts, (), tmp_path)
+    first, second, third = (proof.parts[part.name].figures for part in parts)
+    assert first["process"] == second["process"] != third["process"]
+    assert first["ceilings"] == {}
+    assert second["ceilings"] == {"process": first["process"], "ceilings": {}}
+    assert concluded(proof, parts)["holds"]
+
+
+def test_what_does_not_fit_the_budget_is_said(tmp_path: Path) -> None:
+    proof = a_proof(tmp_path, budget_s=3.0)
+    parts = [
+        Part("small", f"{HERE}.keeps", "one", 20, 1),
+        Part("large", f"{HERE}.keeps", "one", 20, 10),
+        Part("hangs", f"{HERE}.hangs", "one", 20, 1),
+    ]
+    conduct(proof, parts, (), tmp_path)
+    assert proof.parts["small"].ran
+    assert proof.parts["large"].why in [f"{left} s are left of the budget of 3 s, and it needs 10 s" for left in (1, 2, 3)]
+    assert not proof.parts["large"].figures
+    assert (proof.parts["hangs"].why or "").startswith("cut off after ")
+    assert time.monotonic() - proof.began < 6
+
+
+def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
+    file = tmp_path / "proof.json"
+    (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    running = subprocess.Popen([sys.executable, str(tmp_path / "script.py"), str(file)], env=env, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 30
+        while not (file.is_file() and "started" in file.read_text(encoding="utf-8")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        assert running.wait(20) == 130
+    finally:
+        running.kill()
+    document = read(file)
+    assert document["interrupted"] is True
+    assert [(p["ran"], p["why"]) for p in document["parts"].values()] == [(True, None), (False, "interrupted"), (False, "not reached")]
+    assert _is_gone(document["parts"]["hangs"]["figures"]["started"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_nothing_is_measured(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu.sh", "--output", str(tmp_path / "proof.json")])
+    assert main() == 1
+    assert "PyTorch sees no GPU here; --shrink tries the same parts out" in capfd.readouterr().err
+    assert not (tmp_path / "proof.json").exists()
+
+
+def test_parts_are_chosen_by_name_and_run_in_their_own_order() -> None:
+    assert [part.name for part in chosen(("llama", "ceilings"))] == ["ceilings", "llama"]
+    assert chosen(()) == list(PARTS)
+    with pytest.raises(ConfigError, match=r"--only: unknown part 'lama' \(did you mean 'llama'\?\); known: attention"):
+        chosen(("lama",))
+
+
+def test_a_result_bears_the_devices_name_and_a_rehearsal_is_no_result() -> None:
+    proof = Proof(480, False, device={"name": "AMD Instinct MI300X (gfx942)"})
+    assert default_output(proof) == ROOT / "benchmarks/results/gpu-amd-instinct-mi300x-gfx942.json"
+    proof.shrink = True
+    assert default_output(proof).parent == ROOT / "outputs"
+
+
+def test_what_is_cheap_fits_the_budget_and_every_part_can_be_summed_up() -> None:
+    assert sum(part.needs_s for part in PARTS) < 480
+    assert all(part.needs_s < part.limit_s for part in PARTS)
+    assert len({part.name for part in PARTS}) == len(PARTS)
+
+
+def test_mfu_and_bandwidth_use_of_round_numbers() -> None:
+    # 2 TFLOP in half a second are 4 TFLOP/s, half of a ceiling of 8; 3 GB in half a second are 6 GB/s, a quarter of 24
+    assert mfu.work(2e12, 0.5, 8.0) == {"seconds": 0.5, "flops": 2e12, "tflops": 4.0, "mfu": 0.5}
+    assert mfu.traffic(3e9, 0.5, 24.0) == {"bytes": 3e9, "gb_s": 6.0, "bandwidth_use": 0.25}
+    assert mfu.work(2e12, 0.5, None)["mfu"] is None
+    ceilings = {"products": {"bf16": {"tflops": 8.0}, "fp8": {"ran": False, "why": "it has none"}}, "memory": {"best_gb_s": 24.0}}
+    assert (mfu.product_ceiling(ceilings, "bfloat16"), mfu.product_ceiling(ceilings, "fp8")) == (8.0, None)
+    assert (mfu.bandwidth_ceiling(ceilings), mfu.bandwidth_ceiling({}), mfu.product_ceiling({}, "bfloat16")) == (24.0, None, None)
+    assert (mfu.percent(0.456), mfu.percent(0.0456), mfu.percent(None)) == ("46%", "4.6%", "-")
+
+
+def test_the_denoisers_flops_are_those_counted_by_hand_and_by_torch() -> None:
+    from diffusers import WanTransformer3DModel
+
+    from pipelines.architectures import folder_of
+    from pipelines.plan_trace import on_meta
+
+    config = WanTransformer3DModel.load_config(folder_of(wan.ARCHITECTURE) / "transformer")
+    sizes = wan.FULL | {"num_frames": 33}
+    found = wan.traced(sizes)["denoiser"]
+    tokens, text, width, inner, layers = 9 * 30 * 52, 512, 12 * 128, 8960, 30  # latents of 9 x 60 x 104 in patches of 1 x 2 x 2
+    by_hand = 2 * layers * (tokens * (6 * width**2 + 2 * width * inner) + text * 2 * width**2)
+    assert found.flops == pytest.approx(by_hand, rel=0.002)  # patches, time and text are embedded outside the blocks
+    assert found.attention_flops == 4 * layers * width * tokens * (tokens + text)
+    with on_meta(), FlopCounterMode(display=False) as counter:
+        network = WanTransformer3DModel.from_config(config)
+        network(
+            hidden_states=torch.empty(1, 16, 9, 60, 104),
+            timestep=torch.empty(1, dtype=torch.long),
+            encoder_hidden_states=torch.empty(1, text, 4096),
+        )
+    assert counter.get_total_flops() == pytest.approx(found.flops + found.attention_flops, rel=1e-6)
+
+
+def test_a_cached_run_stands_beside_the_plain_one() -> None:
+    plain, cached = (
+        {"headline": {"videos_per_s": speed}, "quality": {"world_score": {"value": score}}, "effective": {"cache": told}}
+        for speed, score, told in ((2.0, 1.0, "none"), (3.0, 0.75, "first_block(..)"))
+    )
+    found = quality.beside(plain, cached)
+    assert found == {"cache": "first_block(..)", "speed_up": 1.5, "world_score": [1.0, 0.75], "world_score_difference": -0.25}
+    assert quality.beside(plain, cached | {"headline": {}})["speed_up"] is None
+
+
+def test_the_share_of_work_that_was_done_is_read_off_what_is_in_force() -> None:
+    assert caches.work_done("mag(threshold=0.06) in 30 modules; 58% of the last batch's work skipped (transformer 58%)") == 0.42
+
+
+def test_outcomes_are_read_off_pytests_file(tmp_path: Path) -> None:
+    file = tmp_path / "told.xml"
+    file.write_text(
+        '<testsuites><testsuite><testcase name="a"/><testcase name="b"><failure message="no"/></testcase>'
+        '<testcase name="c"><skipped message="needs a GPU"/></testcase><testcase name="d"><error message="no"/></testcase>'
+        "</testsuite></testsuites>",
+        encoding="utf-8",
+    )
+    assert read_outcomes(file) == {"a": "passed", "b": "failed", "c": "skipped: needs a GPU", "d": "failed"}
+
+
+def test_a_failed_test_or_an_invalid_panel_does_not_hold() -> None:
+    parts = [Part("tests", "benchmarks.gpu.gpu_tests", "a", 1, 1), Part("panels", "benchmarks.gpu.panels", "a", 1, 1)]
+    proof = Proof(480, False, Path("x.json"), {"name": "a device"})
+    runs = {"t2v/embedded": {"ran": True, "verdict": "VALID"}}
+    proof.parts = {"tests": Entry(True, None, figures={"failed": []}), "panels": Entry(True, None, figures={"runs": runs})}
+    assert concluded(proof, parts)["holds"]
+    runs["t2v/embedded"]["verdict"] = "INVALID"
+    assert not concluded(proof, parts)["holds"]
+    runs["t2v/embedded"]["verdict"] = "VALID"
+    proof.parts["tests"].figures["failed"] = ["test_the_doctor_passes_it"]
+    assert not concluded(proof, parts)["holds"]
+
+
+def _is_gone(pid: int) -> bool:
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.05)
+    return False
