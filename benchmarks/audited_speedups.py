@@ -5,29 +5,43 @@ python benchmarks/audited_speedups.py [--prompts 64] [--margin 10%] [--folder FO
 The reference makes 20 steps in float32 without a cache. Each candidate is audited against it by `suite.py audit`, on the world
 checker's score. What is true is then looked up in runs of the same settings on ten times as many prompts: how far the
 candidate's score lies below the reference's. PASS is wrong where that is more than the margin, FAIL where it is less; INCONCLUSIVE
-is never wrong, but says little. Runs that stand in FOLDER are not made again, so that it can be broken off at any time. Prints a
-table and one JSON line. Two hours on one core.
+is never wrong, but says little. Those marked `short` are audited and held against nothing: what they do should not show, or a longer
+run would cost more than it tells. A candidate whose package is missing is left out with the reason. Runs that stand in FOLDER are not
+made again, so that it can be broken off at any time. Prints a table and one JSON line. Three hours on one core.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.outcome import conclude
+from benchmarks.quantised_checkpoints import EXPERTS, write_gguf, write_quark
 from metrics.paired import compare_shares, verdicts
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMES = 10
 REFERENCE = ["pipeline.num_inference_steps=20"]
-CANDIDATES = {
+
+
+class Candidate(NamedTuple):
+    """settings: of the run. ranks: of its launch. short: not held against a longer run. needs: a package, by the name it is imported by."""
+
+    settings: tuple[str, ...]
+    ranks: int = 1
+    short: bool = False
+    needs: str | None = None
+
+
+CACHES_AND_FEWER = {
     "2 steps": "pipeline.num_inference_steps=2",
     "int8 weights": "pipeline.quantisation={name: round, bits: 8}",
     "int2 weights": "pipeline.quantisation={name: round, bits: 2}",
@@ -47,6 +61,52 @@ CANDIDATES = {
     "faster, strong": "pipeline.cache={name: faster, is_guidance_distilled: true, spatial_attention_block_skip_range: 6, "
     "spatial_attention_timestep_skip_range: [-1, 840]}",
 }
+TWO_STEPS = (
+    "pipeline.num_inference_steps=2",
+    "pipeline.guidance_scale=1.0",
+    "pipeline.scheduler={name: UniPCMultistepScheduler, solver_order: 1, disable_corrector: [0, 1]}",
+    "pipeline.lora=[{path: pipelines/embedded/t2v_two_steps/high_noise.safetensors}, "
+    "{path: pipelines/embedded/t2v_two_steps/low_noise.safetensors, denoiser: transformer_2}]",
+)
+
+
+def candidates(folder: Path) -> dict[str, Candidate]:
+    """All of them; folder: where checkpoints lie that some need."""
+    found = {name: Candidate((setting,)) for name, setting in CACHES_AND_FEWER.items()}
+    for name in ("_native_math", "_native_flash", "flex"):
+        found[f"attention {name}"] = Candidate((f"pipeline.attention={name}",), short=True)
+    found["both passes in one batch"] = Candidate(("pipeline.guidance_batch=true",), short=True)
+    found["compile"] = Candidate(("pipeline.compile=true",), short=True)
+    found["both passes on two ranks"] = Candidate(("parallel.cfg=2",), 2, short=True)
+    found["tokens over two ranks"] = Candidate(("parallel.context=2",), 2, short=True)
+    found["VAE over two ranks"] = Candidate(("parallel.cfg=2", "pipeline.vae_split=true", "pipeline.vae_overlap=1"), 2)
+    found["bfloat16"] = Candidate(("pipeline.dtype=bfloat16",), short=True)
+    for storage in ("float8_e4m3fn", "float8_e5m2"):
+        found[f"layerwise {storage}"] = Candidate((f"pipeline.quantisation={{name: layerwise, storage: {storage}}}",), short=True)
+    for kind in ("Int8WeightOnlyConfig", "Int8DynamicActivationInt8WeightConfig", "Float8WeightOnlyConfig"):
+        setting = f"pipeline.quantisation={{name: torchao, quant_type: {kind}}}"
+        found[f"torchao {kind.removesuffix('Config')}"] = Candidate((setting,), short=True, needs="torchao")
+    for kind in ("Q8_0", "Q4_0"):
+        files = ", ".join(f"{expert}: {folder / f'{expert}-{kind}.gguf'}" for expert in EXPERTS)
+        found[f"GGUF {kind}"] = Candidate(
+            (f"pipeline.quantisation={{name: gguf, files: {{{files}}}}}",), short=kind == "Q8_0", needs="gguf"
+        )
+    found["Quark MXFP4"] = Candidate((f"pipeline.model={folder / 'quark'}",), needs="quark")
+    for name in ("FlowMatchEulerDiscreteScheduler", "DPMSolverMultistepScheduler"):
+        found[name.removesuffix("Scheduler")] = Candidate((f"pipeline.scheduler={name}",), short=name.startswith("DPM"))
+    found["2 steps, distilled LoRA"] = Candidate(TWO_STEPS, needs="peft")
+    return found
+
+
+def write_checkpoints(folder: Path, wanted: dict[str, Candidate]) -> None:
+    """What those candidates read."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind in ("Q8_0", "Q4_0"):
+        for expert in EXPERTS if f"GGUF {kind}" in wanted else ():
+            if not (file := folder / f"{expert}-{kind}.gguf").exists():
+                write_gguf(file, expert, kind)
+    if "Quark MXFP4" in wanted and not (folder / "quark").exists():
+        write_quark(folder / "quark")
 
 
 def main() -> None:
@@ -54,21 +114,26 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=64, help="of the audits; the runs they are held against have ten times as many")
     parser.add_argument("--margin", default="10%", help="of the reference's world score")
     parser.add_argument("--folder", type=Path, default=ROOT / "outputs/audited_speedups", help="where runs and audits are kept")
+    parser.add_argument("--only", nargs="+", default=[], metavar="CANDIDATE", help="these alone")
     given = parser.parse_args()
     folder = given.folder.resolve()
     few, many = (folder / str(num) for num in (given.prompts, TIMES * given.prompts))
+    every = candidates(folder / "checkpoints")
+    if unknown := set(given.only) - set(every):
+        parser.error(f"no candidate {', '.join(sorted(unknown))}; known: {', '.join(every)}")
+    wanted = {name: one for name, one in every.items() if name in given.only or not given.only}
+    missing = {name: one.needs for name, one in wanted.items() if one.needs and importlib.util.find_spec(one.needs) is None}
+    for name, package in missing.items():
+        print(f"{name}: left out, for want of the package {package}", flush=True)
+    wanted = {name: one for name, one in wanted.items() if name not in missing}
+    write_checkpoints(folder / "checkpoints", wanted)
     rows = []
-    for name, setting in CANDIDATES.items():
-        for place in (few, many):
+    for name, one in wanted.items():
+        for place in (few,) if one.short else (few, many):
             only = ["metrics=[world_score]"] if place == many else []
             make_run(place / "reference", int(place.name), only)
-            make_run(place / slug(name), int(place.name), [setting, *only])
+            make_run(place / slug(name), int(place.name), [*one.settings, *only], one.ranks)
         told = audit(few, name, given.margin)
-        margin = float(told["margin"])
-        true = compare_shares(name, scores(many / "reference"), scores(many / slug(name)), margin)
-        later = verdicts([true]).overall
-        ends = true.ci95 or (true.difference, true.difference)
-        seen = {"PASS": true.difference > -margin, "FAIL": true.difference < -margin, "INCONCLUSIVE": None}[told["verdict"]]
         rows.append(
             {
                 "candidate": name,
@@ -77,20 +142,31 @@ def main() -> None:
                 "verdict": told["verdict"],
                 "further_samples": told["further_samples"],
                 "all_metrics": told["overall"],
-                "long_difference": round(true.difference, 4),
-                "long_ci95": [round(end, 4) for end in ends],
-                "long_verdict": later,
-                "agrees": seen,
+                **({} if one.short else in_the_long_run(many, name, told)),
             }
         )
         print_row(rows[-1], first=len(rows) == 1)
-    wrong = [row["candidate"] for row in rows if row["agrees"] is False]
-    settled = sum(row["agrees"] is not None for row in rows)
+    wrong = [row["candidate"] for row in rows if row.get("agrees") is False]
+    settled = sum(row.get("agrees") is not None for row in rows)
     more = {"prompts": given.prompts, "margin": given.margin, "settled": settled, "audits": len(rows), "wrong": wrong, "rows": rows}
     conclude("audited_speedups", len(wrong), "verdicts that a run ten times as long contradicts", 0, not wrong and settled > 0, **more)
 
 
-def make_run(folder: Path, num_prompts: int, settings: list[str]) -> None:
+def in_the_long_run(many: Path, name: str, told: dict[str, Any]) -> dict[str, Any]:
+    """What the longer runs say, and whether the verdict on the short ones agrees."""
+    margin = float(told["margin"])
+    true = compare_shares(name, scores(many / "reference"), scores(many / slug(name)), margin)
+    ends = true.ci95 or (true.difference, true.difference)
+    seen = {"PASS": true.difference > -margin, "FAIL": true.difference < -margin, "INCONCLUSIVE": None}
+    return {
+        "long_difference": round(true.difference, 4),
+        "long_ci95": [round(end, 4) for end in ends],
+        "long_verdict": verdicts([true]).overall,
+        "agrees": seen[told["verdict"]],
+    }
+
+
+def make_run(folder: Path, num_prompts: int, settings: list[str], ranks: int = 1) -> None:
     """An accuracy run, if it is not there; one that was cut short is finished."""
     if (folder / "report.json").exists():
         return
@@ -99,7 +175,7 @@ def make_run(folder: Path, num_prompts: int, settings: list[str]) -> None:
     else:
         changes = [*REFERENCE, f"dataset.num_prompts={num_prompts}", "num_threads=1", "report_videos=0", *settings]
         words = ["--workload", "t2v", "--mode", "accuracy", "--output", str(folder)] + [w for c in changes for w in ("--set", c)]
-    suite(words, {0, 3})  # INVALID: a canary rightly sings where a candidate's videos are noise
+    suite(words, {0, 3}, ranks)  # INVALID: a canary rightly sings where a candidate's videos are noise
 
 
 def audit(folder: Path, name: str, margin: str) -> dict[str, Any]:
@@ -117,9 +193,13 @@ def audit(folder: Path, name: str, margin: str) -> dict[str, Any]:
     return world | {"overall": whole["verdict"], "speed": (found["speed"]["paired"] or {"value": float("nan")})["value"]}
 
 
-def suite(words: list[str], fine: set[int]) -> None:
+def suite(words: list[str], fine: set[int], ranks: int = 1) -> None:
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "suite.py", *words], cwd=ROOT, env=env, capture_output=True, text=True)
+    launcher = [sys.executable]
+    if ranks > 1:
+        config = ["--config_file", "configs/accelerate/cpu_2.yaml", "--num_processes", str(ranks), "--main_process_port", "0"]
+        launcher += ["-m", "accelerate.commands.launch", *config]
+    done = subprocess.run([*launcher, "suite.py", *words], cwd=ROOT, env=env, capture_output=True, text=True)
     if done.returncode not in fine:
         sys.exit(f"suite.py {' '.join(words)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
 
@@ -137,12 +217,12 @@ def slug(name: str) -> str:
 def print_row(row: dict[str, Any], first: bool) -> None:
     if first:
         print(f"{'candidate':38}{'speed':>7}{'few':>8}  {'verdict':28}{'all metrics':14}{'many':>8}  {'95 %':20}{'verdict':14}agrees")
-    low, high = row["long_ci95"]
+    low, high = row.get("long_ci95", (float("nan"), float("nan")))
     verdict = row["verdict"] + (f", {row['further_samples']} more" if row["verdict"] == "INCONCLUSIVE" else "")
-    told = {True: "yes", False: "NO", None: "-"}[row["agrees"]]
+    told = {True: "yes", False: "NO", None: "-"}[row.get("agrees")]
     print(
         f"{row['candidate']:38}{row['speed']:6.2f}x{row['difference']:+8.3f}  {verdict:28}{row['all_metrics']:14}"
-        f"{row['long_difference']:+8.3f}  {f'[{low:+.3f}, {high:+.3f}]':20}{row['long_verdict']:14}{told}",
+        + (f"{row['long_difference']:+8.3f}  {f'[{low:+.3f}, {high:+.3f}]':20}{row['long_verdict']:14}{told}" if "agrees" in row else ""),
         flush=True,
     )
 

@@ -111,7 +111,7 @@ def _train(
 ) -> None:
     both["text"].requires_grad_(not frozen_text)
     both["model"].train().requires_grad_(True)
-    weigh = _training_attention(both["model"])
+    weigh = training_attention(both["model"])
     if compiled:
         both["model"].compile()
     trained: torch.nn.Module = both["model"] if frozen_text else both
@@ -134,7 +134,7 @@ def _train(
     if not progress.was_finished:  # two experts read the same finished base at the same time
         save_state(path, progress, both=both, ema=ema, optimiser=optimiser)
     ema.copy_to(trained)
-    _plain_attention(both["model"])
+    plain_attention(both["model"])
     both.eval().requires_grad_(False)
 
 
@@ -228,7 +228,8 @@ def _attend(attn: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tens
     return out
 
 
-def _training_attention(model: Any) -> _PaddingWeight:
+def training_attention(model: Any) -> _PaddingWeight:
+    """Attention for training, see above; what it returns has to be told of each batch's captions."""
     weigh = _PaddingWeight()
     for block in model.blocks:
         block.attn1.set_processor(_SelfAttention())
@@ -236,7 +237,8 @@ def _training_attention(model: Any) -> _PaddingWeight:
     return weigh
 
 
-def _plain_attention(model: Any) -> None:
+def plain_attention(model: Any) -> None:
+    """diffusers' own attention again."""
     from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 
     for block in model.blocks:

@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.quantised_checkpoints import EXPERTS, write_gguf, write_quark
 from configs.errors import ConfigError
 from configs.registry import make
-from pipelines.diffusers_t2v import DiffusersT2V
+from pipelines.diffusers_t2v import EMBEDDED, DiffusersT2V
 from workloads.records import Query, Sample
 
-EMBEDDED = Path(__file__).parents[2] / "pipelines/embedded/t2v"
-EXPERTS = ("transformer", "transformer_2")
 CLIP: dict[str, Any] = {
     "num_frames": 9,
     "height": 48,
@@ -76,27 +75,6 @@ def original_name(name: str) -> str:
     return name
 
 
-def write_gguf(file: Path, expert: str, kind: str, named: Any = lambda name: name) -> str:
-    """The expert's linear layers in blocks in that kind, all else as it is; the file's name."""
-    import gguf
-    from diffusers import WanTransformer3DModel
-
-    model = WanTransformer3DModel.from_pretrained(EMBEDDED, subfolder=expert)
-    writer = gguf.GGUFWriter(file, "wan")
-    quantised = gguf.GGMLQuantizationType[kind]
-    for name, tensor in model.state_dict().items():
-        array = tensor.float().numpy()
-        if name.startswith("blocks") and array.ndim == 2:
-            writer.add_tensor(named(name), gguf.quants.quantize(array, quantised), raw_dtype=quantised)
-        else:
-            writer.add_tensor(named(name), array)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return str(file)
-
-
 @pytest.fixture(scope="module")
 def gguf_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
     folder = tmp_path_factory.mktemp("gguf")
@@ -144,21 +122,7 @@ def test_a_gguf_file_that_is_another_s_or_damaged_is_refused_by_name(
 @pytest.fixture(scope="module")
 def quark_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded model with its blocks in MXFP4, quantised and written by Quark itself."""
-    import quark.integrations.diffusers  # type: ignore[import-not-found]  # noqa: F401
-    from diffusers import WanTransformer3DModel
-    from quark.torch import ModelQuantizer, export_safetensors  # type: ignore[import-not-found]
-    from quark.torch.quantization.config.config import OCP_MXFP4Spec, QConfig, QLayerConfig  # type: ignore[import-not-found]
-
-    spec = OCP_MXFP4Spec(ch_axis=-1, is_dynamic=False).to_quantization_spec()
-    config = QConfig(global_quant_config=QLayerConfig(weight=spec), exclude=["condition_embedder.*", "proj_out"])
-    folder = tmp_path_factory.mktemp("quark") / "t2v"
-    shutil.copytree(EMBEDDED, folder)
-    for expert in EXPERTS:
-        model = WanTransformer3DModel.from_pretrained(EMBEDDED, subfolder=expert)
-        model = ModelQuantizer.freeze(ModelQuantizer(config).quantize_model(model, dataloader=None))
-        shutil.rmtree(folder / expert)
-        export_safetensors(model, str(folder / expert), weight_format="real_quantized")
-    return folder
+    return write_quark(tmp_path_factory.mktemp("quark") / "t2v")
 
 
 @needs_quark

@@ -1,0 +1,59 @@
+"""The embedded video model with its blocks quantised, as files that others write: GGUF, and folders of AMD's Quark."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipelines.diffusers_t2v import EMBEDDED
+
+EXPERTS = ("transformer", "transformer_2")
+
+
+def write_gguf(file: Path, expert: str, kind: str, named: Callable[[str], str] = str) -> str:
+    """One expert's linear layers in blocks in that kind, such as Q8_0, all else as it is; the file's name. Needs the package gguf.
+
+    named: a tensor's name in the file, from diffusers' own.
+    """
+    import gguf
+    from diffusers import WanTransformer3DModel
+
+    model = WanTransformer3DModel.from_pretrained(EMBEDDED, subfolder=expert)
+    writer = gguf.GGUFWriter(file, "wan")
+    quantised = gguf.GGMLQuantizationType[kind]
+    for name, tensor in model.state_dict().items():
+        array = tensor.float().numpy()
+        if name.startswith("blocks") and array.ndim == 2:
+            writer.add_tensor(named(name), gguf.quants.quantize(array, quantised), raw_dtype=quantised)
+        else:
+            writer.add_tensor(named(name), array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return str(file)
+
+
+def write_quark(folder: Path) -> Path:
+    """The model with its experts' blocks in MXFP4, quantised and written by Quark itself; the folder. Needs amd-quark.
+
+    The time embedder stays out of it, since Wan takes the dtype of its input from its weights.
+    """
+    import importlib
+
+    from diffusers import WanTransformer3DModel
+
+    importlib.import_module("quark.integrations.diffusers")
+    library: Any = importlib.import_module("quark.torch")
+    config: Any = importlib.import_module("quark.torch.quantization.config.config")
+    spec = config.OCP_MXFP4Spec(ch_axis=-1, is_dynamic=False).to_quantization_spec()
+    whole = config.QConfig(global_quant_config=config.QLayerConfig(weight=spec), exclude=["condition_embedder.*", "proj_out"])
+    shutil.copytree(EMBEDDED, folder)
+    for expert in EXPERTS:
+        model: Any = WanTransformer3DModel.from_pretrained(EMBEDDED, subfolder=expert)
+        model = library.ModelQuantizer.freeze(library.ModelQuantizer(whole).quantize_model(model, dataloader=None))
+        shutil.rmtree(folder / expert)
+        library.export_safetensors(model, str(folder / expert), weight_format="real_quantized")
+    return folder
