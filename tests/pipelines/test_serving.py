@@ -239,6 +239,7 @@ def test_what_breaks_in_the_middle_of_a_stream_is_told_in_it() -> None:
     assert told["error"]["message"] == "RuntimeError: out of memory"
 
 
+@pytest.mark.feature("serve", "images")
 def test_images_come_as_data_urls_and_nothing_is_fetched() -> None:
     sample = VisionLanguage(num_prompts=1).samples()[0]
     urls = [f"data:image/png;base64,{base64.b64encode(image).decode()}" for image in sample.images]
@@ -254,6 +255,8 @@ def test_images_come_as_data_urls_and_nothing_is_fetched() -> None:
     assert "data: URLs" in told["error"]["message"]
 
 
+@pytest.mark.feature("serve", "videos, blocking and by submit, poll, download")
+@pytest.mark.feature("endpoint", "video servers, blocking and by submit, poll, download")
 def test_a_video_comes_back_as_it_was_made_by_every_way(tmp_path: Path) -> None:
     made = ToyT2V().generate([Sample(0, CAPTION)], [Query(0, 0, 5)])[0].video_THWC
 
@@ -336,6 +339,7 @@ def served_llm(tmp_path: Path) -> Iterator[tuple[dict[str, Any], subprocess.Pope
         process.wait()
 
 
+@pytest.mark.feature("serve", "chat and completions, asked by our endpoint")
 def test_a_run_through_the_server_has_the_engines_answers_and_ctrl_c_ends_it(
     suite: SuiteRun, served_llm: tuple[dict[str, Any], subprocess.Popen[str]]
 ) -> None:

@@ -313,3 +313,12 @@ def test_strips_cover_a_picture_and_merge_into_it(total: int, ranks: int, overla
 def test_strips_fade_into_each_other() -> None:
     merged = merge([torch.zeros(1, 1, 1, 1, 6), torch.ones(1, 1, 1, 1, 6)], [0, 4], 10, -1)
     assert merged.flatten().tolist() == [0, 0, 0, 0, 0.25, 0.75, 1, 1, 1, 1]
+
+
+@pytest.mark.feature("diffusers_t2v", "compile: the denoiser's repeated blocks")
+def test_compiled_blocks_are_in_force_and_give_the_same_clip(tiny_wan: Path, plain: Any, pytestconfig: pytest.Config) -> None:
+    if not pytestconfig.getoption("--features"):
+        pytest.skip("half a minute of compiling: make features")
+    pipeline = load(tiny_wan, compile=True)
+    assert np.abs(ask(pipeline, 2) - plain).max() <= 1
+    assert (pipeline.effective()["compiled"], pipeline.fallbacks()) == ("True", [])

@@ -53,7 +53,13 @@ def ask(pipeline: TransformersLLM, prompts: Sequence[str] = PROMPTS) -> list[Res
     return list(pipeline.generate(samples, [Query(i, i, query_seed(3, i)) for i in range(len(prompts))]))
 
 
-@pytest.mark.parametrize("kind", ["dense", "moe"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("dense", marks=pytest.mark.feature("transformers_llm", "Llama, continuous and static batching")),
+        pytest.param("moe", marks=pytest.mark.feature("transformers_llm", "gpt-oss, continuous and static batching")),
+    ],
+)
 @pytest.mark.parametrize("batching", ["continuous", "static"])
 def test_greedy_answers_are_those_of_plain_generate(loaded: Any, kind: str, batching: str) -> None:
     pipeline = loaded(kind, batching=batching)
@@ -71,6 +77,7 @@ def test_greedy_answers_are_those_of_plain_generate(loaded: Any, kind: str, batc
         assert response.finish_reason == "length"
 
 
+@pytest.mark.feature("transformers_llm", "seeded sampling")
 def test_sampled_answers_depend_on_the_seed_and_not_on_the_batch(loaded: Any) -> None:
     options = {"do_sample": True, "temperature": 0.8, "top_k": 50, "top_p": 0.9}
     together = [r.text for r in ask(loaded(**options))]
@@ -81,6 +88,7 @@ def test_sampled_answers_depend_on_the_seed_and_not_on_the_batch(loaded: Any) ->
     assert other[0].text != together[0]
 
 
+@pytest.mark.feature("transformers_llm", "streamed first tokens")
 @pytest.mark.parametrize("batching", ["continuous", "static"])
 def test_first_tokens_come_before_their_answers(loaded: Any, batching: str) -> None:
     pipeline = loaded(batching=batching)

@@ -112,6 +112,7 @@ def png(width: int, height: int, smooth: bool = False, seed: int = 0) -> bytes:
 # --- answers ---
 
 
+@pytest.mark.feature("transformers_vlm", "Qwen3-VL and LLaVA, images, in batches")
 @pytest.mark.parametrize("model", ["tiny_qwen", "tiny_llava"])
 def test_a_batch_answers_as_each_query_alone(model: str, samples: Sequence[Sample], request: pytest.FixtureRequest) -> None:
     pipeline = load(request.getfixturevalue(model))
@@ -138,6 +139,7 @@ def test_greedy_answers_are_those_of_the_library_s_own_generate(tiny_qwen: Path,
     assert response.text == pipeline._tokenizer.decode(out[0, ids_BS.shape[1] :], skip_special_tokens=True)
 
 
+@pytest.mark.feature("transformers_vlm", "seeded sampling")
 def test_a_drawn_answer_depends_on_its_seed_and_not_on_its_batch(tiny_qwen: Path, samples: Sequence[Sample]) -> None:
     pipeline = load(tiny_qwen, do_sample=True, temperature=1.5, top_k=100, top_p=0.95)
     first, again, alone, other = ask(pipeline, samples), ask(pipeline, samples), ask_alone(pipeline, samples), ask(pipeline, samples, 999)
@@ -433,6 +435,7 @@ def _loss_alone(model: Any, batch: Any, row: int, segment: int) -> float:
 needs_weights = pytest.mark.skipif(not (EMBEDDED / "model.safetensors").exists(), reason="the embedded weights are not there")
 
 
+@pytest.mark.feature("transformers_vlm", "embedded Qwen3-VL")
 @needs_weights
 def test_the_embedded_model_answers_held_out_scenes() -> None:
     samples = VisionLanguage(num_prompts=64, split="held_out").samples()

@@ -1,0 +1,90 @@
+"""The endpoint against servers that others wrote, started here where they are installed: the answers are the engine's own."""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from configs.registry import make
+from pipelines.transformers_llm import EMBEDDED
+from tests.conftest import suite_env
+from workloads.llm import Language
+from workloads.records import Query
+
+MODEL = str(EMBEDDED["embedded"])
+READY_S = 120.0
+PAGED = ["--continuous-batching", "--cb-num-blocks", "64", "--cb-max-batch-tokens", "512", "--cb-block-size", "32"]
+SERVING = ("fastapi", "uvicorn", "openai", "multipart")  # what `transformers serve` needs beside transformers
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """Start a server's command, with `--port N` behind it, and wait until it answers; its url."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start(*command: str) -> str:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        log = tmp_path / "server.log"
+        env = suite_env() | {"OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path), "VLLM_CPU_KVCACHE_SPACE": "1"}
+        with log.open("wb") as stream:
+            running.append(subprocess.Popen([sys.executable, *command, "--port", str(port)], env=env, stdout=stream, stderr=stream))
+        end = time.monotonic() + READY_S
+        while time.monotonic() < end and running[-1].poll() is None:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
+                    return f"http://127.0.0.1:{port}"
+            except OSError:
+                time.sleep(0.5)
+        raise AssertionError(log.read_text(errors="replace")[-3000:])
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+def answers(pipeline: Any) -> list[tuple[str | None, int, int]]:
+    """Text, tokens and tokens of the prompt, of eight tasks."""
+    pipeline.load(torch.device("cpu"))
+    samples = list(Language(num_prompts=8).samples())
+    try:
+        found = pipeline.generate(samples, [Query(i, i, i) for i in range(len(samples))])
+    finally:
+        pipeline.close()
+    assert [r.error for r in found] == [None] * len(samples)
+    return [(r.text, r.num_units, r.num_input_tokens) for r in found]
+
+
+@pytest.mark.feature("endpoint", "against `transformers serve`")
+def test_transformers_own_server_gives_the_engines_answers(started: Callable[..., str]) -> None:
+    """Greedy: texts and counts of tokens must be those of transformers_llm in this process."""
+    if missing := [name for name in SERVING if importlib.util.find_spec(name) is None]:
+        pytest.skip(f"`transformers serve` needs {', '.join(missing)}: make features")
+    url = started("-m", "transformers.cli.transformers", "serve", MODEL, "--device", "cpu", "--dtype", "float32", *PAGED)
+    asked = answers(make("pipelines", "endpoint", {"url": url, "model": MODEL, "max_new_tokens": 64}))
+    assert asked == answers(make("pipelines", "transformers_llm", {"max_new_tokens": 64}))
+
+
+@pytest.mark.feature("endpoint", "against vLLM's own server")
+def test_vllms_own_server_gives_the_engines_answers(started: Callable[..., str]) -> None:
+    """vLLM's kernels sum in another order, so that one answer of eight may part."""
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed: make test-vllm")
+    url = started(
+        "-m", "vllm.entrypoints.openai.api_server", "--model", MODEL, "--dtype", "float32", "--enforce-eager", "--max-model-len", "512"
+    )
+    asked = answers(make("pipelines", "endpoint", {"url": url, "max_new_tokens": 64}))
+    own = answers(make("pipelines", "transformers_llm", {"max_new_tokens": 64}))
+    assert sum(one == other for one, other in zip(asked, own, strict=True)) >= len(own) - 1
