@@ -32,6 +32,8 @@ class DiffusersT2V(Pipeline):
     layers (`sequential`) in host memory. compile: torch.compile the denoiser's repeated blocks. fps: of the saved file,
     and what LTX-Video is told; the family's own where not given. true_cfg_scale: of HunyuanVideo. extra: further arguments of diffusers'
     call, such as LTX-Video's decode_timestep. What a family does with its options: pipelines/video_families.py.
+    first_frame: how a given image gets into the clip: `trained`, by an image-to-video model; `held`, in a Wan that was trained on text
+    alone (pipelines/held_frame.py). A given image is fitted to height and width by workloads/given_image.py.
     cache: a name of pipelines/denoiser_caches.py, or a mapping with `name` and that cache's parameters. quantisation: the same of
     pipelines/quantised_weights.py. Both are for the denoisers alone. weights: `random` draws the `architecture` (a name of
     configs/architectures, or a folder) instead of reading a checkpoint, less what `shrink` takes off it (pipelines/architectures.py);
@@ -54,6 +56,7 @@ class DiffusersT2V(Pipeline):
     max_sequence_length: int | None = None
     extra: dict[str, Any] | None = None
     fps: float | None = None
+    first_frame: Literal["trained", "held"] = "trained"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     batch_size: int = 1
     vae_tiling: bool = False
@@ -63,10 +66,11 @@ class DiffusersT2V(Pipeline):
     cache: str | dict[str, Any] | None = None
     quantisation: str | dict[str, Any] | None = None
 
-    workloads: ClassVar[tuple[str, ...]] = ("t2v",)
+    workloads: ClassVar[tuple[str, ...]] = ("t2v", "i2v")
     parallelism: ClassVar[tuple[str, ...]] = ("context", "cfg")
 
     _pipe: Any = field(default=None, init=False, repr=False)
+    _images: Any = field(default=None, init=False, repr=False)
     _family: Any = field(default=None, init=False, repr=False)
     _clock: Any = field(default=None, init=False, repr=False)
     _facts: dict[str, str] = field(default_factory=dict, init=False, repr=False)
@@ -86,6 +90,11 @@ class DiffusersT2V(Pipeline):
             from pipelines.denoiser_caches import BY_BATCH, DenoiserCache
 
             self._cache = DenoiserCache(self.cache)
+            if self.first_frame == "held":
+                raise ConfigError(
+                    f"{self._cache.what} goes by steps that follow one another, and first_frame: held takes several at one noise level; "
+                    "leave one of them out"
+                )
             if self._cache.name in BY_BATCH and self.batch_size > 1:
                 self.repeats = "in_batch"
         if self.quantisation not in (None, "none"):
@@ -152,6 +161,11 @@ class DiffusersT2V(Pipeline):
         generators = [torch.Generator("cpu").manual_seed(q.seed) for q in queries]
         kind = "np" if self.replica.leads else "latent"  # a follower's clip is not decoded, since nobody needs it
         arguments = {"prompt": [s.prompt for s in samples], "generator": generators, "output_type": kind, **self._arguments(len(queries))}
+        if self._images is not None:
+            try:
+                arguments |= self._images.arguments(samples, generators)
+            except ValueError as error:
+                return [Response(error=str(error)) for _ in samples]
         if "callback_on_step_end" in self._accepted():
             arguments["callback_on_step_end"] = self._clock.step_end
         if self._cache:
@@ -190,6 +204,7 @@ class DiffusersT2V(Pipeline):
             "compiled": str(self._is_compiled()),
             "experts": str(len(self._denoisers())),
             **self._facts,
+            **(self._images.facts() if self._images is not None else {}),
             **self._parallelism(),
         }
 
@@ -309,10 +324,13 @@ class DiffusersT2V(Pipeline):
 
     def _refuse_what_it_cannot_do(self) -> None:
         """An option that this pipeline would ignore is refused, by name."""
+        from pipelines.given_images import GivenImages
         from pipelines.video_families import VideoFamily
 
         self._family = VideoFamily(self._pipe, self.model, self._given(), self.extra or {})
-        self._family.check(self.workload or "t2v", self.batch_size)
+        self._family.check(self.workload or "t2v", self.batch_size, self.first_frame)
+        if self.workload == "i2v":
+            self._images = GivenImages(self._family, self.first_frame)
         for option, method in (("vae_tiling", "enable_tiling"), ("vae_slicing", "enable_slicing")):
             if getattr(self, option) and not hasattr(self._pipe.vae, method):
                 raise ConfigError(f"model {self.model!r} has a VAE without option {option!r}; leave it out")

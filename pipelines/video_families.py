@@ -96,8 +96,11 @@ class VideoFamily:
             return self._config("sample_frames")
         return None if default is inspect.Parameter.empty else default
 
-    def check(self, workload: str, batch_size: int) -> None:
-        """Raises ConfigError naming the option that this family would ignore, round or break on."""
+    def check(self, workload: str, batch_size: int, first_frame: str) -> None:
+        """first_frame: as the option of `diffusers_t2v`.
+
+        Raises ConfigError naming the option that this family would ignore, round or break on.
+        """
         if (
             "prompt" not in self._parameters
             or self._denoiser is None
@@ -107,7 +110,7 @@ class VideoFamily:
         for option in self._given:
             if option not in self._parameters:
                 raise ConfigError(f"model {self._model!r} is a {self.name}, which has no option {option!r}; leave it out")
-        self._check_workload(workload, batch_size)
+        self._check_workload(workload, batch_size, first_frame)
         self._check_guidance()
         self._check_sizes()
         self._check_text()
@@ -130,12 +133,11 @@ class VideoFamily:
                 raise ConfigError(
                     f"parallel.cfg is 2, but with {names[0]} {self.value(names[0])} there is no second guidance pass; leave it out"
                 )
-        plan = getattr(self._denoiser, "_cp_plan", None)
-        length = self.value("max_sequence_length")
-        if context > 1 and plan and "encoder_hidden_states" in plan.get("", {}) and length and length % context:
+        plan = getattr(self._denoiser, "_cp_plan", None) or {}
+        if context > 1 and "encoder_attention_mask" in plan.get("", {}):
             raise ConfigError(
-                f"parallel.context is {context}, and a {self.name} splits its text too, of {length} tokens; "
-                f"give max_sequence_length a multiple of {context}"
+                f"parallel.context is {context}, but diffusers splits a {self.name}'s text with its mask, and its attention then fails "
+                "(diffusers 0.42); leave it out"
             )
 
     def arguments(self, num_queries: int, fps: float) -> dict[str, Any]:
@@ -172,7 +174,16 @@ class VideoFamily:
         frames = (sizes[0] - 1) // along + 1
         return int((frames // patch_t) * (sizes[1] // across // patch[0]) * (sizes[2] // across // patch[1]))
 
-    def _check_workload(self, workload: str, batch_size: int) -> None:
+    def _check_workload(self, workload: str, batch_size: int, first_frame: str) -> None:
+        if first_frame == "held":
+            if workload != "i2v":
+                raise ConfigError(f"option 'first_frame' is 'held', but workload {workload!r} gives no image; leave it out")
+            if self.name != "WanPipeline" or self._pipe_config("expand_timesteps"):
+                raise ConfigError(
+                    f"option 'first_frame' is 'held', which is for a WanPipeline with one timestep a pass; model {self._model!r} is a "
+                    f"{self.name}; leave it out"
+                )
+            return
         if workload == "t2v" and self.takes_image:
             raise ConfigError(f"model {self._model!r} is a {self.name}, which needs an image to begin with; use --workload i2v")
         if workload == "i2v" and not self.takes_image:
