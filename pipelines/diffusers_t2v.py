@@ -280,10 +280,11 @@ class DiffusersT2V(Pipeline):
             return
 
         def answer(prompt: str, seed: int) -> None:
+            generator = torch.Generator("cpu").manual_seed(seed)
+            image = self._images.stand_in(generator) if self._images is not None else {}
+            given = {"prompt": [prompt], "generator": [generator], "output_type": "latent"}
             with torch.inference_mode():
-                self._pipe(
-                    prompt=[prompt], generator=[torch.Generator("cpu").manual_seed(seed)], output_type="latent", **self._arguments(1)
-                )
+                self._pipe(**given | self._arguments(1) | image)
 
         num_steps = self._family.value("num_inference_steps") or 1
         self._cache.enable(self._pipe, self._named_denoisers(), num_steps, self._family.is_guided, device, answer)

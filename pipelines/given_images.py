@@ -13,6 +13,8 @@ from configs.errors import ConfigError
 from pipelines.video_families import VideoFamily
 from workloads.given_image import fitted, read_image
 from workloads.records import Sample
+from workloads.vlm import encode_png
+from workloads.world import parse_caption, render
 
 if TYPE_CHECKING:
     import torch
@@ -58,6 +60,11 @@ class GivenImages:
         if len(pictures) == 1:
             return {"image": pictures[0], "generator": generators[0]}  # LTX-Video's noise for decoding takes no list (diffusers 0.42)
         return {"image": pictures}
+
+    def stand_in(self, generator: torch.Generator) -> dict[str, Any]:
+        """What the call is given where a clip is made before any was asked for, to measure by."""
+        scene = parse_caption("a red disc moves slowly to the right")
+        return self.arguments([Sample(0, "", {}, encode_png(render(scene, np.random.default_rng(0))[:1]))], [generator])
 
     def facts(self) -> Mapping[str, str]:
         """What is in force, for `effective`."""

