@@ -44,7 +44,7 @@ EPILOG = (
 @app.callback(invoke_without_command=True, epilog=EPILOG)
 def run(
     context: typer.Context,
-    workload: Annotated[str | None, typer.Option(help="What to run: t2v, llm, vlm, or a plugin's name.")] = None,
+    workload: Annotated[str | None, typer.Option(help="What to run: t2v, i2v, llm, vlm, or a plugin's name.")] = None,
     config: Annotated[str | None, typer.Option(help="A YAML file, or a preset such as t2v/embedded (see: suite.py list).")] = None,
     scenario: Annotated[str | None, typer.Option(help="offline, server, interactive, single_stream, multi_stream.")] = None,
     mode: Annotated[str | None, typer.Option(help="performance, accuracy (every sample once, untimed), or both.")] = None,

@@ -23,9 +23,10 @@ KINDS = ("pipelines", "workloads", "metrics")
 # The built-ins by kind: name -> module. A plugin's name is its file's name.
 BUILT_IN: dict[str, dict[str, str]] = {
     "pipelines": {
-        n: f"pipelines.{n}" for n in ("diffusers_t2v", "transformers_llm", "transformers_vlm", "endpoint", "toy_t2v", "toy_llm", "toy_vlm")
+        n: f"pipelines.{n}"
+        for n in ("diffusers_t2v", "transformers_llm", "transformers_vlm", "endpoint", "toy_t2v", "toy_i2v", "toy_llm", "toy_vlm")
     },
-    "workloads": {n: f"workloads.{n}" for n in ("t2v", "llm", "vlm")},
+    "workloads": {n: f"workloads.{n}" for n in ("t2v", "i2v", "llm", "vlm")},
     "metrics": {
         n: f"metrics.{n}"
         for n in (
@@ -38,6 +39,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
             "peak_memory",
             "energy",
             "world_score",
+            "first_frame_psnr",
             "exact_match",
             "rouge",
             "hierarchical_f1",

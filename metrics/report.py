@@ -36,12 +36,21 @@ from workloads.under_rules import benchmark_of, notice
 
 SCHEMA = "triptych-report/1"
 # The figures that say most of answers' quality, one a kind.
-QUALITY = ("world_score", "exact_match", "rouge_l", "hierarchical_f1", "gpt_oss_accuracy", "deepseek_r1_accuracy", "vbench")
+QUALITY = (
+    "world_score",
+    "exact_match",
+    "rouge_l",
+    "hierarchical_f1",
+    "gpt_oss_accuracy",
+    "deepseek_r1_accuracy",
+    "vbench",
+    "first_frame_psnr",
+)
 
 # How the figures begin that say how good answers are.
 OF_QUALITY = (
     *("world_", "exact_match", "rouge_", "hierarchical_", "category_", "brand_", "is_secondhand_", "secondhand_"),
-    *("temporal_", "motion_", "dynamic_", "vbench", "gpt_oss_", "deepseek_", "accuracy"),
+    *("temporal_", "motion_", "dynamic_", "vbench", "gpt_oss_", "deepseek_", "accuracy", "first_frame_"),
 )
 
 

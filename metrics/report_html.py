@@ -18,7 +18,7 @@ from metrics import plots, token_plots
 from metrics.latency import query_latencies
 from metrics.rate_search import read_search
 from metrics.report import QUALITY, Report
-from metrics.text_page import text_plots, worst_answers
+from metrics.text_page import text_plots, thumbnail, worst_answers
 from pipelines.media import browser_video
 from workloads.run_folder import write_text
 
@@ -27,12 +27,12 @@ SHEET_PIXELS = 96  # a frame's width on it
 
 HEADINGS = {
     "Speed": ("_per_s", "goodput_", "latency_", "ttft_", "first_token_", "tpot_", "itl_", "queue_", "service_", "step_mean"),
-    "Quality": ("world_", "exact_match", "rouge_", "hierarchical_", "category_", "temporal_", "motion_", "dynamic_"),
+    "Quality": ("world_", "exact_match", "rouge_", "hierarchical_", "category_", "temporal_", "motion_", "dynamic_", "first_frame_"),
     "Answers and load": ("tokens_per_sample", "prompt_tokens_", "end_token_", "empty_", "batch_occupancy"),
     "Cost": ("peak_", "stage_"),
 }
 
-WORDS = {"ttft": "TTFT", "tpot": "TPOT", "itl": "inter-token latency", "rouge": "ROUGE", "f1": "F1", "l": "L"}
+WORDS = {"ttft": "TTFT", "tpot": "TPOT", "itl": "inter-token latency", "rouge": "ROUGE", "psnr": "PSNR", "f1": "F1", "l": "L"}
 
 
 def write_html(report: Report) -> Path:
@@ -139,7 +139,9 @@ def _clips(report: Report) -> list[dict[str, Any]]:
         if video is not None:
             content = base64.b64encode(browser_video(video, _fps(report, sample))).decode()
             marks = {k.removeprefix("world_"): v > 0 for k, v in sample["scores"].items() if k.startswith("world_") and k != "world_score"}
-            shown.append({**sample, "src": f"data:video/webm;base64,{content}", "marks": marks})
+            image = next(iter(report.run.samples[sample["sample_index"]].images), None)
+            given = None if image is None else thumbnail(image)
+            shown.append({**sample, "src": f"data:video/webm;base64,{content}", "marks": marks, "given": given})
     return shown
 
 

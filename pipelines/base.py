@@ -48,6 +48,7 @@ class Pipeline(ABC):
     """A model and the way it is run. Subclasses are dataclasses; their fields are the options under `pipeline:`.
 
     batch_size: how many queries `generate` is given at most.
+    workload: the one it is to answer, set before `load`; of use where it can answer several.
     replica: the ranks that hold this model together, set before `load`. Each of them is given the same batches; the answers
     of its first rank count, the others may give none.
     repeats: when the same query and seed get the same answer again: asked `alone`, which is the rule; `in_batch`, only in the batch in
@@ -59,6 +60,7 @@ class Pipeline(ABC):
     workloads: ClassVar[tuple[str, ...]]  # the workloads it can answer
     parallelism: ClassVar[tuple[str, ...]] = ()  # the options under `parallel:` it can put to use: tensor, context, cfg
     batch_size: int = 1
+    workload: str = ""
     replica: Replica = Replica()
     repeats: Literal["alone", "in_batch", "never"] = "alone"
     rests: bool = True

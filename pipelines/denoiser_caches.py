@@ -4,7 +4,7 @@ By name, with the parameters of diffusers' own config class, which its documenta
   first_block    FirstBlockCacheConfig    all later blocks skipped while the first one's output hardly changes
   taylorseer     TaylorSeerCacheConfig    outputs of chosen modules extrapolated between steps that are computed
   mag            MagCacheConfig           all blocks skipped while residuals, as measured beforehand, hardly grow
-  sea            SeaCacheConfig           all blocks skipped while the latents, filtered by noise level, hardly change
+  sea            SeaCacheConfig           all blocks skipped while the latents, filtered by noise level, hardly change; text-to-video Wan
   pyramid_attention_broadcast             attention computed every n-th time
   faster         FasterCacheConfig        the same, and the guidance pass approximated
   text_kv        TextKVCacheConfig        keys and values of the text kept: exact; for Nucleus's blocks alone
@@ -93,10 +93,19 @@ class DenoiserCache:
             raise ConfigError(
                 f"{self.what} needs a pipeline that tells its denoiser's passes apart, which this model's does not; leave it out"
             )
+        if self.name == "sea" and "step_index" not in outline.source:
+            raise ConfigError(
+                f"{self.what} needs a pipeline that tells its denoiser the step and its noise level, as Wan's does; leave it out"
+            )
         if self.name == "faster" and not outline.guides_in_one_batch and not self._given.get("is_guidance_distilled"):
             raise ConfigError(
                 f"{self.what} takes the first half of a batch for the guidance pass, but this model's pipeline makes that pass by itself; "
                 "give is_guidance_distilled: true, which leaves that pass as it is"
+            )
+        if self.name == "faster" and outline.has_tokens_in_a_row and not self._given.get("is_guidance_distilled"):
+            raise ConfigError(
+                f"{self.what} filters latents as a picture, and this model's pipeline hands them over as a row of tokens; "
+                "give is_guidance_distilled: true, which leaves the guidance pass as it is"
             )
         if self._ratios is not None and len(self._ratios) not in (1, len(outline.denoisers)):
             raise ConfigError(
@@ -240,8 +249,13 @@ def _told(denoiser: Any) -> str:
 def _timesteps_each(pipe: Any, names: Sequence[str], total: int) -> dict[str, list[float]]:
     """The timesteps of an answer that each denoiser takes; of two, the first works down to the pipeline's boundary."""
     scheduler = copy.deepcopy(pipe.scheduler)
-    scheduler.set_timesteps(total)
+    shift = (
+        {"mu": scheduler.config.base_shift} if scheduler.config.get("use_dynamic_shifting") else {}
+    )  # LTX-Video's; step 1 is 1000 with any
+    scheduler.set_timesteps(total, **shift)
     timesteps = [float(t) for t in scheduler.timesteps]
+    if scheduler.config.get("invert_sigmas"):  # Mochi's, which counts up, while its pipeline tells caches how much noise is left
+        timesteps = [scheduler.config.num_train_timesteps - t for t in timesteps]
     if len(names) == 1:
         return {names[0]: timesteps}
     boundary = (pipe.config.boundary_ratio or 0) * scheduler.config.num_train_timesteps

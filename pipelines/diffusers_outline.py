@@ -36,6 +36,11 @@ class Outline:
         """Whether captioned and uncaptioned go through the denoiser side by side, as in CogVideoX."""
         return 'cache_context("cond_uncond"' in self.source
 
+    @property
+    def has_tokens_in_a_row(self) -> bool:
+        """Whether the pipeline, and not the denoiser, cuts the latents into tokens, as LTX-Video's does."""
+        return "self._pack_latents(" in self.source
+
 
 def read_outline(folder: str, revision: str | None) -> Outline:
     """Raises ConfigError where the pipeline or a denoiser is of a class that is not diffusers' own."""

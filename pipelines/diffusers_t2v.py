@@ -1,4 +1,4 @@
-"""Any diffusers text-to-video pipeline, by hub name or local folder."""
+"""Any diffusers pipeline that makes videos from text, or from an image and text, by hub name or local folder."""
 
 from __future__ import annotations
 
@@ -29,11 +29,15 @@ class DiffusersT2V(Pipeline):
 
     model: `embedded` (the trained model that comes with the suite), a folder written by save_pretrained, or a hub name.
     dtype: of all weights; `auto` is float32 on a CPU and bfloat16 on a GPU. compile: torch.compile the denoiser's repeated blocks.
-    fps: of the saved file. These take a name, or a mapping with `name` and parameters: cache (pipelines/denoiser_caches.py),
-    quantisation (quantised_weights.py), offload (offloading.py), scheduler (scheduler_choice.py); the first two are for the denoisers
-    alone. attention: a backend of attention_backends.py, for the denoisers. lora: adapters of lora_weights.py. guidance_batch: both
-    guidance passes of a step in one batch, where the pipeline makes two. vae_split: each rank of a replica decodes a part of the
-    picture, with vae_overlap latents that its neighbours decode as well. weights: `random` draws the `architecture` (a name of
+    fps: of the saved file, and what LTX-Video is told; the family's own where not given. true_cfg_scale: of HunyuanVideo. extra: further
+    arguments of diffusers' call, such as LTX-Video's decode_timestep. What a family does with its options: pipelines/video_families.py.
+    first_frame: how a given image gets into the clip: `trained`, by an image-to-video model; `held`, in a Wan that was trained on text
+    alone (held_frame.py). A given image is fitted to height and width by workloads/given_image.py.
+    These take a name, or a mapping with `name` and parameters: cache (denoiser_caches.py), quantisation (quantised_weights.py), offload
+    (offloading.py), scheduler (scheduler_choice.py); the first two are for the denoisers alone. attention: a backend of
+    attention_backends.py, for the denoisers. lora: adapters of lora_weights.py. guidance_batch: both guidance passes of a step in one
+    batch, where the pipeline makes two. vae_split: each rank of a replica decodes a part of the picture, with vae_overlap latents that
+    its neighbours decode as well. weights: `random` draws the `architecture` (a name of
     configs/architectures, or a folder) instead of reading a checkpoint, less what `shrink` takes off it (pipelines/architectures.py);
     `model` is then whose tokenizer is used, where it is at hand.
     """
@@ -49,9 +53,12 @@ class DiffusersT2V(Pipeline):
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     guidance_scale_2: float | None = None
+    true_cfg_scale: float | None = None
     negative_prompt: str | None = None
     max_sequence_length: int | None = None
-    fps: float = 16.0
+    extra: dict[str, Any] | None = None
+    fps: float | None = None
+    first_frame: Literal["trained", "held"] = "trained"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     batch_size: int = 1
     vae_tiling: bool = False
@@ -67,10 +74,12 @@ class DiffusersT2V(Pipeline):
     lora: str | dict[str, Any] | list[str | dict[str, Any]] | None = None
     guidance_batch: bool = False
 
-    workloads: ClassVar[tuple[str, ...]] = ("t2v",)
+    workloads: ClassVar[tuple[str, ...]] = ("t2v", "i2v")
     parallelism: ClassVar[tuple[str, ...]] = ("context", "cfg")
 
     _pipe: Any = field(default=None, init=False, repr=False)
+    _images: Any = field(default=None, init=False, repr=False)
+    _family: Any = field(default=None, init=False, repr=False)
     _clock: Any = field(default=None, init=False, repr=False)
     _facts: dict[str, str] = field(default_factory=dict, init=False, repr=False)
     _cache: Any = field(default=None, init=False, repr=False)
@@ -95,6 +104,11 @@ class DiffusersT2V(Pipeline):
             from pipelines.denoiser_caches import BY_BATCH, DenoiserCache
 
             self._cache = DenoiserCache(self.cache)
+            if self.first_frame == "held":
+                raise ConfigError(
+                    f"{self._cache.what} goes by steps that follow one another, and first_frame: held takes several at one noise level; "
+                    "leave one of them out"
+                )
             if self._cache.name in BY_BATCH and self.batch_size > 1:
                 self.repeats = "in_batch"
         if self.quantisation not in (None, "none"):
@@ -150,6 +164,7 @@ class DiffusersT2V(Pipeline):
 
             check_denoiser_match(self._pipe, self.architecture, self.model)
         self._refuse_what_it_cannot_do()
+        self.fps = self.fps or self._family.frame_rate
         self._pipe.set_progress_bar_config(disable=True)
         self._speed_up()
         if self._offload:
@@ -173,7 +188,12 @@ class DiffusersT2V(Pipeline):
 
         generators = [torch.Generator("cpu").manual_seed(q.seed) for q in queries]
         kind = "np" if self.replica.leads or self.vae_split else "latent"  # nobody needs a follower's clip
-        arguments = {"prompt": [s.prompt for s in samples], "generator": generators, "output_type": kind, **self._given()}
+        arguments = {"prompt": [s.prompt for s in samples], "generator": generators, "output_type": kind, **self._arguments(len(queries))}
+        if self._images is not None:
+            try:
+                arguments |= self._images.arguments(samples, generators)
+            except ValueError as error:
+                return [Response(error=str(error)) for _ in samples]
         if "callback_on_step_end" in self._accepted():
             arguments["callback_on_step_end"] = self._clock.step_end
         if self._cache:
@@ -184,12 +204,15 @@ class DiffusersT2V(Pipeline):
         if not self.replica.leads:
             return []
         frames_BTHWC = np.asarray(frames)
+        self._family.check_made(*frames_BTHWC.shape[1:4])
         stages, step_s = self._clock.stages()
         responses = []
         for frames_THWC in frames_BTHWC:
             finite = bool(np.isfinite(frames_THWC).all())
             pixels = np.rint(np.nan_to_num(frames_THWC).clip(0, 1) * 255).astype(np.uint8)
-            responses.append(Response(video_THWC=pixels, fps=self.fps, stages=stages, step_s=step_s, num_units=len(pixels), finite=finite))
+            responses.append(
+                Response(video_THWC=pixels, fps=self.fps or 0, stages=stages, step_s=step_s, num_units=len(pixels), finite=finite)
+            )
         return responses
 
     def effective(self) -> Mapping[str, str]:
@@ -210,6 +233,7 @@ class DiffusersT2V(Pipeline):
             **({"guidance": "both passes in one batch"} if any(b.num_batched for b in self._batches) else {}),
             **({"vae": f"split over {self.replica.size} ranks"} if self._vae_split and self._vae_split.num_split else {}),
             **self._facts,
+            **(self._images.facts() if self._images is not None else {}),
             **self._parallelism(),
         }
 
@@ -263,17 +287,13 @@ class DiffusersT2V(Pipeline):
 
     def _given(self) -> dict[str, Any]:
         """The call's options that were set."""
-        names = (
-            "num_frames",
-            "height",
-            "width",
-            "num_inference_steps",
-            "guidance_scale",
-            "guidance_scale_2",
-            "negative_prompt",
-            "max_sequence_length",
-        )
-        return {n: getattr(self, n) for n in names if getattr(self, n) is not None}
+        from pipelines.video_families import CALL_OPTIONS
+
+        return {n: getattr(self, n) for n in CALL_OPTIONS if getattr(self, n) is not None}
+
+    def _arguments(self, num_queries: int) -> dict[str, Any]:
+        assert self.fps is not None
+        return dict(self._family.arguments(num_queries, self.fps))
 
     def _check_speedups(self, folder: str, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         """Refuse what this model or device cannot do, before its weights are read; what loading has to be given."""
@@ -312,7 +332,11 @@ class DiffusersT2V(Pipeline):
         """What is done to the pipeline's parts once they are there, and before they go to the device."""
         denoisers = self._named_denoisers()
         if self._scheduler:
-            self._scheduler.apply(self._pipe, self._in_call("num_inference_steps") or 1)
+            if self.first_frame == "held":
+                raise ConfigError(
+                    f"{self._scheduler.what} and first_frame 'held' do not go together: that has steps of its own; leave one out"
+                )
+            self._scheduler.apply(self._pipe, self._family.value("num_inference_steps") or 1)
         if self._lora:
             self._lora.apply(self._pipe, denoisers)
         if self._quantisation:
@@ -327,12 +351,14 @@ class DiffusersT2V(Pipeline):
             return
 
         def answer(prompt: str, seed: int) -> None:
+            generator = torch.Generator("cpu").manual_seed(seed)
+            image = self._images.stand_in(generator) if self._images is not None else {}
+            given = {"prompt": [prompt], "generator": [generator], "output_type": "latent"}
             with torch.inference_mode():
-                self._pipe(prompt=[prompt], generator=[torch.Generator("cpu").manual_seed(seed)], output_type="latent", **self._given())
+                self._pipe(**given | self._arguments(1) | image)
 
-        scale = self._in_call("guidance_scale")
-        guided = scale is None or scale > 1
-        self._cache.enable(self._pipe, self._named_denoisers(), self._in_call("num_inference_steps") or 1, guided, device, answer)
+        num_steps = self._family.value("num_inference_steps") or 1
+        self._cache.enable(self._pipe, self._named_denoisers(), num_steps, self._family.is_guided, device, answer)
 
     def _spread_over_ranks(self) -> None:
         from pipelines.guidance_batch import GuidanceBatch
@@ -340,12 +366,12 @@ class DiffusersT2V(Pipeline):
         from pipelines.split_vae import SplitDecode
 
         settings = self.replica.settings
-        for what, asked in (("parallel.cfg is 2", settings.cfg == 2), ("option 'guidance_batch' is on", self.guidance_batch)):
-            if asked and (scale := self._in_call("guidance_scale")) is not None and scale <= 1:
-                raise ConfigError(f"{what}, but with guidance_scale {scale} there is no second guidance pass; leave it out")
+        self._family.check_parallel(settings.context, settings.cfg)
+        if self.guidance_batch:
+            self._family.check_two_passes("option 'guidance_batch' is on")
         for denoiser in self._denoisers():
             if settings.context > 1:
-                split_tokens(denoiser, self.replica, self._num_tokens())
+                split_tokens(denoiser, self.replica, self._family.num_tokens())
             if settings.cfg == 2:
                 SplitGuidance(denoiser, self.replica)
             if self.guidance_batch:
@@ -363,24 +389,6 @@ class DiffusersT2V(Pipeline):
             found.append("cfg 2")
         return {"parallel": ", ".join(found)} if found else {}
 
-    def _num_tokens(self) -> int | None:
-        """Of one clip, as a video transformer cuts it; None where that cannot be told."""
-        spatial, temporal = (getattr(self._pipe, f"vae_scale_factor_{n}", None) for n in ("spatial", "temporal"))
-        patch = getattr(self._denoisers()[0].config, "patch_size", None)
-        sizes = [self._in_call(n) for n in ("num_frames", "height", "width")]
-        if not isinstance(patch, Sequence) or len(patch) != 3 or None in (spatial, temporal, *sizes):
-            return None
-        frames, height, width = ((sizes[0] - 1) // temporal + 1, sizes[1] // spatial, sizes[2] // spatial)
-        return int((frames // patch[0]) * (height // patch[1]) * (width // patch[2]))
-
-    def _in_call(self, name: str) -> Any:
-        """The option's value, or else the pipeline's own default."""
-        value = getattr(self, name)
-        if value is not None:
-            return value
-        default = inspect.signature(self._pipe.__call__).parameters.get(name)
-        return None if default is None or default.default is inspect.Parameter.empty else default.default
-
     def _accepted(self) -> set[str]:
         return set(inspect.signature(self._pipe.__call__).parameters)
 
@@ -396,32 +404,15 @@ class DiffusersT2V(Pipeline):
 
     def _refuse_what_it_cannot_do(self) -> None:
         """An option that this pipeline would ignore is refused, by name."""
-        name = type(self._pipe).__name__
-        if "prompt" not in self._accepted() or not self._denoisers():
-            raise ConfigError(f"model {self.model!r} is a {name}, which does not make videos from text")
-        for option in self._given():
-            if option not in self._accepted():
-                raise ConfigError(f"model {self.model!r} is a {name}, which has no option {option!r}; leave it out")
-        if self.guidance_scale_2 is not None and getattr(self._pipe.config, "boundary_ratio", None) is None:
-            raise ConfigError(f"model {self.model!r} has one expert; option 'guidance_scale_2' would do nothing; leave it out")
+        from pipelines.given_images import GivenImages
+        from pipelines.video_families import VideoFamily
+
+        self._family = VideoFamily(self._pipe, self.model, self._given(), self.extra or {})
+        self._family.check(self.workload or "t2v", self.batch_size, self.first_frame)
+        if self.workload == "i2v":
+            self._images = GivenImages(self._family, self.first_frame)
         for option, method in (("vae_tiling", "enable_tiling"), ("vae_slicing", "enable_slicing")):
             if getattr(self, option) and not hasattr(self._pipe.vae, method):
                 raise ConfigError(f"model {self.model!r} has a VAE without option {option!r}; leave it out")
         if self.compile and not all(getattr(d, "_repeated_blocks", None) for d in self._denoisers()):
             raise ConfigError(f"model {self.model!r} names no repeated blocks to compile; leave out option 'compile'")
-        self._check_size()
-
-    def _check_size(self) -> None:
-        """diffusers rounds sizes it cannot make with a warning only."""
-        spatial = getattr(self._pipe, "vae_scale_factor_spatial", None)
-        temporal = getattr(self._pipe, "vae_scale_factor_temporal", None)
-        patch = getattr(self._denoisers()[0].config, "patch_size", 1)
-        across = (patch[-1] if isinstance(patch, Sequence) else patch) * (spatial or 1)
-        for name in ("height", "width"):
-            value = getattr(self, name)
-            if spatial and value and value % across:
-                raise ConfigError(f"pipeline 'diffusers_t2v': option {name!r} is {value}; {self.model!r} needs a multiple of {across}")
-        if temporal and self.num_frames and (self.num_frames - 1) % temporal:
-            raise ConfigError(
-                f"pipeline 'diffusers_t2v': option 'num_frames' is {self.num_frames}; {self.model!r} needs a multiple of {temporal}, plus 1"
-            )

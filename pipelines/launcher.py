@@ -83,6 +83,7 @@ def launch(config: RunConfig, output: str | None, find_max_rate: bool = False, r
     if config.workload not in pipeline.workloads:
         fitting = ", ".join(pipeline.workloads)
         raise ConfigError(f"pipeline {config.pipeline_name!r} answers {fitting}, not workload {config.workload!r}")
+    pipeline.workload = config.workload
     check_parallelism(config.parallel, config.pipeline_name, pipeline.parallelism)
     if config.limits.by_token and not isinstance(pipeline, StreamingPipeline):
         fix = f"rules {config.rules!r} have token limits" if config.by_mlperf else "give load.target_latency_s instead of token limits"

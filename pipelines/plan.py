@@ -124,6 +124,8 @@ def _plan_video(
 ) -> Plan:
     from pipelines import plan_video
 
+    if config.workload == "i2v":
+        raise ConfigError(f"{preset!r} is of workload 'i2v'; a plan counts what text to video takes, and no images")
     if layout.tensor > 1:
         raise ConfigError("a video model is split by parallel.context and parallel.cfg; leave out parallel.tensor")
     if asked.input_tokens or asked.output_tokens:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 SEED = 20_260
+EYES = ("image_processor", "feature_extractor")
 
 
 class RandomModel(NamedTuple):
@@ -117,6 +118,12 @@ def video_pipeline(
 
     folder, factors = architectures.folder_of(architecture), Shrink.parse(shrink)
     index = architectures.read(folder, "model_index.json")
+    seen = [name for name, entry in index.items() if isinstance(entry, list) and entry[0] and name.startswith(("tokenizer", *EYES))]
+    if seen != ["tokenizer"]:
+        raise ConfigError(
+            f"architecture {architecture!r} has {len(seen)} tokenizers and image processors ({', '.join(seen)}), of which weights: random "
+            "makes one only, of bytes; its prompt template is counted in their tokens; give a checkpoint with weights: pretrained"
+        )
     parts: dict[str, Any] = {}
     for name, values in architectures.diffusers_values(folder, factors).items():
         library, class_name = index[name]

@@ -30,8 +30,12 @@ class StageClock:
         for name in ("transformer", "transformer_2", "unet"):
             if isinstance(denoiser := getattr(pipe, name, None), torch.nn.Module):
                 denoiser.register_forward_pre_hook(self._first_denoise)
+        if isinstance(eyes := getattr(pipe, "image_encoder", None), torch.nn.Module):
+            eyes.register_forward_pre_hook(self._begin("image_encode"))
+            eyes.register_forward_hook(self._end("image_encode"))
         if (vae := getattr(pipe, "vae", None)) is not None:
             vae.decode = self._timed("vae_decode", vae.decode)
+            vae.encode = self._timed("vae_encode", vae.encode)
 
     def start(self) -> None:
         self._spent, self._steps, self._denoise_began = {}, [], 0.0

@@ -210,3 +210,17 @@ def tiny_wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny-wan")
     pipe.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folders of the video families by their name in tests/pipelines/tiny_families.py, each built when it is first asked for."""
+    from tests.pipelines import tiny_families
+
+    @functools.cache
+    def folder(name: str) -> Path:
+        made = tmp_path_factory.mktemp(name)
+        tiny_families.save(name, made)
+        return made
+
+    return folder

@@ -51,6 +51,22 @@ def read_prompt_items(path: str) -> list[Sample]:
     return samples
 
 
+def numbered_lines(path: str, example: str) -> list[tuple[int, str]]:
+    """Lines that are not blank, with their numbers. example: a line as it should be, for ConfigErrors: no file, none such, not UTF-8."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise ConfigError(f"prompt file {path!r} does not exist; give dataset.prompts lines like {example}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"prompt file {path!r} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"prompt file {path!r} cannot be read: {error.strerror}; give a file with lines like {example}") from None
+    numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not numbered:
+        raise ConfigError(f"prompt file {path!r} holds no prompt; write lines like {example}")
+    return numbered
+
+
 def read_prompts(path: str) -> list[str]:
     """The prompts in order. Raises ConfigError where the file is missing, empty or not UTF-8."""
     file = Path(path)

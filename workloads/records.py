@@ -14,7 +14,8 @@ class Sample:
     """One item of a workload's data set.
 
     prompt: what the pipeline is asked. meta: what the metrics may know and the pipeline must not (`grade`, `split`,
-    `answer`, `expects_motion` ...). images: encoded images (PNG or JPEG), for vlm; several are the frames of a clip.
+    `answer`, `expects_motion` ...). images: encoded images (PNG or JPEG): for vlm, where several
+    are the frames of a clip; for i2v one, the frame to begin with.
     """
 
     index: int

@@ -64,12 +64,12 @@ class TextToVideo(Workload):
             return read_source(self.source, self.path, "t2v", self.num_prompts, self.sha256)
         if self.prompts is not None:
             texts = read_prompts(self.prompts)[: self.num_prompts]
-            return [Sample(i, text, _meta_of_prompt(text)) for i, text in enumerate(texts)]
+            return [Sample(i, text, meta_of_prompt(text)) for i, text in enumerate(texts)]
         drawn = draw_captions(self.grade, self.num_prompts or 64, self.split)
-        return [Sample(i, text, _meta(scene)) for i, (scene, text) in enumerate(drawn)]
+        return [Sample(i, text, meta_of_scene(scene)) for i, (scene, text) in enumerate(drawn)]
 
 
-def draw_captions(grade: str, count: int, split: Split, seed: int = _DATA_SEED) -> list[tuple[Scene, str]]:
+def draw_captions(grade: str, count: int, split: Split, seed: int = _DATA_SEED, workload: str = "t2v") -> list[tuple[Scene, str]]:
     """`count` different captions with their scenes, the same for the same arguments; the first n of more are the n."""
     rng = np.random.default_rng((seed, ("simple", "rich", "mixed").index(grade)))
     found: dict[str, Scene] = {}
@@ -82,11 +82,11 @@ def draw_captions(grade: str, count: int, split: Split, seed: int = _DATA_SEED) 
         if text not in found:
             found[text], last_new = scene, attempt
     if len(found) < count:
-        raise ConfigError(f"workload 't2v': grade {grade!r} has no {count} different captions; ask for at most {len(found)}")
+        raise ConfigError(f"workload {workload!r}: grade {grade!r} has no {count} different captions; ask for at most {len(found)}")
     return [(scene, text) for text, scene in found.items()]
 
 
-def _meta(scene: Scene) -> dict[str, object]:
+def meta_of_scene(scene: Scene) -> dict[str, object]:
     return {
         "world": True,
         "grade": "simple" if scene.background is None else "rich",
@@ -95,8 +95,8 @@ def _meta(scene: Scene) -> dict[str, object]:
     }
 
 
-def _meta_of_prompt(text: str) -> dict[str, object]:
+def meta_of_prompt(text: str) -> dict[str, object]:
     try:
-        return _meta(parse_caption(text))
+        return meta_of_scene(parse_caption(text))
     except ValueError:
         return {"world": False}

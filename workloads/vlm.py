@@ -15,6 +15,7 @@ from configs.errors import ConfigError, unknown
 from configs.registry import register
 from workloads.base import Workload
 from workloads.mlperf_data import check_options, read_source
+from workloads.prompt_file import numbered_lines
 from workloads.records import Sample
 from workloads.world import Split
 from workloads.world_vision import ANSWERS, TASKS, Item, draw_item
@@ -107,19 +108,11 @@ def read_questions(path: str) -> list[Sample]:
     Images are read but not looked into: one that is damaged fails its own query, not the run.
     Raises ConfigError, naming the line, where the file or an image file is missing or a line is not as it should be.
     """
-    file = Path(path)
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise ConfigError(f"prompt file {path!r} does not exist; give dataset.prompts lines like {_EXAMPLE}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"prompt file {path!r} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
-    except OSError as error:
-        raise ConfigError(f"prompt file {path!r} cannot be read: {error.strerror}; give a file with lines like {_EXAMPLE}") from None
-    numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
-    if not numbered:
-        raise ConfigError(f"prompt file {path!r} holds no prompt; write lines like {_EXAMPLE}")
-    return [_sample(index, f"line {number} of prompt file {path!r}", line, file.parent) for index, (number, line) in enumerate(numbered)]
+    folder = Path(path).parent
+    return [
+        _sample(index, f"line {number} of prompt file {path!r}", line, folder)
+        for index, (number, line) in enumerate(numbered_lines(path, _EXAMPLE))
+    ]
 
 
 def _sample(index: int, where: str, line: str, folder: Path) -> Sample:

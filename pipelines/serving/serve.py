@@ -49,6 +49,9 @@ def serve(config: RunConfig, host: str, port: int, api_key_env: str | None, vide
     pipeline: Pipeline = make("pipelines", config.pipeline_name, config.pipeline_options)
     if config.workload not in pipeline.workloads:
         raise ConfigError(f"pipeline {config.pipeline_name!r} answers {', '.join(pipeline.workloads)}, not workload {config.workload!r}")
+    if config.workload == "i2v":
+        raise ConfigError("suite.py serve has no route by which an image comes to a video model; serve workload t2v, vlm or llm")
+    pipeline.workload = config.workload
     if isinstance(pipeline, StreamingPipeline):
         pipeline.speaks = True
     try:

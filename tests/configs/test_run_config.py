@@ -90,7 +90,7 @@ def test_a_config_file_of_the_wrong_form_is_named(tmp_path: Path, text: str, mes
     ("workload", "config", "changes", "message"),
     [
         (None, None, [], "say what to run"),
-        ("t2w", None, [], r"unknown workload 't2w' \(did you mean 't2v'\?\); known: llm, t2v, vlm"),
+        ("t2w", None, [], r"unknown workload 't2w' \(did you mean 't2v'\?\); known: i2v, llm, t2v, vlm"),
         (None, "t2v/embeded", [], r"unknown preset 't2v/embeded' \(did you mean 't2v/embedded'\?\)"),
         (None, "gone.yaml", [], "'gone.yaml' does not exist"),
         ("t2v", None, ["steps"], "is not of the form name=value"),

@@ -1,0 +1,292 @@
+"""Every family of diffusers' text-to-video pipelines, built small with random weights: it runs as asked, or says why not."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from configs.errors import ConfigError
+from configs.run_config import ParallelSettings
+from pipelines.base import Response
+from pipelines.diffusers_t2v import DiffusersT2V
+from pipelines.replica import Replica
+from tests.conftest import QUICK, SuiteRun, read_report
+from tests.pipelines.tiny_families import TEXT_TO_VIDEO
+from workloads.records import Query, Sample
+
+CPU = torch.device("cpu")
+Folder = Callable[[str], Path]
+NAMES = {
+    "wan21": "Wan 2.1",
+    "wan22": "Wan 2.2",
+    "wan22_5b": "Wan 2.2 5B",
+    "ltx": "LTX-Video",
+    "cogvideox": "CogVideoX",
+    "hunyuan": "HunyuanVideo",
+    "mochi": "Mochi",
+}
+# frames, height, width, and the frame rate of a clip
+SHAPES = {
+    "wan21": (5, 32, 48, 16),
+    "wan22": (5, 32, 48, 16),
+    "wan22_5b": (5, 32, 64, 24),
+    "ltx": (9, 32, 64, 25),
+    "cogvideox": (9, 32, 48, 8),
+    "hunyuan": (5, 32, 48, 24),
+    "mochi": (7, 32, 48, 30),
+}
+GUIDED: dict[str, dict[str, Any]] = {"hunyuan": {"true_cfg_scale": 3.0, "negative_prompt": "a blue ring"}}
+NO_NOISE_LEVEL = "its pipeline does not tell caches the noise level"
+NO_PICTURE = "diffusers filters latents as a picture"
+STRONG: dict[str, dict[str, Any]] = {
+    "first_block": {"threshold": 0.5},
+    "taylorseer": {"cache_identifiers": [r".*blocks\.\d+$"]},
+    "mag": {"threshold": 10.0},
+    "pyramid_attention_broadcast": {"spatial_attention_block_skip_range": 4, "spatial_attention_timestep_skip_range": [0, 990]},
+    "faster": {"spatial_attention_timestep_skip_range": [0, 850]},
+}
+CACHES = {
+    "first_block": "First-block cache",
+    "taylorseer": "TaylorSeer",
+    "mag": "MagCache",
+    "pyramid_attention_broadcast": "Pyramid attention broadcast",
+    "faster": "FasterCache",
+}
+
+
+def options(name: str, **others: Any) -> dict[str, Any]:
+    frames, height, width, _ = SHAPES[name]
+    given = {"num_frames": frames, "height": height, "width": width, "num_inference_steps": 3, "max_sequence_length": 32}
+    return {**given, **GUIDED.get(name, {}), **others}
+
+
+def load(folder: Path, given: dict[str, Any]) -> DiffusersT2V:
+    pipeline = DiffusersT2V(model=str(folder), **given)
+    pipeline.load(CPU)
+    return pipeline
+
+
+def ask(pipeline: DiffusersT2V, *seeds: int, prompt: str = "a red disc moves slowly to the left") -> Sequence[Response]:
+    samples = [Sample(i, prompt) for i in range(len(seeds))]
+    return pipeline.generate(samples, [Query(i, i, seed) for i, seed in enumerate(seeds)])
+
+
+def pixels(response: Response) -> Any:
+    assert response.video_THWC is not None
+    return response.video_THWC.astype(int)
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_family: Folder) -> Callable[[str], DiffusersT2V]:
+    return functools.cache(lambda name: load(tiny_family(name), options(name)))
+
+
+def _each_family(test: Any) -> Any:
+    marks = [pytest.param(n, marks=pytest.mark.feature("diffusers_t2v", f"family: {NAMES[n]}")) for n in TEXT_TO_VIDEO]
+    return pytest.mark.parametrize("name", marks)(test)
+
+
+@_each_family
+def test_a_family_makes_the_clip_that_was_asked_for(loaded: Callable[[str], DiffusersT2V], name: str) -> None:
+    pipeline = loaded(name)
+    (alone,), (again,) = ask(pipeline, 5), ask(pipeline, 5)
+    first, second = ask(pipeline, 5, 6)
+    *shape, fps = SHAPES[name]
+    assert pixels(alone).shape == (*shape, 3)
+    assert (alone.num_units, alone.fps) == (shape[0], fps)
+    assert np.array_equal(pixels(alone), pixels(again))
+    assert np.abs(pixels(alone) - pixels(first)).max() <= 1  # a batch's sums are rounded in another order
+    assert np.abs(pixels(first) - pixels(second)).max() > 10
+    assert len(alone.step_s) == 3
+    assert sum(alone.step_s) == pytest.approx(alone.stages["denoise"], rel=1e-6)
+    assert set(alone.stages) == {"text_encode", "denoise", "vae_decode", "other"}
+    assert pipeline.fallbacks() == []
+
+
+@_each_family
+def test_prompt_and_negative_prompt_count(loaded: Callable[[str], DiffusersT2V], tiny_family: Folder, name: str) -> None:
+    plain, other = (pixels(ask(loaded(name), 5, prompt=p)[0]) for p in ("a red disc stays still", "two small blue boxes move fast upward"))
+    assert not np.array_equal(plain, other)
+    negative = load(tiny_family(name), options(name, negative_prompt="three small yellow hoops slide quickly leftward"))
+    assert not np.array_equal(pixels(ask(negative, 5, prompt="a red disc stays still")[0]), plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "cache"),
+    [
+        pytest.param(n, c, marks=pytest.mark.feature("diffusers_t2v", f"{CACHES[c]} on {NAMES[n]}"))
+        for n in ("ltx", "cogvideox", "hunyuan", "mochi")
+        for c in STRONG
+    ],
+)
+def test_a_cache_runs_in_a_family(tiny_family: Folder, name: str, cache: str) -> None:
+    given = {"name": cache, **STRONG[cache]}
+    if cache == "faster" and name in ("ltx", "hunyuan"):
+        given["is_guidance_distilled"] = True
+    pipeline = load(tiny_family(name), options(name, num_inference_steps=8, cache=given))
+    (first,) = ask(pipeline, 1)
+    share = float(pipeline.effective()["cache"].rsplit("; ", 1)[1].split("%")[0]) / 100
+    assert 0.02 < share < 0.9
+    assert pipeline.fallbacks() == []
+    assert np.array_equal(pixels(ask(pipeline, 1)[0]), pixels(first))
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        pytest.param(
+            n,
+            {"cache": {"name": "sea"}},
+            "cache 'sea' needs a pipeline that tells its denoiser the step",
+            marks=pytest.mark.feature(
+                "diffusers_t2v", f"SeaCache on {NAMES[n]}", refused="its pipeline does not tell caches the noise level"
+            ),
+        )
+        for n in ("ltx", "cogvideox", "hunyuan", "mochi")
+    ]
+    + [
+        pytest.param(
+            "ltx",
+            {"cache": {"name": "faster"}},
+            "hands them over as a row of tokens; give is_guidance_distilled: true",
+            marks=pytest.mark.feature(
+                "diffusers_t2v", "FasterCache's guidance on LTX-Video", refused="diffusers filters latents as a picture"
+            ),
+        ),
+        ("ltx", {"num_frames": 10}, "option 'num_frames' is 10; .* needs a multiple of 8, plus 1"),
+        ("ltx", {"width": 48}, "option 'width' is 48; .* needs a multiple of 32"),
+        ("mochi", {"num_frames": 9}, "needs a multiple of 6, plus 1"),
+        ("mochi", {"height": 40}, "option 'height' is 40; .* needs a multiple of 16"),
+        ("cogvideox", {"num_frames": 5}, "needs a multiple of 8, plus 1"),  # diffusers would make 8
+        ("cogvideox", {"height": 40}, "needs a multiple of 16"),
+        ("hunyuan", {"num_frames": 7}, "needs a multiple of 4, plus 1"),
+        ("hunyuan", {"width": 40}, "needs a multiple of 16"),
+        ("wan22_5b", {"width": 48}, "needs a multiple of 32"),
+        ("wan21", {"true_cfg_scale": 2.0}, "a WanPipeline, which has no option 'true_cfg_scale'"),
+        ("wan21", {"guidance_scale_2": 2.0}, "has one expert; option 'guidance_scale_2' would do nothing"),
+        ("mochi", {"guidance_scale": 1.0, "negative_prompt": "blue"}, "'negative_prompt' would do nothing where guidance_scale is 1.0"),
+        ("hunyuan", {"true_cfg_scale": None}, "true_cfg_scale is 1.0, negative_prompt is 'a blue ring'; give both, or neither"),
+        ("hunyuan", {"negative_prompt": None}, "true_cfg_scale is 3.0, negative_prompt is None; give both, or neither"),
+        (
+            "ltx",
+            {"extra": {"decode_timestp": 0.1}},
+            r"'extra', for a LTXPipeline: unknown parameter 'decode_timestp' \(did",
+        ),
+        ("ltx", {"extra": {"guidance_scale": 3}}, "'extra' holds 'guidance_scale', which is an option of its own"),
+        ("ltx", {"extra": {"guidance_rescale": "much"}}, "option 'extra', guidance_rescale is 'much': input should be a valid number"),
+    ],
+)
+def test_what_a_family_would_ignore_is_refused_by_name(tiny_family: Folder, name: str, given: dict[str, Any], message: str) -> None:
+    pipeline = DiffusersT2V(model=str(tiny_family(name)), **options(name, **given))
+    with pytest.raises(ConfigError, match=message):
+        pipeline.load(CPU)
+
+
+@pytest.mark.parametrize(
+    ("name", "parallel", "message"),
+    [
+        pytest.param(
+            n,
+            {"cfg": 2},
+            "makes both guidance passes in one batch; leave it out",
+            marks=pytest.mark.feature("diffusers_t2v", f"parallel.cfg on {NAMES[n]}", refused="both guidance passes are one batch"),
+        )
+        for n in ("ltx", "cogvideox", "mochi")
+    ]
+    + [
+        pytest.param(
+            n,
+            {"context": 2},
+            "diffusers has no plan for splitting a",
+            marks=pytest.mark.feature("diffusers_t2v", f"parallel.context on {NAMES[n]}", refused="diffusers has no plan for splitting it"),
+        )
+        for n in ("cogvideox", "hunyuan", "mochi")
+    ]
+    + [
+        pytest.param(
+            "ltx",
+            {"context": 2},
+            "splits a LTXPipeline's text with its mask, and its attention then fails",
+            marks=pytest.mark.feature("diffusers_t2v", "parallel.context on LTX-Video", refused="diffusers splits its text's mask wrongly"),
+        )
+    ],
+)
+def test_a_split_over_ranks_that_a_family_cannot_have_is_refused(
+    tiny_family: Folder, name: str, parallel: dict[str, int], message: str
+) -> None:
+    pipeline = DiffusersT2V(model=str(tiny_family(name)), **options(name))
+    pipeline.replica = Replica(ParallelSettings.model_validate(parallel), (0, 1))
+    with pytest.raises(ConfigError, match=message):
+        pipeline.load(CPU)
+
+
+def test_hunyuans_guidance_is_one_pass_or_two(tiny_family: Folder) -> None:
+    alone: dict[str, Any] = {"true_cfg_scale": None, "negative_prompt": None}
+    two: dict[str, Any] = {}
+    calls = []
+    for given in (alone, two):
+        pipeline = load(tiny_family("hunyuan"), options("hunyuan", **given))
+        pipeline._pipe.transformer.register_forward_hook(lambda *_: calls.append(1))
+        ask(pipeline, 1)
+        calls.append(0)
+    assert calls == [1] * 3 + [0] + [1] * 6 + [0]
+
+
+def test_extra_arguments_reach_the_call(tiny_family: Folder, loaded: Callable[[str], DiffusersT2V]) -> None:
+    rescaled = load(tiny_family("ltx"), options("ltx", extra={"guidance_rescale": 0.9}))
+    slower = load(tiny_family("ltx"), options("ltx", fps=8))
+    plain = pixels(ask(loaded("ltx"), 1)[0])
+    assert not np.array_equal(plain, pixels(ask(rescaled, 1)[0]))
+    (answer,) = ask(slower, 1)
+    assert answer.fps == 8
+    assert not np.array_equal(plain, pixels(answer))  # LTX-Video is told the frame rate
+
+
+def test_a_clip_of_another_size_than_asked_for_is_no_answer(loaded: Callable[[str], DiffusersT2V], monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = loaded("wan21")
+    monkeypatch.setattr(pipeline._family, "_given", {"num_frames": 9})
+    monkeypatch.setattr(pipeline._family, "arguments", lambda n, fps: {**options("wan21"), "num_frames": 5})
+    with pytest.raises(ConfigError, match=r"option 'num_frames' is 9, but .* made 5; ask for that"):
+        ask(pipeline, 1)
+
+
+@pytest.mark.feature("diffusers_t2v", "random weights of a folder's architecture", note="Wan, LTX-Video")
+def test_random_weights_of_another_familys_folder(tiny_family: Folder, tmp_path: Path) -> None:
+    for file in tiny_family("ltx").rglob("*.json"):
+        if file.parent.name != "tokenizer":
+            target = tmp_path / "ltx" / file.relative_to(tiny_family("ltx"))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(file.read_bytes())
+    config = tmp_path / "ltx/text_encoder/config.json"
+    values = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps(values | {"vocab_size": 320}), encoding="utf-8")
+    pipeline = DiffusersT2V(weights="random", architecture=str(tmp_path / "ltx"), **options("ltx"))
+    pipeline.load(CPU)
+    assert pixels(ask(pipeline, 1)[0]).shape == (9, 32, 64, 3)
+    assert pipeline.effective()["weights"] == "random"
+
+
+def test_random_weights_of_a_family_with_two_tokenizers_are_refused(tiny_family: Folder) -> None:
+    pipeline = DiffusersT2V(weights="random", architecture=str(tiny_family("hunyuan")), **options("hunyuan"))
+    with pytest.raises(ConfigError, match=r"has 2 tokenizers .*; its prompt template is counted in their tokens"):
+        pipeline.load(CPU)
+
+
+@pytest.mark.parametrize("name", ["ltx", "hunyuan"])
+def test_a_family_runs_from_load_to_report(suite: SuiteRun, tiny_family: Folder, name: str) -> None:
+    words = [f"pipeline.{k}={v}" for k, v in options(name, model=tiny_family(name), batch_size=4).items()]
+    off = "canaries={noise: off, black: off}"  # of weights that know no pictures
+    done = suite("--workload", "t2v", *QUICK, *[w for change in (*words, off, "pipeline.guidance_scale=3") for w in ("--set", change)])
+    assert done.returncode == 0, done.stderr
+    report = read_report(done)
+    assert report["verdict"] == "VALID"
+    frames, *_ = SHAPES[name]
+    assert {s["num_units"] for s in report["samples"]} == {frames}
+    assert report["effective"]["pipeline"] == {"ltx": "LTXPipeline", "hunyuan": "HunyuanVideoPipeline"}[name]

@@ -1,0 +1,109 @@
+"""Image to video: captions of the embedded world with the first frame of a clip, or prompts and images of your own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from configs.errors import ConfigError, unknown
+from configs.registry import register
+from workloads.base import Workload
+from workloads.given_image import read_image
+from workloads.prompt_file import numbered_lines
+from workloads.records import Sample
+from workloads.t2v import draw_captions, meta_of_prompt, meta_of_scene
+from workloads.vlm import encode_png
+from workloads.world import Split, render
+
+_DATA_SEED = 20_264  # of the places where the shipped images have their objects; captions are drawn as for t2v
+_KEYS = ("prompt", "image")
+_EXAMPLE = '{"prompt": "the cat turns its head", "image": "cat.png"}'
+
+
+@register("i2v")
+@dataclass(frozen=True)
+class ImageToVideo(Workload):
+    """Prompts for a video model, each with the frame that the video is to begin with.
+
+    prompts: a JSON-lines file, each line `{"prompt": ..., "image": path}`; paths count from the file's folder. Else captions are drawn from
+    the embedded world as for t2v (`grade`, `num_prompts`, `split`), and the image is the first frame of a clip that the world itself
+    draws of the scene, so that whether the answer goes on as the caption says can be read off its pixels.
+    """
+
+    prompts: str | None = None
+    grade: Literal["simple", "rich", "mixed"] = "simple"
+    num_prompts: int | None = None
+    split: Split = "any"
+
+    unit: ClassVar[str] = "frames"
+    noun: ClassVar[str] = "videos"
+    has_media: ClassVar[bool] = True
+    default_pipeline: ClassVar[str] = "diffusers_t2v"
+    default_metrics: ClassVar[tuple[str, ...]] = (
+        "throughput",
+        "latency",
+        "stages",
+        "peak_memory",
+        "energy",
+        "world_score",
+        "first_frame_psnr",
+        "temporal_flickering",
+        "motion_smoothness",
+        "dynamic_degree",
+    )
+
+    def __post_init__(self) -> None:
+        if self.num_prompts is not None and self.num_prompts < 1:
+            raise ConfigError(f"workload 'i2v': option 'num_prompts' is {self.num_prompts}: at least 1 is needed")
+
+    def samples(self) -> Sequence[Sample]:
+        if self.prompts is not None:
+            return read_prompts_with_images(self.prompts)[: self.num_prompts]
+        found = []
+        for i, (scene, text) in enumerate(draw_captions(self.grade, self.num_prompts or 64, self.split, workload="i2v")):
+            clip_THWC = render(scene, np.random.default_rng((_DATA_SEED, i)))
+            found.append(Sample(i, text, meta_of_scene(scene), encode_png(clip_THWC[:1])))
+        return found
+
+
+def read_prompts_with_images(path: str) -> list[Sample]:
+    """Samples from a JSON-lines file; blank lines are skipped.
+
+    Raises ConfigError, naming the line, where the file or an image is missing or damaged or a line is not as it should be.
+    """
+    folder = Path(path).parent
+    return [
+        _sample(index, f"line {number} of prompt file {path!r}", line, folder)
+        for index, (number, line) in enumerate(numbered_lines(path, _EXAMPLE))
+    ]
+
+
+def _sample(index: int, where: str, line: str, folder: Path) -> Sample:
+    try:
+        value: Any = json.loads(line)
+    except ValueError as error:
+        raise ConfigError(f"{where} is not JSON ({error}); write lines like {_EXAMPLE}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where} is no JSON object; write lines like {_EXAMPLE}")
+    for key in value:
+        if key not in _KEYS:
+            raise ConfigError(f"{where} has an {unknown('key', key, _KEYS)}")
+    for key, what in (("prompt", "text"), ("image", "path")):
+        if not isinstance(value.get(key), str) or not value[key].strip():
+            raise ConfigError(f"{where} has no {key!r} {what}; write lines like {_EXAMPLE}")
+    name = value["image"]
+    try:
+        content = (folder / name).read_bytes()
+        read_image(content)
+    except FileNotFoundError:
+        raise ConfigError(f"{where}: image {name!r} does not exist; paths count from the file's folder") from None
+    except OSError as error:
+        raise ConfigError(f"{where}: image {name!r} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"{where}: image {name!r}: {error}; give a PNG or JPEG file") from None
+    return Sample(index, value["prompt"], meta_of_prompt(value["prompt"]), (content,))
