@@ -30,7 +30,6 @@ from metrics.submission_files import (
     MAX_LOG_BYTES,
     VIDEOS,
     accuracy_text,
-    describe_system,
     held_gates,
     measurements,
     sha256,
@@ -38,6 +37,8 @@ from metrics.submission_files import (
     user_conf,
     write_mp4,
 )
+from metrics.submission_system import describe as describe_system
+from metrics.submission_system import num_devices, of_all, read_told
 from pipelines.provenance import suite_commit
 from workloads.manifest import read_manifest
 from workloads.mlperf_rules import Benchmark, benchmark
@@ -61,23 +62,23 @@ def write_submission(
 ) -> Path:
     """The directory, written anew. Raises ConfigError for what cannot become a submission at all; the rest is for the check to say.
 
-    describe: a JSON file with fields of the system's description that the suite cannot know, such as the cooling.
+    describe: a JSON file with fields of the system's description that the suite cannot know, such as the cooling. Refused are fields that
+    contradict what was measured, and runs of unlike hardware.
     """
     for what, name in (("--submitter", submitter), ("--system", system or "x")):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
             raise ConfigError(f"{what} {name!r} becomes the name of a folder: letters, digits, '_', '.' and '-' only")
     if output.exists() and any(output.iterdir()):
         raise ConfigError(f"{str(output)!r} is not empty; give --output another folder, or remove it")
-    results = results_of([load_run(folder) for folder in runs], round_ or embedded_round())
-    own = _read_fields(describe) if describe else {}
-    told = _read_json(runs[0] / "system.json")
-    name = system or _system_name(results[0], told)
+    loaded = [load_run(folder) for folder in runs]
+    results = results_of(loaded, round_ or embedded_round())
+    known = of_all(loaded)
+    name = system or _system_name(loaded, known)
+    given = {"division": division, "submitter": submitter, "system_name": name}
+    described = describe_system(known, given, read_told(describe) if describe else {})
     base = output / division / submitter
     (base / "systems").mkdir(parents=True)
     (base / "src").mkdir()
-    first = results[0].performance or results[0].accuracy
-    assert first is not None
-    described = describe_system(first, told, name, own) | {"division": division, "submitter": submitter}
     write_json(base / "systems" / f"{name}.json", described)
     sources: dict[str, dict[str, Any]] = {}
     for result in results:
@@ -201,28 +202,7 @@ def _how_to_repeat(results: Sequence[Result]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _system_name(result: Result, system: Mapping[str, Any]) -> str:
-    run = result.performance or result.accuracy
-    assert run is not None
-    ranks = max((len(o.get("ranks", ())) for o in run.outcome.values()), default=1) * run.config.parallel.size
-    model = system["accelerators"][0]["name"] if system["accelerators"] else system["processor"]
-    return f"{ranks}x{re.sub(r'[^A-Za-z0-9.]+', '-', str(model)).strip('-')}"
-
-
-def _read_fields(path: Path) -> dict[str, str]:
-    values = _read_json(path)
-    if not isinstance(values, dict):
-        raise ConfigError(f'{path} must hold fields of the system\'s description, such as {{"cooling": "liquid"}}')
-    from metrics.submission_files import MEANINGFUL, OTHERS
-
-    for field in values:
-        if field not in (*MEANINGFUL, *OTHERS):
-            raise ConfigError(f"{path} has an unknown field {field!r}; known: {', '.join((*MEANINGFUL, *OTHERS))}")
-    return values
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
+def _system_name(runs: Sequence[Run], known: Mapping[str, str]) -> str:
+    has_any = known["accelerators_per_node"] != "0"
+    model = known["accelerator_model_name" if has_any else "host_processor_model_name"]
+    return f"{max(map(num_devices, runs))}x{re.sub(r'[^A-Za-z0-9.]+', '-', model).strip('-')}"

@@ -20,15 +20,14 @@ from metrics.submission import LOGS, manifest_hash
 from metrics.submission_files import (
     FOLDERS,
     MAX_LOG_BYTES,
-    MEANINGFUL,
     MEASUREMENTS,
-    OTHERS,
     SCENARIOS,
     VIDEOS,
     held_gates,
     read_accuracy,
     sha256,
 )
+from metrics.submission_system import MEANINGFUL, OTHERS, contradictions
 from workloads.loadgen import read_summary
 from workloads.loadgen_log import LoadGenLog, read_detail
 from workloads.manifest import distrust
@@ -91,7 +90,9 @@ def _submitter(root: Path, base: Path, division: str, round_: str, runs: Mapping
         yield Refusal(f"{here}/results", "missing or empty")
     mapping = _json(base / "model_mapping.json") if division == "open" else None
     for system in systems:
-        yield from _system(root, base / "systems" / f"{system.name}.json", division, base.name)
+        description = base / "systems" / f"{system.name}.json"
+        yield from _system(root, description, division, base.name)
+        yield from _same_system(root, system, description, runs)
         for model in _folders(system):
             name = str((mapping or {}).get(model.name, model.name))
             try:
@@ -135,6 +136,15 @@ def _system(root: Path, path: Path, division: str, submitter: str) -> Iterator[R
         yield Refusal(here, f"without the fields {', '.join(missing)}")
     if empty := [f for f in MEANINGFUL if f in fields and not str(fields[f]).strip()]:
         yield Refusal(here, f"fields that say nothing: {', '.join(empty)}; give them by --describe FILE.json")
+
+
+def _same_system(root: Path, system: Path, description: Path, runs: Mapping[str, Any]) -> Iterator[Refusal]:
+    """Whether all runs of the system were made on the same hardware, and its description is of that; as far as the runs are there."""
+    here = description.relative_to(root).as_posix()
+    of = [tests for result, tests in runs.items() if result.startswith(f"{system.relative_to(root).as_posix()}/")]
+    folders = sorted({folder for tests in of for told in tests.values() if (folder := _folder_of(root, told)) is not None})
+    for told in contradictions(_json(description) or {}, folders):
+        yield Refusal(here, told)
 
 
 def _result(place: Place) -> Iterator[Refusal]:
@@ -243,6 +253,8 @@ def _own_runs(place: Place) -> Iterator[Refusal]:
     for mode in ("performance", "accuracy"):
         run, shown = _run(place, mode), ("performance/run_1" if mode == "performance" else "accuracy")
         if run is None:
+            if mode == "performance":  # of accuracy, accuracy.txt is refused
+                yield place.refuse(shown, "cannot be held against its run: runs.json names no run folder that is there and has these logs")
             continue
         reasons = [f"the run is not as it was left: {told}" for told in distrust(run)]
         try:
@@ -318,8 +330,12 @@ def _log(place: Place, name: str) -> LoadGenLog | Refusal:
 def _run(place: Place, mode: str) -> Path | None:
     """The run folder of that test, if it is there and has the files that it had when the submission was written."""
     told = place.runs.get(mode)
-    folder = place.root / str(told["run"]) if told else None
-    if folder is None or told is None or not (folder / "config.yaml").is_file():
+    return _folder_of(place.root, told) if told else None
+
+
+def _folder_of(root: Path, told: Mapping[str, str]) -> Path | None:
+    folder = (root / str(told["run"])).resolve()
+    if not (folder / "config.yaml").is_file():
         return None
     try:
         return folder if manifest_hash(folder) == told["files"] else None
