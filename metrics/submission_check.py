@@ -224,27 +224,26 @@ def _accuracy_text(place: Place) -> Iterator[Refusal]:
     except OSError:
         yield place.refuse(name, "missing")
         return
+    run = _run(place, "accuracy")
+    held = {gate.figure: gate for gate in held_gates(run)} if run else {}
     for gate in place.rules.gates if place.division == "closed" else ():
         value = values.get(gate.metric)
         if value is None:
-            judged = {"vbench": "; suite.py vbench judges the run's videos", "gpt_oss_accuracy": "; suite.py run-code runs its programs"}
-            yield place.refuse(name, f"{gate.metric} is not told{judged.get(gate.figure, '')}")
+            yield place.refuse(name, f"{gate.metric} is not told" + (f": {held[gate.figure].why}" if gate.figure in held else ""))
         elif gate.at_least is not None and value < gate.at_least:
             yield place.refuse(name, f"{gate.metric} is {value:.6g}, at least {gate.at_least:.6g} is asked")
         elif gate.at_most is not None and value > gate.at_most:
             yield place.refuse(name, f"{gate.metric} is {value:.6g}, at most {gate.at_most:.6g} is asked")
-    run = _run(place, "accuracy")
     if run is None:
         yield place.refuse(name, "cannot be computed again: runs.json names no run folder that is there and has these answers")
         return
     full = run / "accuracy/mlperf_log_accuracy.json"
     if digest is None or not full.is_file() or digest != sha256(full.read_bytes()):
         yield place.refuse(name, f"its hash is {digest}, which is not that of the run's accuracy log")
-    computed = {gate.figure: gate.value for gate in held_gates(run)}
     for gate in place.rules.gates:
-        told, own = values.get(gate.metric), computed.get(gate.figure)
+        told, own = values.get(gate.metric), held[gate.figure].value if gate.figure in held else None
         if told is not None and (own is None or not math.isclose(told, own, rel_tol=ROUNDING, abs_tol=ROUNDING)):
-            shown = "no such figure" if own is None else f"{own:.6g}"
+            shown = f"{own:.6g}" if own is not None else "none" + (f": {held[gate.figure].why}" if gate.figure in held else "")
             yield place.refuse(name, f"{gate.metric} is told as {told:.6g}, and the run's answers give {shown}")
 
 
@@ -280,6 +279,9 @@ def _same_logs(place: Place, name: str, mode: str) -> Iterator[Refusal]:
 
 def _compliance(place: Place, test: str) -> Iterator[Refusal]:
     folder = place.folder / test
+    if why := _not_held(place, test):
+        yield place.refuse(test, f"was not held: {why}")
+        return
     if not folder.is_dir():
         yield place.refuse(test, f"missing: run suite.py comply {_run(place, 'performance') or 'RUN'} and submit again")
         return
@@ -315,6 +317,14 @@ def _compliance(place: Place, test: str) -> Iterator[Refusal]:
         yield place.refuse(f"{test}/performance/run_1/mlperf_log_detail.txt", f"LoadGen logged {len(errors)} errors, first: {errors[0]}")
     if test == "TEST04" and not log.values.get("effective_performance_issue_same"):
         yield place.refuse(f"{test}/performance/run_1/mlperf_log_detail.txt", "its settings were not in force: other samples were asked")
+
+
+def _not_held(place: Place, test: str) -> str:
+    """Why `suite.py comply` could not hold the test; empty where it could, or was not run."""
+    told = place.runs.get("performance", {}).get("compliance")
+    found = _json(place.root / told / "comply.json") if told else None
+    one = found["tests"].get(test, {}) if found and isinstance(found.get("tests"), dict) else {}
+    return str(one.get("told")) if one.get("result") == "not held" else ""
 
 
 def _log(place: Place, name: str) -> LoadGenLog | Refusal:

@@ -13,8 +13,9 @@ import pytest
 
 import suite as command
 from configs.errors import ConfigError
-from metrics.report import build_report
-from metrics.submission import manifest_hash, write_submission
+from metrics.comply import folder_beside, performance_log_hash
+from metrics.report import build_report, load_run
+from metrics.submission import compliance_of, manifest_hash, write_submission
 from metrics.submission_check import Refusal, check
 from metrics.submission_files import PATTERNS, read_accuracy, truncated, write_mp4
 from metrics.submission_system import HARDWARE, MEANINGFUL, SOFTWARE
@@ -315,6 +316,26 @@ def test_a_file_that_is_missing_is_named(submit: Callable[..., Any]) -> None:
         "performance/run_1/mlperf_log_summary.txt",
         "user.conf",
     ]
+
+
+def test_compliance_tests_are_taken_from_where_they_were_written_and_only_if_they_are_the_runs_own(
+    runs: list[Path], tmp_path: Path
+) -> None:
+    loaded = [load_run(run) for run in runs]
+    assert compliance_of(loaded, []) == {}
+    beside, elsewhere = folder_beside(runs[0]), tmp_path / "elsewhere"
+    for folder, run in ((beside, runs[0]), (elsewhere, runs[1])):
+        folder.mkdir()
+        (folder / "comply.json").write_text(json.dumps({"log": performance_log_hash(run), "tests": {}}), encoding="utf-8")
+    assert compliance_of(loaded, [elsewhere]) == {runs[0]: beside, runs[1]: elsewhere}
+    with pytest.raises(ConfigError, match=r"elsewhere' holds the tests of none of these runs"):
+        compliance_of(loaded[:1], [elsewhere])
+    detail(runs[0] / "performance", "offline", "performance", result_samples_per_second=61.0)
+    with pytest.raises(ConfigError, match=r"offline-compliance' holds the tests of another run that was called so: remove it"):
+        compliance_of(loaded, [])
+    (beside / "comply.json").unlink()
+    with pytest.raises(ConfigError, match=r"offline-compliance' holds no compliance tests that can be read"):
+        compliance_of(loaded, [])
 
 
 def test_a_run_of_no_benchmark_and_two_runs_of_one_test_are_refused_at_once(runs: list[Path], tmp_path: Path) -> None:
