@@ -44,7 +44,7 @@ from pipelines.provenance import suite_commit
 from workloads.manifest import read_manifest
 from workloads.mlperf_rules import Benchmark, benchmark
 from workloads.run_folder import write_json, write_text
-from workloads.under_rules import embedded_round
+from workloads.under_rules import embedded_round, unlike_reference
 
 LOGS = ("mlperf_log_summary.txt", "mlperf_log_detail.txt")
 
@@ -158,7 +158,9 @@ def _write_result(result: Result, compliance: Path | None, folder: Path, src: Pa
     write_json(folder / "measurements.json", measurements(run))
     own_conf = run.folder / "performance/user.conf"
     write_text(folder / "user.conf", own_conf.read_text(encoding="utf-8") if own_conf.is_file() else user_conf(run, result.scenario))
-    write_text(folder / "README.md", f"# {result.benchmark.name}, {FOLDERS[result.scenario]}\n\nHow it was run: src/README.md.\n")
+    told = unlike_reference(result.benchmark, run.config.pipeline_options)
+    title = f"# {result.benchmark.name}, {FOLDERS[result.scenario]}\n\nHow it was run: src/README.md.\n"
+    write_text(folder / "README.md", title + "".join(f"\nNot as the reference: {note}.\n" for note in told))
     if result.performance:
         _copy_logs(result.performance.folder / "performance", folder / "performance/run_1")
         if compliance is not None:

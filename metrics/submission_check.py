@@ -33,7 +33,7 @@ from workloads.loadgen_log import LoadGenLog, read_detail
 from workloads.manifest import distrust
 from workloads.mlperf_rules import MIN_DURATION_S, Benchmark, ScenarioRules, benchmark
 from workloads.rules_kept import departures
-from workloads.under_rules import embedded_round
+from workloads.under_rules import embedded_round, unlike_reference
 
 MAX_FILE_BYTES = 50 * 2**20
 ROUNDING = 1e-4  # between accuracy.txt and what is computed again
@@ -260,6 +260,9 @@ def _own_runs(place: Place) -> Iterator[Refusal]:
             report = load_report(run)
             if (rules := report.run.config.rules) != f"mlperf-{place.benchmark.round}":
                 reasons.append(f"the run was made by rules {rules!r}: make it with --set rules=mlperf-{place.benchmark.round}")
+            if place.division == "closed":
+                told = unlike_reference(place.benchmark, report.run.config.pipeline_options)
+                reasons += [f"not as the reference: {note}" for note in told]
             if not report.valid:
                 reasons += [f"the run is INVALID by its own report: {told}" for told in report.data["reasons"]]
         except ConfigError as error:
