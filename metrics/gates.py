@@ -71,12 +71,11 @@ def _untold(run: Run, gate: Gate, rules: ScenarioRules, figure: Figure | None) -
     scorer, metrics = SCORERS[gate.figure], run.config.metrics or run.workload.default_metrics
     if run.config.pipeline_options.get("weights") == "random":
         return "random weights have no quality"
-    if figure is None and scorer not in metrics:
-        return f"the run has no figure {gate.figure!r}, since its `metrics` leave out {scorer!r}: make it again with that among them"
     if figure is None:
         given, wanted = run.config.dataset.get("source"), rules.accuracy_source
-        why = f"metric {scorer!r} scores none of its answers: dataset.source is {given!r}, not {wanted!r}"
-        return f"the run has no figure {gate.figure!r}: {why}"
+        why = f"dataset.source is {given!r}, not {wanted!r}" if given != wanted else ""
+        why += f"{' and ' if why else ''}`metrics` leave out {scorer!r}" if scorer not in metrics else ""
+        return f"the run has no figure {gate.figure!r}: {why or f'metric {scorer!r} scores none of its answers'}"
     asked = len(run.samples if run.of_mode("accuracy") else run.judged)
     if figure.value is not None and figure.n < asked:
         return f"{gate.figure} is of {figure.n} of {asked} samples alone"
