@@ -70,6 +70,8 @@ def test_four_little_runs_are_refused_for_exactly_what_is_true_of_them(suite: Su
     done = suite("submit", "--submitter", "Example", "--division", "closed", "--system", "mine", *RUNS)
     assert done.returncode == 3, done.stderr
     assert _files(tmp_path / "outputs/submission") == EXPECTED_FILES
+    readme = (tmp_path / "outputs/submission" / RESULTS / FOLDERS["wan"] / "Offline/README.md").read_text(encoding="utf-8")
+    assert "Not as the reference: a clip starts from noise of its own seed" in readme
     told = last_line(done)["refusals"]
     found = {name: Counter(_kinds(told, f"{RESULTS}/{folder}/Offline/")) for name, folder in FOLDERS.items()}
     assert found == {
