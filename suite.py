@@ -221,7 +221,7 @@ def comply(
 ) -> None:
     """MLPerf's compliance tests: run a run's own set-up again under each test's LoadGen settings, on as many ranks, and judge it.
 
-    Exit codes: 0 all hold, 3 one fails or cannot be held, 1 an error.
+    Those that are in the folder already stay. Exit codes: 0 all hold, or MLPerf asks for none; 3 one fails or cannot be held; 1 an error.
     """
     from configs.registry import load_plugin_file
     from metrics.comply import comply as hold
@@ -234,7 +234,7 @@ def comply(
         return
     print_table(found)
     print(json.dumps(line(found)), flush=True)
-    if found.verdict != "PASS":
+    if found.verdict not in ("PASS", "NONE ASKED"):
         raise typer.Exit(EXIT_INVALID)
 
 
@@ -246,6 +246,7 @@ def submit(
     round_: Annotated[str | None, typer.Option("--round", help="v6.0 or v6.1; that of the installed LoadGen if not given.")] = None,
     system: Annotated[str | None, typer.Option(help="The system's name; made of its devices if not given.")] = None,
     describe: Annotated[Path | None, typer.Option(help="JSON: fields of the system's description that cannot be read off it.")] = None,
+    compliance: Annotated[list[Path] | None, typer.Option(help="A comply's --output; RUN-compliance is found without. Repeatable.")] = None,
     output: Annotated[Path, typer.Option(help="The folder to write.")] = Path("outputs/submission"),
     check: Annotated[Path | None, typer.Option(metavar="DIR", help="Check this submission, and write none.")] = None,
     plugin: Annotated[list[str] | None, typer.Option(help="A Python file that registers a plugin; repeatable.")] = None,
@@ -271,7 +272,7 @@ def submit(
             raise ConfigError(f"--division {division!r} is none of MLPerf's: open or closed")
         if not runs or not submitter or division is None:
             raise ConfigError("a submission needs --submitter NAME, --division open or closed, and run folders; or give --check DIR")
-        folder = write_submission(runs, submitter, division, round_, system, describe, output)
+        folder = write_submission(runs, submitter, division, round_, system, describe, output, compliance or [])
     refusals = check_submission(folder, round_)
     print_refusals(folder, refusals, lambda text: print(text, file=sys.stderr, flush=True))
     line = {"submission": str(folder.resolve()), "verdict": "REFUSED" if refusals else "OK", "refusals": [r._asdict() for r in refusals]}
@@ -298,13 +299,13 @@ def plan(
     device: Annotated[str, typer.Option(help="A device of configs/devices.yaml, such as mi355x.")],
     devices: Annotated[int, typer.Option(help="How many of them.")] = 8,
     precision: Annotated[str | None, typer.Option(help="Of the weights: bf16, fp8, mxfp4, ..; the preset's own if not given.")] = None,
-    attention: Annotated[str, typer.Option(help="Precision of the KV cache and of attention's products.")] = "bf16",
+    attention: Annotated[str | None, typer.Option(help="Of the KV cache and attention's products; the preset's, or bf16.")] = None,
     batch: Annotated[int | None, typer.Option(help="Queries at the same time on one replica; the preset's if not given.")] = None,
     input_tokens: Annotated[int | None, typer.Option(help="Tokens of a prompt; all that the context leaves if not given.")] = None,
     output_tokens: Annotated[int | None, typer.Option(help="Tokens of an answer; the preset's max_new_tokens if not given.")] = None,
     devices_file: Annotated[Path | None, typer.Option(help="YAML in the form of configs/devices.yaml, with devices of your own.")] = None,
     scenario: Annotated[str | None, typer.Option(help="Whose settings to plan, where the preset differs by scenario.")] = None,
-    variant: Annotated[str | None, typer.Option(help="Of the preset, such as shrunk.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Of the preset, such as 8xmi355x.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change one setting, such as parallel.tensor=8; repeatable.")] = None,
     plugin: Annotated[list[str] | None, typer.Option(help="A Python file that registers a plugin; repeatable.")] = None,
     only_json: Annotated[bool, typer.Option("--json", help="No table on stderr.")] = False,

@@ -195,7 +195,7 @@ def load_config(workload: str | None, config: str | None, changes: Sequence[str]
     config: a YAML file or a preset (`t2v/embedded`); the workload's `embedded` preset where None.
     changes: `a.b=value` from `--set`, value read as YAML. given: options of the command line; None means not given.
     A file's `scenarios: {offline: {pipeline: {...}}}` is laid over the rest of it where that scenario is run, and over both of them, where
-    `variant` names it, one of its `variants: {shrunk: {...}}`.
+    `variant` names it, one of its `variants: {shrunk: {...}}`. A `pipeline` of another name takes no options from the one below.
     Raises ConfigError naming the file or option and the fix.
     """
     if config is None:
@@ -260,7 +260,12 @@ def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, 
     merged = dict(below)
     for key, value in above.items():
         under = below.get(key)
-        merged[key] = _laid_over(under, value) if isinstance(under, Mapping) and isinstance(value, Mapping) else value
+        if not isinstance(under, Mapping) or not isinstance(value, Mapping):
+            merged[key] = value
+        elif key == "pipeline" and value.get("name", under.get("name")) != under.get("name"):
+            merged[key] = value  # another one, whose options are its own
+        else:
+            merged[key] = _laid_over(under, value)
     return merged
 
 

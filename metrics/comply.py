@@ -13,6 +13,8 @@ suite's own run folder of each test, and comply.json.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -44,36 +46,89 @@ WAN_QUERIES = 64  # in place of the stock file's 20, which is too few for LoadGe
 
 
 class Compliance(NamedTuple):
-    """verdict: PASS; FAIL, one does not hold; INCOMPLETE, none fails and one that was wanted could not be held, or none was wanted."""
+    """verdict: PASS; FAIL, one does not hold; INCOMPLETE, none fails and one could not be held; NONE ASKED, MLPerf asks no test of it."""
 
     folder: Path
     verdict: str
     verdicts: list[Verdict]
+    benchmark: str | None = None
 
 
 def comply(folder: Path, wanted: Sequence[str], output: Path | None) -> Compliance | None:
-    """Hold the tests and write what they leave; None on ranks other than the first.
+    """Hold the tests and write what they leave, beside those that are there; None on ranks other than the first.
 
     Raises ConfigError for what a user can mend, GivenUpError where a test had to be given up.
     """
     run = load_run(folder)
-    target = output or folder.resolve().with_name(f"{folder.resolve().name}-compliance")
+    target = output or folder_beside(folder)
     tests = _wanted(run, wanted)
     check_run(run)
+    if not tests:
+        return Compliance(target, "NONE ASKED", [], run.config.benchmark) if is_main() else None
+    before = _held_before(run, target)
+    tests = _still_to_hold(tests, wanted, before, target)
     check_ranks(_num_ranks(run), _on_cpu(run), f"comply {folder}")
-    if (target / "comply.json").exists() or (target / "runs").exists():
-        raise ConfigError(f"{str(target)!r} holds compliance tests already; give --output another folder, or remove it")
     reasons = {name: why for name in tests if (why := why_not(run, name))}
     audits = [audit_of(run, name, target) for name in tests if name not in reasons]
     if audits:
         run_audits(audits, lambda audit: pairs(run, audit))
     if not is_main():
         return None
-    verdicts = [not_held(name, reasons[name]) if name in reasons else judge(name, run, target) for name in tests]
-    found = Compliance(target, _overall(verdicts), verdicts)
+    verdicts = {name: not_held(name, reasons[name]) if name in reasons else judge(name, run, target) for name in tests}
+    in_order = [(before | verdicts)[name] for name in TESTS if name in before or name in verdicts]
+    found = Compliance(target, _overall(in_order), in_order, run.config.benchmark)
     target.mkdir(parents=True, exist_ok=True)
     write_json(target / "comply.json", as_json(found, run))
     return found
+
+
+def folder_beside(run: Path) -> Path:
+    """Where a run's tests go, and where `submit` looks for them, if nothing else is said."""
+    return run.resolve().with_name(f"{run.resolve().name}-compliance")
+
+
+def read_verdicts(target: Path) -> dict[str, Any]:
+    """comply.json. Raises ConfigError where there is none, or it is damaged."""
+    file = target / "comply.json"
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(found, dict) or not isinstance(found["tests"], dict) or not isinstance(found["log"], str):
+            raise ValueError("it is of another version")
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"{str(target)!r} holds no compliance tests that can be read ({error}): remove it, and run suite.py comply"
+        ) from None
+    return found
+
+
+def performance_log_hash(run: Path) -> str:
+    """What tells a run from others of its name: the hash of LoadGen's log of its performance test."""
+    file = run / "performance/mlperf_log_detail.txt"
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read ({error.strerror}); this run folder is incomplete") from None
+
+
+def _held_before(run: Run, target: Path) -> dict[str, Verdict]:
+    """By name, tests of this run that are in the folder. Raises ConfigError where it is another run's."""
+    if not (target / "comply.json").exists():
+        return {}
+    found = read_verdicts(target)
+    if found["log"] != performance_log_hash(run.folder):
+        raise ConfigError(f"{str(target)!r} holds the tests of another run; give --output another folder, or remove it")
+    return {name: Verdict(name, v["result"], v["told"], v["basis"], v["figures"]) for name, v in found["tests"].items()}
+
+
+def _still_to_hold(tests: Sequence[str], wanted: Sequence[str], before: Mapping[str, Verdict], target: Path) -> list[str]:
+    """Those that were not run so far. Raises ConfigError where there are none, or one that is asked for by name was run."""
+    was_run = [name for name in tests if (target / "runs" / name).exists()]
+    left = [name for name in tests if name not in was_run]
+    if broken_off := [name for name in was_run if name not in before]:
+        raise ConfigError(f"{str(target)!r} holds a {broken_off[0]} that was broken off; remove it, or give --output another folder")
+    if not left or (wanted and was_run):
+        raise ConfigError(f"{str(target)!r} holds {', '.join(was_run)} already; give --output another folder, or remove it")
+    return left
 
 
 def is_main() -> bool:
@@ -86,6 +141,7 @@ def as_json(found: Compliance, run: Run) -> dict[str, Any]:
     tests = {v.test: {"result": v.result, "told": v.told, "basis": v.basis, "figures": dict(v.figures)} for v in found.verdicts}
     return {
         "run": run.folder.resolve().name,
+        "log": performance_log_hash(run.folder),
         "benchmark": run.config.benchmark,
         "rules": run.config.rules,
         "verdict": found.verdict,
@@ -185,17 +241,22 @@ def _on_cpu(run: Run) -> bool:
 
 
 def _data(run: Run, test: str) -> tuple[dict[str, Any], Sequence[Sample]]:
-    """Options of the data set, and its samples: the run's own, but for gpt-oss, whose TEST07 asks the GPQA part of the accuracy set.
+    """Options of the data set, and its samples: the run's own, but for gpt-oss, whose TEST07 asks a set that is made for it.
 
     Raises ConfigError where that is not to be had.
     """
     if test != "TEST07" or run.config.benchmark != "gpt-oss-120b":
         return run.config.dataset, run.samples
-    dataset = run.config.dataset | {"source": "gpt-oss-accuracy"}
-    found = [s for s in make("workloads", run.config.workload, dataset).samples() if str(s.meta.get("subset", "")).startswith("gpqa")]
-    if not found:
-        raise ConfigError("its threshold is for GPQA, and gpt-oss-accuracy has no sample of that subset")
-    return dataset, [Sample(i, s.prompt, s.meta, s.images) for i, s in enumerate(found)]
+    dataset = {"source": "gpt-oss-gpqa", "path": _folder_of_sets(run.config.dataset.get("path"))}
+    return dataset, list(make("workloads", run.config.workload, dataset).samples())
+
+
+def _folder_of_sets(path: str | None) -> str | None:
+    """The folder in which gpt-oss's sets lie, of the one that the run read: MLCommons gives them out in `perf` and `acc` of one folder."""
+    if path is None or not Path(path).is_file():
+        return path
+    folder = Path(path).parent
+    return str(folder.parent if folder.name in ("perf", "acc") else folder)
 
 
 def _typical(run: Run) -> int:
@@ -244,6 +305,9 @@ def print_table(found: Compliance) -> None:
     from rich.table import Table
 
     console = Console(stderr=True, highlight=False)
+    if found.verdict == "NONE ASKED":
+        console.print(f"NONE ASKED  MLPerf asks for no compliance test of {found.benchmark}; nothing was run", markup=False, soft_wrap=True)
+        return
     console.print(f"{found.verdict}  MLPerf's compliance tests. {UNVERIFIED}", markup=False)
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("test", "result", "what was seen", "threshold"):
@@ -256,4 +320,8 @@ def print_table(found: Compliance) -> None:
 
 def line(found: Compliance) -> Mapping[str, Any]:
     """For the last line on stdout."""
-    return {"comply": str(found.folder), "verdict": found.verdict, "tests": {v.test: v.result for v in found.verdicts}}
+    return {
+        "comply": str(found.folder) if found.verdicts else None,
+        "verdict": found.verdict,
+        "tests": {v.test: v.result for v in found.verdicts},
+    }

@@ -11,8 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from metrics.base import Figure, Run
-from workloads.mlperf_rules import Gate
+from workloads.mlperf_rules import Gate, ScenarioRules
 from workloads.under_rules import shown_benchmark
+
+# The metric that each figure of a benchmark's gate comes from.
+SCORERS = {
+    **dict.fromkeys(("rouge_1", "rouge_2", "rouge_l", "rouge_lsum"), "rouge"),
+    **{name: name for name in ("gpt_oss_accuracy", "deepseek_r1_accuracy", "generation_length", "hierarchical_f1", "vbench")},
+    "tokens_per_sample": "tokens",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +63,23 @@ def _of_benchmark(run: Run, figures: Mapping[str, Figure]) -> Iterator[Held]:
     scenario = next((s for s in found.scenarios if s.scenario == run.config.scenario), found.scenarios[0])
     decides = run.config.by_mlperf and run.config.mode != "performance"
     for gate in scenario.gates:
-        yield _held(f"{found.name} in MLPerf {found.round}", gate, figures, decides)
+        yield _held(f"{found.name} in MLPerf {found.round}", gate, figures, decides, _untold(run, gate, scenario, figures.get(gate.figure)))
+
+
+def _untold(run: Run, gate: Gate, rules: ScenarioRules, figure: Figure | None) -> str:
+    """Why the figure says nothing of a benchmark's gate: it must be of all samples. Empty where it does."""
+    scorer, metrics = SCORERS[gate.figure], run.config.metrics or run.workload.default_metrics
+    if run.config.pipeline_options.get("weights") == "random":
+        return "random weights have no quality"
+    if figure is None:
+        given, wanted = run.config.dataset.get("source"), rules.accuracy_source
+        why = f"dataset.source is {given!r}, not {wanted!r}" if given != wanted else ""
+        why += f"{' and ' if why else ''}`metrics` leave out {scorer!r}" if scorer not in metrics else ""
+        return f"the run has no figure {gate.figure!r}: {why or f'metric {scorer!r} scores none of its answers'}"
+    asked = len(run.samples if run.of_mode("accuracy") else run.judged)
+    if figure.value is not None and figure.n < asked:
+        return f"{gate.figure} is of {figure.n} of {asked} samples alone"
+    return ""
 
 
 def _of_run(run: Run, figures: Mapping[str, Figure]) -> Iterator[Held]:
@@ -68,10 +91,13 @@ def _of_run(run: Run, figures: Mapping[str, Figure]) -> Iterator[Held]:
         yield _held(of, Gate(name, 1.0, bound, None if lower else bound, bound if lower else None), figures, decides=True)
 
 
-def _held(of: str, gate: Gate, figures: Mapping[str, Figure], decides: bool) -> Held:
+def _held(of: str, gate: Gate, figures: Mapping[str, Figure], decides: bool, untold: str = "") -> Held:
+    """untold: why the figure, if there is one, does not count."""
     figure = figures.get(gate.figure)
     value = None if figure is None or figure.value is None else figure.value * gate.scale
-    if figure is None or value is None or not math.isfinite(value):
+    if untold:
+        holds, value, told = None, None, untold
+    elif figure is None or value is None or not math.isfinite(value):
         holds, value = None, None
         told = (
             f"the run has no figure {gate.figure!r}" if figure is None else f"{gate.figure} has no value: {figure.note or 'not a number'}"

@@ -1,7 +1,7 @@
 """report.json: the contract. Rebuilt from a run folder alone, without a model or a GPU.
 
-schema, run, workload, scenario, mode, rules, benchmark, notice (that MLCommons verified nothing of it), verdict with reasons, device,
-effective, limits, loadgen, agreement, figures
+schema, run, workload, scenario, mode, rules, benchmark, notice (that MLCommons verified nothing of it), verdict with reasons, notes (how a
+run by MLPerf's rules made its answers otherwise than the reference does), device, effective, limits, loadgen, agreement, figures
 (name -> value, unit, better, n, ci95, note), canaries (answers that show the sign), alarms (the canaries that sing) and loosened (those
 that the run was told to bear: off, or a share), truth
 (name, result and what was told of each truth check), gates (figure, value, target, at_least, at_most, holds, why; metrics/gates.py), ranks,
@@ -32,7 +32,7 @@ from workloads.loadgen import read_summary
 from workloads.record_log import without_record
 from workloads.rules_kept import departures
 from workloads.run_folder import read_run, write_json
-from workloads.under_rules import benchmark_of, notice
+from workloads.under_rules import benchmark_of, notice, unlike_reference
 
 SCHEMA = "triptych-report/1"
 # The figures that say most of answers' quality, one a kind.
@@ -117,6 +117,7 @@ def build_report(folder: Path, brief: bool = False) -> Report:
         "seed": run.config.seed,
         "verdict": "INVALID" if reasons else "VALID",
         "reasons": reasons,
+        "notes": unlike_reference(benchmark_of(run.config), run.config.pipeline_options) if run.config.by_mlperf else [],
         "device": _devices(run),
         "random_weights": has_random_weights(run),
         "effective": _ranks(run)[0]["effective"] if _ranks(run) else {},

@@ -7,7 +7,7 @@ DIR/{closed|open}/SUBMITTER/
     measurements.json, user.conf, README.md
     performance/run_1/mlperf_log_*.txt
     accuracy/mlperf_log_*.txt, accuracy.txt, mlperf_log_accuracy.json (both ends of it), videos/ID.mp4 of Wan
-    TESTxx/                                   from RUN-compliance/, where `suite.py comply` left it
+    TESTxx/                                   as `suite.py comply` left it
 DIR/runs.json                                 which run folders each result is of; the official checker does not look at it
 metrics/submission_check.py judges what comes out.
 """
@@ -24,13 +24,13 @@ from typing import Any, NamedTuple
 
 from configs.errors import ConfigError
 from metrics.base import Run
+from metrics.comply import folder_beside, performance_log_hash, read_verdicts
 from metrics.report import load_run
 from metrics.submission_files import (
     FOLDERS,
     MAX_LOG_BYTES,
     VIDEOS,
     accuracy_text,
-    describe_system,
     held_gates,
     measurements,
     sha256,
@@ -38,11 +38,13 @@ from metrics.submission_files import (
     user_conf,
     write_mp4,
 )
+from metrics.submission_system import describe as describe_system
+from metrics.submission_system import num_devices, of_all, read_told
 from pipelines.provenance import suite_commit
 from workloads.manifest import read_manifest
 from workloads.mlperf_rules import Benchmark, benchmark
 from workloads.run_folder import write_json, write_text
-from workloads.under_rules import embedded_round
+from workloads.under_rules import embedded_round, unlike_reference
 
 LOGS = ("mlperf_log_summary.txt", "mlperf_log_detail.txt")
 
@@ -57,33 +59,42 @@ class Result(NamedTuple):
 
 
 def write_submission(
-    runs: Sequence[Path], submitter: str, division: str, round_: str | None, system: str | None, describe: Path | None, output: Path
+    runs: Sequence[Path],
+    submitter: str,
+    division: str,
+    round_: str | None,
+    system: str | None,
+    describe: Path | None,
+    output: Path,
+    compliance: Sequence[Path] = (),
 ) -> Path:
     """The directory, written anew. Raises ConfigError for what cannot become a submission at all; the rest is for the check to say.
 
-    describe: a JSON file with fields of the system's description that the suite cannot know, such as the cooling.
+    describe: a JSON file with fields of the system's description that the suite cannot know, such as the cooling. Refused are fields that
+    contradict what was measured, and runs of unlike hardware. compliance: what `comply --output` wrote; RUN-compliance is found without.
     """
     for what, name in (("--submitter", submitter), ("--system", system or "x")):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
             raise ConfigError(f"{what} {name!r} becomes the name of a folder: letters, digits, '_', '.' and '-' only")
     if output.exists() and any(output.iterdir()):
         raise ConfigError(f"{str(output)!r} is not empty; give --output another folder, or remove it")
-    results = results_of([load_run(folder) for folder in runs], round_ or embedded_round())
-    own = _read_fields(describe) if describe else {}
-    told = _read_json(runs[0] / "system.json")
-    name = system or _system_name(results[0], told)
+    loaded = [load_run(folder) for folder in runs]
+    results = results_of(loaded, round_ or embedded_round())
+    known = of_all(loaded)
+    tests = compliance_of(loaded, compliance)
+    name = system or _system_name(loaded, known)
+    given = {"division": division, "submitter": submitter, "system_name": name}
+    described = describe_system(known, given, read_told(describe) if describe else {})
     base = output / division / submitter
     (base / "systems").mkdir(parents=True)
     (base / "src").mkdir()
-    first = results[0].performance or results[0].accuracy
-    assert first is not None
-    described = describe_system(first, told, name, own) | {"division": division, "submitter": submitter}
     write_json(base / "systems" / f"{name}.json", described)
     sources: dict[str, dict[str, Any]] = {}
     for result in results:
         folder = base / "results" / name / result.benchmark.name / FOLDERS[result.scenario]
-        _write_result(result, folder, base / "src")
-        sources[folder.relative_to(output).as_posix()] = _sources(result, output)
+        held = tests.get(result.performance.folder) if result.performance else None
+        _write_result(result, held, folder, base / "src")
+        sources[folder.relative_to(output).as_posix()] = _sources(result, held, output)
     write_text(base / "src/README.md", _how_to_repeat(results))
     write_json(output / "runs.json", {"round": results[0].benchmark.round, "results": sources})
     return output
@@ -114,17 +125,46 @@ def results_of(runs: Sequence[Run], round_: str) -> list[Result]:
     ]
 
 
-def _write_result(result: Result, folder: Path, src: Path) -> None:
+def compliance_of(runs: Sequence[Run], given: Sequence[Path]) -> dict[Path, Path]:
+    """Where the compliance tests of each run lie, by its folder: one of those given, or beside it. They tell whose they are.
+
+    Raises ConfigError where one that is given is of none of the runs, and where the one beside a run is of another.
+    """
+    logs = {run.folder: performance_log_hash(run.folder) for run in runs if "performance" in run.outcome}
+    found: dict[Path, Path] = {}
+    for folder in given:
+        whose = str(read_verdicts(folder)["log"])
+        if whose not in logs.values():
+            raise ConfigError(
+                f"--compliance {str(folder)!r} holds the tests of none of these runs: give their own, as comply --output wrote it"
+            )
+        found |= {run: folder for run, log in logs.items() if log == whose}
+    for run, log in logs.items():
+        beside = folder_beside(run)
+        if run in found or not beside.is_dir():
+            continue
+        if read_verdicts(beside)["log"] != log:
+            raise ConfigError(
+                f"{str(beside)!r} holds the tests of another run that was called so: remove it, and run suite.py comply {run}"
+            )
+        found[run] = beside
+    return found
+
+
+def _write_result(result: Result, compliance: Path | None, folder: Path, src: Path) -> None:
     run = result.performance or result.accuracy
     assert run is not None
     folder.mkdir(parents=True)
     write_json(folder / "measurements.json", measurements(run))
     own_conf = run.folder / "performance/user.conf"
     write_text(folder / "user.conf", own_conf.read_text(encoding="utf-8") if own_conf.is_file() else user_conf(run, result.scenario))
-    write_text(folder / "README.md", f"# {result.benchmark.name}, {FOLDERS[result.scenario]}\n\nHow it was run: src/README.md.\n")
+    told = unlike_reference(result.benchmark, run.config.pipeline_options)
+    title = f"# {result.benchmark.name}, {FOLDERS[result.scenario]}\n\nHow it was run: src/README.md.\n"
+    write_text(folder / "README.md", title + "".join(f"\nNot as the reference: {note}.\n" for note in told))
     if result.performance:
         _copy_logs(result.performance.folder / "performance", folder / "performance/run_1")
-        _copy_compliance(result.performance.folder, result.benchmark, folder)
+        if compliance is not None:
+            _copy_compliance(compliance, result.benchmark, folder)
     if result.accuracy:
         _write_accuracy(result, result.accuracy, folder / "accuracy")
     for mode, made in (("performance", result.performance), ("accuracy", result.accuracy)):
@@ -157,10 +197,10 @@ def _copy_logs(source: Path, target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
-def _copy_compliance(run: Path, found: Benchmark, folder: Path) -> None:
-    """TESTxx from RUN-compliance/; an accuracy log that is too long is cut, and its hash added to what the test says."""
+def _copy_compliance(compliance: Path, found: Benchmark, folder: Path) -> None:
+    """TESTxx as `comply` left them; an accuracy log that is too long is cut, and its hash added to what the test says."""
     for test in found.compliance:
-        source = run.resolve().with_name(f"{run.resolve().name}-compliance") / test
+        source = compliance / test
         if not source.is_dir():
             continue
         shutil.copytree(source, folder / test)
@@ -173,14 +213,17 @@ def _copy_compliance(run: Path, found: Benchmark, folder: Path) -> None:
                     file.write(f"hash={sha256(content)}\n")
 
 
-def _sources(result: Result, output: Path) -> dict[str, Any]:
+def _sources(result: Result, compliance: Path | None, output: Path) -> dict[str, Any]:
     """Run folders by test, from the submission's own place, with the hash of what each manifest says of its files."""
     runs = {"performance": result.performance, "accuracy": result.accuracy}
-    return {
+    found = {
         mode: {"run": os.path.relpath(run.folder.resolve(), output.resolve()), "files": manifest_hash(run.folder)}
         for mode, run in runs.items()
         if run is not None
     }
+    if compliance is not None:
+        found["performance"]["compliance"] = os.path.relpath(compliance.resolve(), output.resolve())
+    return found
 
 
 def manifest_hash(run: Path) -> str:
@@ -201,28 +244,7 @@ def _how_to_repeat(results: Sequence[Result]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _system_name(result: Result, system: Mapping[str, Any]) -> str:
-    run = result.performance or result.accuracy
-    assert run is not None
-    ranks = max((len(o.get("ranks", ())) for o in run.outcome.values()), default=1) * run.config.parallel.size
-    model = system["accelerators"][0]["name"] if system["accelerators"] else system["processor"]
-    return f"{ranks}x{re.sub(r'[^A-Za-z0-9.]+', '-', str(model)).strip('-')}"
-
-
-def _read_fields(path: Path) -> dict[str, str]:
-    values = _read_json(path)
-    if not isinstance(values, dict):
-        raise ConfigError(f'{path} must hold fields of the system\'s description, such as {{"cooling": "liquid"}}')
-    from metrics.submission_files import MEANINGFUL, OTHERS
-
-    for field in values:
-        if field not in (*MEANINGFUL, *OTHERS):
-            raise ConfigError(f"{path} has an unknown field {field!r}; known: {', '.join((*MEANINGFUL, *OTHERS))}")
-    return values
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
+def _system_name(runs: Sequence[Run], known: Mapping[str, str]) -> str:
+    has_any = known["accelerators_per_node"] != "0"
+    model = known["accelerator_model_name" if has_any else "host_processor_model_name"]
+    return f"{max(map(num_devices, runs))}x{re.sub(r'[^A-Za-z0-9.]+', '-', model).strip('-')}"

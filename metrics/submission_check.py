@@ -20,21 +20,20 @@ from metrics.submission import LOGS, manifest_hash
 from metrics.submission_files import (
     FOLDERS,
     MAX_LOG_BYTES,
-    MEANINGFUL,
     MEASUREMENTS,
-    OTHERS,
     SCENARIOS,
     VIDEOS,
     held_gates,
     read_accuracy,
     sha256,
 )
+from metrics.submission_system import MEANINGFUL, OTHERS, contradictions
 from workloads.loadgen import read_summary
 from workloads.loadgen_log import LoadGenLog, read_detail
 from workloads.manifest import distrust
 from workloads.mlperf_rules import MIN_DURATION_S, Benchmark, ScenarioRules, benchmark
 from workloads.rules_kept import departures
-from workloads.under_rules import embedded_round
+from workloads.under_rules import embedded_round, unlike_reference
 
 MAX_FILE_BYTES = 50 * 2**20
 ROUNDING = 1e-4  # between accuracy.txt and what is computed again
@@ -91,7 +90,9 @@ def _submitter(root: Path, base: Path, division: str, round_: str, runs: Mapping
         yield Refusal(f"{here}/results", "missing or empty")
     mapping = _json(base / "model_mapping.json") if division == "open" else None
     for system in systems:
-        yield from _system(root, base / "systems" / f"{system.name}.json", division, base.name)
+        description = base / "systems" / f"{system.name}.json"
+        yield from _system(root, description, division, base.name)
+        yield from _same_system(root, system, description, runs)
         for model in _folders(system):
             name = str((mapping or {}).get(model.name, model.name))
             try:
@@ -135,6 +136,15 @@ def _system(root: Path, path: Path, division: str, submitter: str) -> Iterator[R
         yield Refusal(here, f"without the fields {', '.join(missing)}")
     if empty := [f for f in MEANINGFUL if f in fields and not str(fields[f]).strip()]:
         yield Refusal(here, f"fields that say nothing: {', '.join(empty)}; give them by --describe FILE.json")
+
+
+def _same_system(root: Path, system: Path, description: Path, runs: Mapping[str, Any]) -> Iterator[Refusal]:
+    """Whether all runs of the system were made on the same hardware, and its description is of that; as far as the runs are there."""
+    here = description.relative_to(root).as_posix()
+    of = [tests for result, tests in runs.items() if result.startswith(f"{system.relative_to(root).as_posix()}/")]
+    folders = sorted({folder for tests in of for told in tests.values() if (folder := _folder_of(root, told)) is not None})
+    for told in contradictions(_json(description) or {}, folders):
+        yield Refusal(here, told)
 
 
 def _result(place: Place) -> Iterator[Refusal]:
@@ -214,27 +224,26 @@ def _accuracy_text(place: Place) -> Iterator[Refusal]:
     except OSError:
         yield place.refuse(name, "missing")
         return
+    run = _run(place, "accuracy")
+    held = {gate.figure: gate for gate in held_gates(run)} if run else {}
     for gate in place.rules.gates if place.division == "closed" else ():
         value = values.get(gate.metric)
         if value is None:
-            judged = {"vbench": "; suite.py vbench judges the run's videos", "gpt_oss_accuracy": "; suite.py run-code runs its programs"}
-            yield place.refuse(name, f"{gate.metric} is not told{judged.get(gate.figure, '')}")
+            yield place.refuse(name, f"{gate.metric} is not told" + (f": {held[gate.figure].why}" if gate.figure in held else ""))
         elif gate.at_least is not None and value < gate.at_least:
             yield place.refuse(name, f"{gate.metric} is {value:.6g}, at least {gate.at_least:.6g} is asked")
         elif gate.at_most is not None and value > gate.at_most:
             yield place.refuse(name, f"{gate.metric} is {value:.6g}, at most {gate.at_most:.6g} is asked")
-    run = _run(place, "accuracy")
     if run is None:
         yield place.refuse(name, "cannot be computed again: runs.json names no run folder that is there and has these answers")
         return
     full = run / "accuracy/mlperf_log_accuracy.json"
     if digest is None or not full.is_file() or digest != sha256(full.read_bytes()):
         yield place.refuse(name, f"its hash is {digest}, which is not that of the run's accuracy log")
-    computed = {gate.figure: gate.value for gate in held_gates(run)}
     for gate in place.rules.gates:
-        told, own = values.get(gate.metric), computed.get(gate.figure)
+        told, own = values.get(gate.metric), held[gate.figure].value if gate.figure in held else None
         if told is not None and (own is None or not math.isclose(told, own, rel_tol=ROUNDING, abs_tol=ROUNDING)):
-            shown = "no such figure" if own is None else f"{own:.6g}"
+            shown = f"{own:.6g}" if own is not None else "none" + (f": {held[gate.figure].why}" if gate.figure in held else "")
             yield place.refuse(name, f"{gate.metric} is told as {told:.6g}, and the run's answers give {shown}")
 
 
@@ -243,12 +252,17 @@ def _own_runs(place: Place) -> Iterator[Refusal]:
     for mode in ("performance", "accuracy"):
         run, shown = _run(place, mode), ("performance/run_1" if mode == "performance" else "accuracy")
         if run is None:
+            if mode == "performance":  # of accuracy, accuracy.txt is refused
+                yield place.refuse(shown, "cannot be held against its run: runs.json names no run folder that is there and has these logs")
             continue
         reasons = [f"the run is not as it was left: {told}" for told in distrust(run)]
         try:
             report = load_report(run)
             if (rules := report.run.config.rules) != f"mlperf-{place.benchmark.round}":
                 reasons.append(f"the run was made by rules {rules!r}: make it with --set rules=mlperf-{place.benchmark.round}")
+            if place.division == "closed":
+                told = unlike_reference(place.benchmark, report.run.config.pipeline_options)
+                reasons += [f"not as the reference: {note}" for note in told]
             if not report.valid:
                 reasons += [f"the run is INVALID by its own report: {told}" for told in report.data["reasons"]]
         except ConfigError as error:
@@ -268,6 +282,9 @@ def _same_logs(place: Place, name: str, mode: str) -> Iterator[Refusal]:
 
 def _compliance(place: Place, test: str) -> Iterator[Refusal]:
     folder = place.folder / test
+    if why := _not_held(place, test):
+        yield place.refuse(test, f"was not held: {why}")
+        return
     if not folder.is_dir():
         yield place.refuse(test, f"missing: run suite.py comply {_run(place, 'performance') or 'RUN'} and submit again")
         return
@@ -305,6 +322,14 @@ def _compliance(place: Place, test: str) -> Iterator[Refusal]:
         yield place.refuse(f"{test}/performance/run_1/mlperf_log_detail.txt", "its settings were not in force: other samples were asked")
 
 
+def _not_held(place: Place, test: str) -> str:
+    """Why `suite.py comply` could not hold the test; empty where it could, or was not run."""
+    told = place.runs.get("performance", {}).get("compliance")
+    found = _json(place.root / told / "comply.json") if told else None
+    one = found["tests"].get(test, {}) if found and isinstance(found.get("tests"), dict) else {}
+    return str(one.get("told")) if one.get("result") == "not held" else ""
+
+
 def _log(place: Place, name: str) -> LoadGenLog | Refusal:
     for file in LOGS:
         if not (place.folder / name / file).is_file():
@@ -318,8 +343,12 @@ def _log(place: Place, name: str) -> LoadGenLog | Refusal:
 def _run(place: Place, mode: str) -> Path | None:
     """The run folder of that test, if it is there and has the files that it had when the submission was written."""
     told = place.runs.get(mode)
-    folder = place.root / str(told["run"]) if told else None
-    if folder is None or told is None or not (folder / "config.yaml").is_file():
+    return _folder_of(place.root, told) if told else None
+
+
+def _folder_of(root: Path, told: Mapping[str, str]) -> Path | None:
+    folder = (root / str(told["run"])).resolve()
+    if not (folder / "config.yaml").is_file():
         return None
     try:
         return folder if manifest_hash(folder) == told["files"] else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,6 @@ from workloads.mlperf_rules import Gate
 FOLDERS = {"offline": "Offline", "server": "Server", "interactive": "Interactive", "single_stream": "SingleStream"}
 SCENARIOS = {folder: scenario for scenario, folder in FOLDERS.items()}
 MEASUREMENTS = ("input_data_types", "retraining", "starting_weights_filename", "weight_data_types", "weight_transformations")
-MEANINGFUL = (  # fields of a system's description that must say something
-    *("division", "submitter", "system_type", "status", "system_name", "number_of_nodes", "host_processor_model_name"),
-    *("host_processors_per_node", "host_processor_core_count", "host_memory_capacity", "host_memory_configuration"),
-    *("host_storage_capacity", "host_storage_type", "host_networking", "host_network_card_count", "host_networking_topology"),
-    *("accelerators_per_node", "accelerator_model_name", "accelerator_memory_capacity", "accelerator_host_interconnect"),
-    *("accelerator_memory_configuration", "accelerator_interconnect", "cooling", "framework", "operating_system"),
-    "other_software_stack",
-)
-OTHERS = (  # and those that may be empty
-    *("host_processor_frequency", "host_processor_caches", "host_processor_interconnect", "accelerator_frequency"),
-    *("accelerator_interconnect_topology", "accelerator_on-chip_memories", "hw_notes", "sw_notes", "system_type_detail"),
-)
 PATTERNS = {  # of MLPerf's metrics in accuracy.txt, as the official checker looks for them
     "ROUGE1": r".*'rouge1':\s+'?([\d.]+)'?.*",
     "ROUGE2": r".*'rouge2':\s+'?([\d.]+)'?.*",
@@ -48,30 +36,6 @@ PATTERNS = {  # of MLPerf's metrics in accuracy.txt, as the official checker loo
 _WORDS = {"ROUGE1": "rouge1", "ROUGE2": "rouge2", "ROUGEL": "rougeL", "ROUGELSUM": "rougeLsum", "GEN_LEN": "gen_len"}
 VIDEOS = {"v6.1": (130, 106, 84, 59, 12, 123, 43, 22, 238, 32)}  # ids of Wan's videos that a submission shows
 VIEWABLE_BYTES, MAX_LOG_BYTES = 4096, 10 * 1024  # of an accuracy log: what stays at either end, and what may
-
-
-def describe_system(run: Run, system: Mapping[str, Any], name: str, own: Mapping[str, Any]) -> dict[str, str]:
-    """systems/NAME.json: what system.json knows, and `own` over it. What neither knows is empty, and the check says so."""
-    accelerators, packages = system["accelerators"], system["packages"]
-    ranks = max((len(o.get("ranks", ())) for o in run.outcome.values()), default=1) * run.config.parallel.size
-    nodes = -(-ranks // len(accelerators)) if accelerators else 1
-    software = {"ROCm": system["rocm"], "CUDA": system["cuda"], "Python": system["python"], "LoadGen": packages.get("mlcommons_loadgen")}
-    engines = {name: packages.get(name) for name in ("torch", "transformers", "diffusers", "accelerate")}
-    known: dict[str, object] = {
-        "system_name": name,
-        "system_type": "datacenter",
-        "number_of_nodes": nodes,
-        "host_processor_model_name": system["processor"],
-        "host_processor_core_count": f"{system['num_cpus']} (as the operating system counts them)",
-        "host_memory_capacity": f"{system['memory_bytes'] / 2**30:.0f} GiB",
-        "accelerators_per_node": len(accelerators),
-        "accelerator_model_name": ", ".join(sorted({a["name"] for a in accelerators})) or "N/A",
-        "accelerator_memory_capacity": f"{accelerators[0]['memory_bytes'] / 2**30:.0f} GiB" if accelerators else "N/A",
-        "framework": ", ".join(f"{k} {v}" for k, v in engines.items() if v),
-        "other_software_stack": ", ".join(f"{k} {v}" for k, v in software.items() if v),
-        "operating_system": system["os"],
-    }
-    return {field: str(own.get(field, known.get(field, ""))) for field in (*MEANINGFUL, *OTHERS)}
 
 
 def measurements(run: Run) -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from configs.errors import ConfigError
 from configs.registry import find, make
 from configs.run_config import RunConfig
 from pipelines import architectures
+from pipelines.base import StreamingPipeline
 from pipelines.plan_devices import PRECISIONS, Device, check_precision, find_device
 from pipelines.plan_roof import Candidate, Layout
 
@@ -33,13 +34,13 @@ QUESTION_TOKENS = 256  # of text, beside an image's, where a prompt's length is 
 class Asked:
     """What the command line says; None leaves what the preset says.
 
-    attention: the precision of the KV cache and of attention's products.
+    precision: of the weights. attention: the precision of the KV cache and of attention's products.
     """
 
     device: str
     devices: int = 8
     precision: str | None = None
-    attention: str = "bf16"
+    attention: str | None = None
     batch: int | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -78,7 +79,7 @@ def plan(config: RunConfig, preset: str, asked: Asked) -> Plan:
     device = find_device(asked.device, asked.devices_file)
     pipeline = make("pipelines", config.pipeline_name, config.pipeline_options)
     precision = check_precision(asked.precision) if asked.precision else _precision(pipeline)
-    check_precision(asked.attention)
+    asked = replace(asked, attention=check_precision(asked.attention) if asked.attention else _kv_precision(pipeline))
     for name in ("devices", "batch", "input_tokens", "output_tokens"):
         value = getattr(asked, name)
         if value is not None and value < 1:
@@ -192,11 +193,27 @@ def _known() -> str:
 
 
 def _precision(pipeline: Any) -> str:
-    if (quantisation := getattr(pipeline, "quantisation", None)) not in (None, "none"):
-        raise ConfigError(
-            f"pipeline.quantisation is {quantisation!r}; say what precision to plan it as: --precision, one of {', '.join(PRECISIONS)}"
-        )
+    """Of the weights, as the pipeline's options have it. vLLM spells it with a z; of both, a format's own name says what it is."""
+    for name in ("quantisation", "quantization"):
+        asked = getattr(pipeline, name, None)
+        if isinstance(asked, str) and asked in PRECISIONS:
+            return asked
+        if asked not in (None, "none"):
+            raise ConfigError(
+                f"pipeline.{name} is {asked!r}; say what precision to plan it as: --precision, one of {', '.join(PRECISIONS)}"
+            )
     return DTYPES.get(getattr(pipeline, "dtype", "auto"), "bf16")
+
+
+def _kv_precision(pipeline: Any) -> str:
+    """Of the KV cache, where the pipeline has an option for it; else bf16. vLLM knows several kinds of fp8."""
+    asked = getattr(pipeline, "kv_cache_dtype", "auto")
+    found = "fp8" if asked.startswith("fp8") else DTYPES.get(asked)
+    if found is None:
+        raise ConfigError(
+            f"pipeline.kv_cache_dtype is {asked!r}; say what precision to plan it as: --attention, one of {', '.join(PRECISIONS)}"
+        )
+    return found
 
 
 def _language_model(pipeline: Any, folder: Path) -> tuple[LanguageModel, int]:
@@ -228,15 +245,18 @@ def _language_job(pipeline: Any, asked: Asked, model: LanguageModel, longest: in
 
     batch = asked.batch or int(getattr(pipeline, "batch_size", 1))
     answer = asked.output_tokens or int(getattr(pipeline, "max_new_tokens", 256))
-    context = min(getattr(pipeline, "context", None) or LONGEST_CONTEXT, longest)
+    own = getattr(pipeline, "context", None) or getattr(pipeline, "max_model_len", None)  # vLLM's name for it
+    context = min(own or LONGEST_CONTEXT, longest)
     prompt = int(asked.input_tokens or (model.image.tokens + QUESTION_TOKENS if model.image else context - answer))
     if prompt < 1:
         raise ConfigError(f"answers of {answer:,} tokens leave no room for a prompt in a context of {context:,}; give --input-tokens")
     if prompt + answer > longest:
         raise ConfigError(f"prompts of {prompt:,} and answers of {answer:,} tokens are over the model's {longest:,}; give shorter ones")
-    together = getattr(pipeline, "max_batch_tokens", None)
+    together = getattr(pipeline, "max_batch_tokens", None) or getattr(pipeline, "max_num_batched_tokens", None)
     if together is None:
-        together = max(prompt + answer, batch) if getattr(pipeline, "batching", "static") == "continuous" else batch * prompt
+        is_static = getattr(pipeline, "batching", None) == "static" or not isinstance(pipeline, StreamingPipeline)
+        together = batch * prompt if is_static else max(prompt + answer, batch)
+    assert asked.attention is not None
     return Job(batch, prompt, answer, together, asked.attention)
 
 
@@ -255,6 +275,7 @@ def _video_job(pipeline: Any, asked: Asked, index: Mapping[str, Any]) -> VideoJo
     frames, height, width, steps = (int(option(n)) for n in ("num_frames", "height", "width", "num_inference_steps"))
     guided, text_tokens = option("guidance_scale") > 1, int(option("max_sequence_length"))
     batch = asked.batch or int(getattr(pipeline, "batch_size", 1))
+    assert asked.attention is not None
     return VideoJob(batch, frames, height, width, steps, guided, text_tokens, asked.attention)
 
 
@@ -264,7 +285,7 @@ def _divisors(devices: int) -> list[int]:
 
 def _notes(config: RunConfig, asked: Asked, device: Device, layout: Layout, precision: str) -> Iterator[str]:
     yield f"{device.usable_bytes / 2**30:,.0f} of {device.memory_gib:g} GiB a device can be filled"
-    for what, one in (("weights", precision), ("attention", asked.attention)):
+    for what, one in (("weights", precision), ("attention", asked.attention or "bf16")):
         if (unit := PRECISIONS[one].unit) not in device.tflops:
             yield f"{asked.device} has no unit for {unit}: {what} in {one} are computed in bf16"
     able = getattr(find("pipelines", config.pipeline_name), "parallelism", ())

@@ -24,6 +24,7 @@ PACKAGES = (
     "diffusers",
     "transformers",
     "accelerate",
+    "vllm",
     "mlcommons_loadgen",
     "imageio",
     "av",

@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 
 from configs.errors import ConfigError, unknown
 from configs.run_config import Limits, Scenario
+from workloads.mlperf_video import NEGATIVE_PROMPT
 
 Round = Literal["v6.0", "v6.1"]
 
@@ -26,9 +27,12 @@ EARLY_STOPPING_P90 = 64  # queries below which LoadGen says nothing of a 90th pe
 SERVER_PERCENTILE, OTHER_PERCENTILE = 0.99, 0.90
 
 
+Setting = float | bool | str | None
+
 # By benchmark: how answers are made, by the names that the suite's own engines have for it. Sources: mlcommons/inference,
-# text_to_video/wan-2.2-t2v-a14b/inference_config.yaml, language/gpt-oss-120b, multimodal/qwen3-vl. accuracy: other in that test.
-GENERATION: dict[str, dict[str, float | bool]] = {
+# text_to_video/wan-2.2-t2v-a14b/inference_config.yaml, language/gpt-oss-120b, multimodal/qwen3-vl; language/llama2-70b, deepseek-r1 and
+# llama3.1-8b decode greedily, to these lengths. Not here since not known: how long an answer of Qwen3-VL may be.
+GENERATION: dict[str, dict[str, Setting]] = {
     "wan-2.2-t2v-a14b": {
         "num_inference_steps": 20,
         "num_frames": 81,
@@ -37,11 +41,21 @@ GENERATION: dict[str, dict[str, float | bool]] = {
         "fps": 16.0,
         "guidance_scale": 4.0,
         "guidance_scale_2": 3.0,
+        "negative_prompt": NEGATIVE_PROMPT,
     },
-    "gpt-oss-120b": {"do_sample": True, "temperature": 1.0, "max_new_tokens": 10240},
+    "gpt-oss-120b": {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": None, "max_new_tokens": 10240},
     "qwen3-vl-235b-a22b": {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20},
+    "llama2-70b-99": {"do_sample": False, "max_new_tokens": 1024},
+    "llama2-70b-99.9": {"do_sample": False, "max_new_tokens": 1024},
+    "deepseek-r1": {"do_sample": False, "max_new_tokens": 20000},
+    "llama3.1-8b": {"do_sample": False, "max_new_tokens": 128},
 }
-GENERATION_FOR_ACCURACY: dict[str, dict[str, float | bool]] = {"gpt-oss-120b": {"max_new_tokens": 32768}}
+# accuracy: other in that test.
+GENERATION_FOR_ACCURACY: dict[str, dict[str, Setting]] = {"gpt-oss-120b": {"max_new_tokens": 32768}}
+# What no engine of the suite does as the reference does it: told in a report, and refused in the closed division.
+NOT_AS_REFERENCE: dict[str, str] = {
+    "wan-2.2-t2v-a14b": "a clip starts from noise of its own seed; the reference starts all from one latent, fixed_latent.pt, and seed 42"
+}
 
 
 class Seeds(NamedTuple):
@@ -119,7 +133,7 @@ class Benchmark:
     scenarios: tuple[ScenarioRules, ...]
     compliance: tuple[str, ...] = ()
 
-    def generation(self, mode: str) -> dict[str, float | bool]:
+    def generation(self, mode: str) -> dict[str, Setting]:
         """What the engine's options of these names must be in a test of this mode."""
         return GENERATION.get(self.name, {}) | (GENERATION_FOR_ACCURACY.get(self.name, {}) if mode == "accuracy" else {})
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from configs.errors import ConfigError
 from configs.run_config import Limits, RunConfig
-from workloads.mlperf_rules import MIN_DURATION_S, ROUNDS, SEEDS, Benchmark, ScenarioRules, benchmark
+from workloads.mlperf_rules import MIN_DURATION_S, NOT_AS_REFERENCE, ROUNDS, SEEDS, Benchmark, ScenarioRules, Setting, benchmark
 
 TRADEMARK = (
     "The MLPerf\u2122 name and logo are registered and unregistered trademarks of MLCommons Association in the United States and other "
@@ -90,13 +90,35 @@ def check_generation(config: RunConfig, pipeline: object) -> None:
     if not config.by_mlperf:
         return
     found = benchmark_of(config)
-    for name, wanted in found.generation(config.mode).items():
+    for rule, asked in found.generation(config.mode).items():
+        name, wanted = _option_for(rule, asked, pipeline)
         value = getattr(pipeline, name, wanted)
         if value != wanted:
             raise ConfigError(
-                f"pipeline.{name} is {value}, and {_by(found)} asks {wanted} in a run of mode {config.mode}; "
-                f"--set pipeline.{name}={wanted}, or --set rules=quick"
+                f"pipeline.{name} is {_short(value)}, and {_by(found)} asks {_short(wanted)} in a run of mode {config.mode}; "
+                f"--set pipeline.{name}={_short('null' if wanted is None else wanted)}, or --set rules=quick"
             )
+
+
+def _option_for(name: str, wanted: Setting, pipeline: object) -> tuple[str, Setting]:
+    """The rule in the pipeline's own words: one without do_sample takes the likeliest token at temperature 0."""
+    if name == "do_sample" and wanted is False and not hasattr(pipeline, name):
+        return "temperature", 0.0
+    return name, wanted
+
+
+def _short(value: object) -> str:
+    return f"'{value[:40]} ...' (as in preset t2v/wan2.2-t2v-a14b)" if isinstance(value, str) and len(value) > 80 else f"{value}"
+
+
+def unlike_reference(found: Benchmark, pipeline_options: Mapping[str, Any]) -> list[str]:
+    """How answers were made otherwise than the benchmark's reference makes them, where the rules let a run go on."""
+    told = [NOT_AS_REFERENCE[found.name]] if found.name in NOT_AS_REFERENCE else []
+    cache = pipeline_options.get("cache")
+    name = cache.get("name") if isinstance(cache, Mapping) else cache
+    if name not in (None, "none"):
+        told.append(f"pipeline.cache is {name}: parts of the denoiser's work are left out, where the reference does all of it")
+    return told
 
 
 def benchmark_of(config: RunConfig) -> Benchmark:

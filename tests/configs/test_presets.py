@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from configs.errors import ConfigError
-from configs.run_config import load_config, parse_config
+from configs.run_config import PRESETS, load_config, parse_config
 from tests.conftest import SuiteRun, last_line, read_report
 from workloads.mlperf_video import NEGATIVE_PROMPT
 from workloads.under_rules import under_rules
@@ -61,7 +62,8 @@ VARIANTS = """
 workload: llm
 pipeline: {name: toy_llm, batch_size: 2, token_s: 1}
 scenarios: {server: {pipeline: {batch_size: 9}}}
-variants: {small: {pipeline: {batch_size: 4}, scenarios: {offline: {pipeline: {token_s: 3}}}}}
+variants:
+  small: {pipeline: {batch_size: 4}, scenarios: {offline: {pipeline: {token_s: 3}}}}
 """
 
 
@@ -83,8 +85,23 @@ def test_a_variant_goes_over_the_preset_and_its_scenario(
     assert (config.pipeline_options, config.variant) == (options, variant)
 
 
+def test_a_variant_with_another_pipeline_takes_none_of_the_options_below(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(VARIANTS + "  other: {pipeline: {name: toy_vlm, token_s: 7}}\n  same: {pipeline: {name: toy_llm, token_s: 7}}\n")
+    found = {v: load_config(None, str(file), scenario="server", variant=v).pipeline for v in ("other", "same")}
+    assert found["other"] == {"name": "toy_vlm", "token_s": 7}
+    assert found["same"] == {"name": "toy_llm", "batch_size": 9, "token_s": 7}
+
+
+@pytest.mark.parametrize("preset", SCENARIOS)
+def test_a_preset_pins_its_checkpoint_or_says_why_not(preset: str) -> None:
+    revision = load_config(None, preset).pipeline_options.get("revision")
+    text = (PRESETS / f"{preset}.yaml").read_text(encoding="utf-8")
+    assert "# No revision: " in text if revision is None else re.fullmatch("[0-9a-f]{40}", revision)
+
+
 def test_an_unknown_variant_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"unknown variant 'shrunken' \(did you mean 'shrunk'\?\); known: shrunk"):
+    with pytest.raises(ConfigError, match=r"unknown variant 'shrunken' \(did you mean 'shrunk'\?\); known: 8xmi325x, 8xmi355x, shrunk"):
         load_config(None, "llm/llama2-70b", variant="shrunken")
     with pytest.raises(ConfigError, match="has no variants"):
         load_config(None, "llm/embedded", variant="shrunk")

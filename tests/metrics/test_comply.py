@@ -19,6 +19,7 @@ from metrics.comply_verdicts import Verdict, judge
 from metrics.report import load_run
 from pipelines import worker
 from pipelines.audit_tests import check_ranks
+from pipelines.provenance import seal
 from tests.conftest import record
 from tests.metrics.conftest import write_run
 from workloads.records import Record, Sample
@@ -211,6 +212,112 @@ def test_settings_are_those_of_the_official_files(reference: Run) -> None:
         "use_token_latencies": 1,
     }
     assert comply.settings(reference, "TEST09", 10) == seed | unhurried | {"accuracy_log_sampling_target": 10_000, "min_query_count": 10}
+
+
+@pytest.mark.parametrize("file", [None, "perf/perf_eval_ref.jsonl", "perf_eval_ref.jsonl"])
+def test_gpt_oss_is_asked_the_set_that_is_made_for_test07(reference: Run, tmp_path: Path, file: str | None) -> None:
+    """All of it and none of the run's own options; the sets lie in folders beside each other, or in one."""
+    path = "builtin:made-up" if file is None else str(tmp_path / "data" / file)
+    if file is not None:
+        asked = tmp_path / "data" / ("acc" if "/" in file else ".") / "acc_eval_compliance_gpqa.jsonl"
+        for each in (Path(path), asked):
+            each.parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(json.dumps({"text_input": "?"}) + "\n", encoding="utf-8")
+        rows = [{"text_input": f"question {i}", "dataset": "gpqa", "ground_truth": "A"} for i in range(990)]
+        asked.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    dataset = {"source": "gpt-oss-performance", "path": path, "sha256": "00", "num_prompts": 3}
+    config = reference.config.model_copy(update={"benchmark": "gpt-oss-120b", "dataset": dataset})
+    run = replace(reference, config=config, outcome={"performance": {"target_qps": 9.0}})
+    audit = comply.audit_of(run, "TEST07", tmp_path / "out")
+    count = len(audit.samples)
+    assert audit.config.dataset["source"] == "gpt-oss-gpqa"
+    assert audit.config.dataset.keys() == {"source", "path"}
+    assert {s.meta["subset"] for s in audit.samples} == {"gpqa"}
+    assert count == 990 if file else 1 < count < 990
+    assert audit.settings == {
+        "mode": 2,
+        "accuracy_log_rng_seed": 720381539243781796,
+        "accuracy_log_sampling_target": 10_000,
+        "min_duration": 0,
+        "sample_concatenate_permutation": 0,
+        "min_query_count": count,
+    }
+    assert comply.why_not(run, "TEST07") == ""
+
+
+def test_a_set_of_test07_that_is_not_there_is_told_with_the_command_that_fetches_it(reference: Run) -> None:
+    config = reference.config.model_copy(update={"benchmark": "gpt-oss-120b", "dataset": {}})
+    assert "'gpt-oss-gpqa' has no dataset.path to read from. Fetch the compliance set" in comply.why_not(
+        replace(reference, config=config), "TEST07"
+    )
+
+
+@pytest.mark.parametrize(("num_right", "result"), [(6, "fails"), (7, "holds")])
+def test_gpt_oss_is_held_to_the_official_threshold_whatever_the_runs_metrics(reference: Run, num_right: int, result: str) -> None:
+    samples = [Sample(i, f"question {i}", {"answer": "B", "scored_by": "gpqa", "subset": "gpqa"}) for i in range(10)]
+    target = reference.folder.with_name("run-compliance")
+    letters = ["B" if i < num_right else "C" for i in range(10)]
+    records = [answer(i, text=f"assistantfinal Answer: {letter}") for i, letter in enumerate(letters)]
+    folder = write_run(target / "runs/TEST07", samples, records, metrics=["tokens"], benchmark="gpt-oss-120b")
+    logs(folder, [logged(i) for i in range(10)])
+    config = reference.config.model_copy(update={"benchmark": "gpt-oss-120b"})
+    found = judge("TEST07", replace(reference, config=config), target)
+    assert (found.result, found.figures) == (result, {"gpt_oss_gpqa": 10.0 * num_right})
+    assert found.basis == "at least 60.7: official: 60.698 on GPQA"
+
+
+def test_where_mlperf_asks_no_test_that_is_said_and_is_no_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values: dict[str, Any] = {"workload": "vlm", "pipeline": {"name": "toy_vlm"}, "benchmark": "qwen3-vl-235b-a22b"}
+    folder = write_run(tmp_path / "run", SAMPLES, [answer(i) for i in range(10)], **values)
+    assert command.app(["comply", str(folder)], standalone_mode=False) is None
+    told = capsys.readouterr()
+    assert "MLPerf asks for no compliance test of qwen3-vl-235b-a22b; nothing was run" in told.err
+    assert json.loads(told.out)["verdict"] == "NONE ASKED"
+    assert not (tmp_path / "run-compliance").exists()
+
+
+@pytest.fixture
+def timed(tmp_path: Path) -> Path:
+    """A run without an accuracy test, as it was left: TEST01 cannot be held on it."""
+    folder = write_run(tmp_path / "timed", SAMPLES, [answer(i) for i in range(10)])
+    logs(folder)
+    seal(folder)
+    return folder
+
+
+def _as_held(target: Path, run: Path, *tests: str) -> None:
+    verdicts = {t: {"result": "holds", "told": "as it should", "basis": "official", "figures": {}} for t in tests}
+    for name in tests:
+        (target / "runs" / name).mkdir(parents=True)
+    (target / "comply.json").write_text(json.dumps({"log": comply.performance_log_hash(run), "tests": verdicts}), encoding="utf-8")
+
+
+def test_tests_that_were_held_stay_and_those_that_were_not_are_added(timed: Path) -> None:
+    target = comply.folder_beside(timed)
+    _as_held(target, timed, "TEST04", "TEST06", "TEST07", "TEST09")
+    found = comply.comply(timed, [], None)
+    assert found is not None
+    assert [(v.test, v.result) for v in found.verdicts] == [("TEST01", "not held"), *((t, "holds") for t in comply.TESTS[1:])]
+    assert found.verdict == "INCOMPLETE"
+    assert comply.read_verdicts(target)["tests"].keys() == set(comply.TESTS)
+    with pytest.raises(ConfigError, match="holds TEST04 already"):
+        comply.comply(timed, ["TEST04"], None)
+    assert comply.comply(timed, ["TEST01"], None) is not None  # once more: it was not run
+    (target / "runs/TEST01").mkdir()
+    with pytest.raises(ConfigError, match=r"holds TEST01, TEST04, .* already; give --output another folder"):
+        comply.comply(timed, [], None)
+
+
+def test_tests_of_another_run_and_broken_off_ones_are_not_added_to(timed: Path) -> None:
+    target = comply.folder_beside(timed)
+    _as_held(target, timed, "TEST04")
+    (target / "runs/TEST06").mkdir()
+    with pytest.raises(ConfigError, match="holds a TEST06 that was broken off"):
+        comply.comply(timed, [], None)
+    kept = json.loads((target / "comply.json").read_text(encoding="utf-8"))
+    (target / "comply.json").write_text(json.dumps(kept | {"log": "of another"}), encoding="utf-8")
+    with pytest.raises(ConfigError, match="holds the tests of another run"):
+        comply.comply(timed, [], None)
 
 
 @pytest.mark.parametrize(("scenario", "asked"), [("offline", 4), ("single_stream", 8)])

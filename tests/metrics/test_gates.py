@@ -67,7 +67,32 @@ def test_a_gate_that_does_not_hold_makes_an_accuracy_run_invalid(
 def test_a_figure_that_was_never_computed_is_no_pass(make_text_run: Callable[..., Run]) -> None:
     holds, why = _hold(make_text_run, {}, **LLAMA)
     assert holds == [None] * 4
-    assert why[0].endswith("the run has no figure 'rouge_1', where at least 44.3868 is asked")
+    no_set = "dataset.source is None, not 'openorca'"
+    assert why[0].endswith(f"the run has no figure 'rouge_1': {no_set}, where at least 44.3868 is asked")
+
+
+def test_a_figure_of_some_samples_says_nothing_of_all(make_text_run: Callable[..., Run]) -> None:
+    """Two summaries among 24 answers reach every ROUGE; the benchmark asks for the mean over all."""
+    run = make_text_run([record(i, mode="accuracy") for i in range(24)], **LLAMA)
+    figures = {name: Figure(value, "", "higher", 24 if "tokens" in name else 2) for name, value in REACHED.items()}
+    held = {gate.figure: gate for gate in hold(run, figures)}
+    assert (held["rouge_1"].value, held["rouge_1"].holds, held["tokens_per_sample"].holds) == (None, None, True)
+    assert reasons(list(held.values()))[0].endswith("rouge_1 is of 2 of 24 samples alone, where at least 44.3868 is asked")
+    figures["rouge_1"] = Figure(REACHED["rouge_1"], "", "higher", 24)
+    assert hold(run, figures)[0].holds
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"metrics": ["tokens"], "dataset": {"source": "openorca"}}, "figure 'rouge_1': `metrics` leave out 'rouge', where"),
+        ({"metrics": ["rouge"]}, "figure 'rouge_1': dataset.source is None, not 'openorca', where"),
+        ({"metrics": ["rouge"], "dataset": {"source": "openorca"}}, "metric 'rouge' scores none of its answers"),
+        ({"pipeline": {"name": "toy_llm", "weights": "random"}}, "random weights have no quality"),
+    ],
+)
+def test_why_a_gate_cannot_be_told_names_what_helps(make_text_run: Callable[..., Run], config: dict[str, Any], told: str) -> None:
+    assert told in _hold(make_text_run, {}, **LLAMA | config)[1][0]
 
 
 @pytest.mark.parametrize("config", [LLAMA | {"rules": "quick"}, LLAMA | {"mode": "performance"}])

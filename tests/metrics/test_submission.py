@@ -13,10 +13,12 @@ import pytest
 
 import suite as command
 from configs.errors import ConfigError
-from metrics.report import build_report
-from metrics.submission import write_submission
+from metrics.comply import folder_beside, performance_log_hash
+from metrics.report import build_report, load_run
+from metrics.submission import compliance_of, manifest_hash, write_submission
 from metrics.submission_check import Refusal, check
-from metrics.submission_files import MEANINGFUL, PATTERNS, read_accuracy, truncated, write_mp4
+from metrics.submission_files import PATTERNS, read_accuracy, truncated, write_mp4
+from metrics.submission_system import HARDWARE, MEANINGFUL, SOFTWARE
 from pipelines.media import read_video, write_video
 from pipelines.provenance import seal
 from tests.conftest import record
@@ -28,6 +30,7 @@ from workloads.records import Sample
 NAME = "qwen3-vl-235b-a22b"
 GOODS = json.dumps({"category": "Home > Kitchen"})
 RESULTS = "closed/Example/results/8xMI355X/qwen3-vl-235b-a22b"
+SYSTEM_FILE = "closed/Example/systems/8xMI355X.json"
 SYSTEM = {
     "os": "Linux",
     "python": "3.11",
@@ -39,6 +42,8 @@ SYSTEM = {
     "accelerators": [{"name": "MI355X", "memory_bytes": 288 * 2**30}] * 8,
     "packages": {"torch": "2.13.0"},
 }
+
+UNMEASURED = {field: "told" for field in MEANINGFUL if field not in (*HARDWARE, *SOFTWARE, "division", "submitter")}
 
 
 def detail(folder: Path, scenario: str, mode: str, **values: Any) -> None:
@@ -111,10 +116,10 @@ def settle(folder: Path) -> None:
 @pytest.fixture
 def submit(runs: list[Path], tmp_path: Path) -> Callable[..., tuple[Path, list[Refusal]]]:
     """The submission of the runs, and what is refused of it."""
-    describe = tmp_path / "describe.json"
-    describe.write_text(json.dumps(dict.fromkeys(MEANINGFUL, "told")), encoding="utf-8")
 
-    def made(given: list[Path] | None = None, division: str = "closed") -> tuple[Path, list[Refusal]]:
+    def made(given: list[Path] | None = None, division: str = "closed", **described: str) -> tuple[Path, list[Refusal]]:
+        describe = tmp_path / "describe.json"
+        describe.write_text(json.dumps(UNMEASURED | described), encoding="utf-8")
         root = write_submission(given or runs, "Example", division, "v6.1", "8xMI355X", describe, tmp_path / "submission")
         return root, check(root)
 
@@ -143,7 +148,15 @@ def test_a_submission_that_keeps_to_all_rules_is_let_through(submit: Callable[..
         "user.conf",
     ]
     assert (result / "accuracy/mlperf_log_accuracy.json").stat().st_size < 10 * 1024
-    assert json.loads((root / "closed/Example/systems/8xMI355X.json").read_text(encoding="utf-8"))["division"] == "closed"
+    described = json.loads((root / SYSTEM_FILE).read_text(encoding="utf-8"))
+    assert {field: described[field] for field in ("division", "submitter", "cooling")} == {
+        "division": "closed",
+        "submitter": "Example",
+        "cooling": "told",
+    }
+    assert [described[field] for field in (*HARDWARE, "framework")] == [
+        *("1", "EPYC", "128 (as the operating system counts them)", "1024 GiB", "8", "MI355X", "288 GiB", "torch 2.13.0")
+    ]
 
 
 LOGS = [
@@ -178,7 +191,10 @@ def test_an_accuracy_that_was_typed_in_is_refused(submit: Callable[..., Any]) ->
 def test_an_accuracy_without_the_answers_is_refused(submit: Callable[..., Any], runs: list[Path]) -> None:
     root, _ = submit()
     shutil.rmtree(runs[1])
-    assert "cannot be computed again" in told(check(root), f"{RESULTS}/Server/accuracy/accuracy.txt")
+    reasons = {r.file.removeprefix(f"{RESULTS}/Server/"): r.reason for r in check(root)}
+    assert set(reasons) == {"performance/run_1", "accuracy/accuracy.txt"}
+    assert "cannot be computed again" in reasons["accuracy/accuracy.txt"]
+    assert "cannot be held against its run" in reasons["performance/run_1"]
 
 
 def test_answers_that_were_changed_afterwards_do_not_count(submit: Callable[..., Any], runs: list[Path]) -> None:
@@ -228,6 +244,69 @@ def test_the_systems_fields_must_say_something(submit: Callable[..., Any]) -> No
     assert "submitter is 'Other'" in reasons
 
 
+def of_other_make(run: Path, **changes: Any) -> None:
+    """The run's system.json with these changes, as if it had been so from the start."""
+    (run / "system.json").write_text(json.dumps(SYSTEM | changes), encoding="utf-8")
+    settle(run)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "measured"),
+    [
+        ("number_of_nodes", "12", "1"),
+        ("accelerator_model_name", "MI300X", "MI355X"),
+        ("framework", "vLLM 0.23", "torch 2.13.0"),
+        ("submitter", "Other", "Example"),
+    ],
+)
+def test_what_was_measured_is_not_typed_in(field: str, value: str, measured: str, submit: Callable[..., Any]) -> None:
+    with pytest.raises(ConfigError, match=rf"--describe says {field} is '{value}', and .* '{measured}'"):
+        submit(**{field: value})
+    assert submit(**{field: measured})[1] == []
+
+
+def test_runs_of_unlike_hardware_are_no_one_system(submit: Callable[..., Any], runs: list[Path], tmp_path: Path) -> None:
+    root, _ = submit()
+    of_other_make(runs[1], accelerators=[{"name": "MI325X", "memory_bytes": 256 * 2**30}] * 8)
+    with pytest.raises(
+        ConfigError, match=r"server' was made on other hardware than .*offline': accelerator_model_name is 'MI325X' and 'MI3"
+    ):
+        write_submission(runs, "Example", "closed", "v6.1", None, None, tmp_path / "other")
+    sources = json.loads((root / "runs.json").read_text(encoding="utf-8"))
+    for tests in sources["results"].values():
+        for one in tests.values():
+            one["files"] = manifest_hash(root / one["run"])
+    (root / "runs.json").write_text(json.dumps(sources), encoding="utf-8")
+    assert "run 'server' was made on other hardware than 'offline'" in told(check(root), SYSTEM_FILE)
+
+
+def test_a_description_that_was_edited_is_held_against_the_runs(submit: Callable[..., Any]) -> None:
+    root, _ = submit()
+    fields = json.loads((root / SYSTEM_FILE).read_text(encoding="utf-8"))
+    changed = {"number_of_nodes": "12", "framework": "vLLM"}
+    (root / SYSTEM_FILE).write_text(json.dumps(fields | changed), encoding="utf-8")
+    assert [r.reason for r in check(root)] == [
+        "number_of_nodes is told as '12', and the runs say '1'",
+        "framework is told as 'vLLM', and the runs say 'torch 2.13.0'",
+    ]
+
+
+def test_software_that_differs_by_run_is_all_named(submit: Callable[..., Any], runs: list[Path]) -> None:
+    of_other_make(runs[1], packages={"torch": "2.12.0"})
+    root, refusals = submit()
+    assert refusals == []
+    assert json.loads((root / SYSTEM_FILE).read_text(encoding="utf-8"))["framework"] == "torch 2.13.0; torch 2.12.0"
+
+
+def test_a_run_without_a_description_of_its_machine_is_refused(submit: Callable[..., Any], runs: list[Path]) -> None:
+    (runs[1] / "system.json").unlink()
+    with pytest.raises(ConfigError, match=r"server/system\.json cannot be read"):
+        submit()
+    (runs[1] / "system.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"server/system\.json is damaged \(KeyError"):
+        submit()
+
+
 def test_a_file_that_is_missing_is_named(submit: Callable[..., Any]) -> None:
     root, _ = submit()
     for name in ("user.conf", "accuracy/accuracy.txt", "performance/run_1/mlperf_log_summary.txt"):
@@ -237,6 +316,26 @@ def test_a_file_that_is_missing_is_named(submit: Callable[..., Any]) -> None:
         "performance/run_1/mlperf_log_summary.txt",
         "user.conf",
     ]
+
+
+def test_compliance_tests_are_taken_from_where_they_were_written_and_only_if_they_are_the_runs_own(
+    runs: list[Path], tmp_path: Path
+) -> None:
+    loaded = [load_run(run) for run in runs]
+    assert compliance_of(loaded, []) == {}
+    beside, elsewhere = folder_beside(runs[0]), tmp_path / "elsewhere"
+    for folder, run in ((beside, runs[0]), (elsewhere, runs[1])):
+        folder.mkdir()
+        (folder / "comply.json").write_text(json.dumps({"log": performance_log_hash(run), "tests": {}}), encoding="utf-8")
+    assert compliance_of(loaded, [elsewhere]) == {runs[0]: beside, runs[1]: elsewhere}
+    with pytest.raises(ConfigError, match=r"elsewhere' holds the tests of none of these runs"):
+        compliance_of(loaded[:1], [elsewhere])
+    detail(runs[0] / "performance", "offline", "performance", result_samples_per_second=61.0)
+    with pytest.raises(ConfigError, match=r"offline-compliance' holds the tests of another run that was called so: remove it"):
+        compliance_of(loaded, [])
+    (beside / "comply.json").unlink()
+    with pytest.raises(ConfigError, match=r"offline-compliance' holds no compliance tests that can be read"):
+        compliance_of(loaded, [])
 
 
 def test_a_run_of_no_benchmark_and_two_runs_of_one_test_are_refused_at_once(runs: list[Path], tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -13,8 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from configs.errors import ConfigError
+from configs.registry import register
 from configs.run_config import load_config, parse_config
 from pipelines import architectures, plan_video
+from pipelines.base import StreamingPipeline
 from pipelines.plan import Asked, Plan, plan
 from pipelines.plan_devices import Device, find_device, read_devices
 from pipelines.plan_language import Attention, Job, LanguageModel
@@ -22,6 +26,7 @@ from pipelines.plan_modules import build
 from pipelines.plan_roof import Candidate, Layout, Roof
 from pipelines.plan_trace import cost
 from pipelines.plan_video import build as build_video
+from tests.configs.test_presets import SCENARIOS
 
 # What one device of round numbers can do: a GB and a GFLOP take a second at bandwidth and in bf16.
 ROUND = Device(memory_gib=1, memory_gb_s=1, link_gb_s=1, host_gb_s=1, tflops={"bf16": 0.001, "fp8": 0.002})
@@ -227,6 +232,84 @@ def test_published_results_are_below_the_ceiling_and_not_far_below(
     assert share < published / found.ceiling.value <= 1
 
 
+@pytest.mark.parametrize("device", ["mi355x", "mi325x"])
+@pytest.mark.parametrize(("preset", "scenario"), [(p, s) for p, scenarios in SCENARIOS.items() for s in scenarios])
+def test_the_presets_layouts_fit_their_machines(preset: str, scenario: str, device: str) -> None:
+    config = load_config(None, preset, scenario=scenario, variant=f"8x{device}")
+    found = plan(config, preset, Asked(device)).chosen
+    assert found.fits, found.over_bytes
+    assert found.replicas * found.layout.size == 8
+    assert found.batch == config.pipeline_options["batch_size"]
+
+
+@register("planned_engine")
+@dataclass
+class PlannedEngine(StreamingPipeline):
+    """An engine of which a plan needs the options alone, which have vLLM's names."""
+
+    architecture: str
+    dtype: str = "auto"
+    quantization: str | None = None
+    kv_cache_dtype: str = "auto"
+    max_model_len: int | None = None
+    max_num_batched_tokens: int | None = None
+    max_new_tokens: int = 256
+    batch_size: int = 64
+
+    parallelism: ClassVar[tuple[str, ...]] = ("tensor",)
+
+    def load(self, device: torch.device) -> None:
+        raise NotImplementedError
+
+    def submit(self, samples: Sequence[Any], queries: Sequence[Any]) -> None:
+        raise NotImplementedError
+
+    def step(self, timeout_s: float) -> Sequence[Any]:
+        raise NotImplementedError
+
+    def effective(self) -> dict[str, str]:
+        return {}
+
+
+def engine(architecture: str, **options: Any) -> str:
+    return f"pipeline={json.dumps({'name': 'planned_engine', 'architecture': architecture, **options})}"
+
+
+@pytest.mark.parametrize("device", ["mi355x", "mi325x"])
+@pytest.mark.parametrize(
+    ("preset", "options", "weights", "kv_bytes"),
+    [
+        ("llm/deepseek-r1", {"quantization": "fp8", "max_model_len": 24576, "max_new_tokens": 20000}, 8, 2),
+        (
+            "llm/deepseek-r1",
+            {"quantization": "mxfp4", "kv_cache_dtype": "fp8_e4m3", "max_model_len": 24576, "max_new_tokens": 20000},
+            4.25,
+            1,
+        ),
+        ("vlm/qwen3-vl-235b-a22b", {"quantization": "fp8", "kv_cache_dtype": "fp8", "max_model_len": 16384, "max_new_tokens": 512}, 8, 1),
+    ],
+)
+def test_precisions_are_read_off_the_engines_own_options(
+    preset: str, options: dict[str, Any], weights: float, kv_bytes: int, device: str
+) -> None:
+    change = engine(preset.partition("/")[2], batch_size=64, **options)
+    found = planned(preset, device, (change, "parallel.tensor=8"))
+    assert found.chosen.fits
+    assert (found.chosen.precision, found.asked.attention) == (options["quantization"], "fp8" if kv_bytes == 1 else "bf16")
+    wide = planned(preset, device, (change, "parallel.tensor=8"), precision="bf16", attention="bf16")
+    assert found.chosen.memory["weights"] / wide.chosen.memory["weights"] == pytest.approx(weights / 16, abs=0.02)
+    assert found.chosen.memory["kv_cache"] / wide.chosen.memory["kv_cache"] == pytest.approx(kv_bytes / 2, rel=1e-6)
+    assert isinstance(found.job, Job)
+    assert found.job.tokens_at_once <= options["max_model_len"]  # prompts are worked on by pieces, not all at once
+
+
+def test_an_engines_own_step_is_what_passes_at_once() -> None:
+    change = engine("llama3.1-8b", max_model_len=4096, max_num_batched_tokens=777)
+    job = planned("llm/llama3.1-8b", "mi355x", (change,)).job
+    assert isinstance(job, Job)
+    assert job.tokens_at_once == 777
+
+
 def test_what_does_not_fit_names_by_how_much_and_what_would() -> None:
     found = planned("vlm/qwen3-vl-235b-a22b", "mi355x")
     assert not found.chosen.fits
@@ -274,6 +357,18 @@ def test_tokens_that_do_not_split_make_a_layout_impossible_not_wrong() -> None:
             {"device": "h100"},
             ("pipeline.quantisation={name: round, bits: 8}",),
             "say what precision to plan it as",
+        ),
+        (
+            "llm/llama3.1-8b",
+            {"device": "h100"},
+            ("pipeline={name: planned_engine, architecture: llama3.1-8b, quantization: quark}",),
+            "pipeline.quantization is 'quark'; say what precision to plan it as: --precision, one of fp32",
+        ),
+        (
+            "llm/llama3.1-8b",
+            {"device": "h100"},
+            ("pipeline={name: planned_engine, architecture: llama3.1-8b, kv_cache_dtype: int4}",),
+            "pipeline.kv_cache_dtype is 'int4'; say what precision to plan it as: --attention",
         ),
         ("llm/toy", {"device": "h100"}, (), "'llm/toy' has no model to plan for: pipeline 'toy_llm' holds none"),
         ("llm/embedded", {"device": "h100"}, ("pipeline.model=meta/any",), "a plan downloads nothing; name what it is built like"),

@@ -16,11 +16,30 @@ from typing import Any
 import pytest
 
 from configs.errors import ConfigError
-from configs.run_config import RunConfig, parse_config, read_yaml
+from configs.registry import make
+from configs.run_config import RunConfig, load_config, parse_config, read_yaml
+from metrics.report import build_report
+from metrics.report_html import write_html
+from metrics.report_text import print_summary
+from tests.configs.test_presets import SCENARIOS
+from tests.conftest import record
+from tests.metrics.conftest import write_run
 from workloads.mlperf_rules import MIN_DURATION_S, ROUNDS, Benchmark, ScenarioRules, benchmark, seeds
+from workloads.mlperf_video import NEGATIVE_PROMPT
+from workloads.records import Sample
 from workloads.rules_kept import departures
 from workloads.run_folder import write_config
-from workloads.under_rules import UNVERIFIED, check_data, check_generation, embedded_round, notice, notices, shown_benchmark, under_rules
+from workloads.under_rules import (
+    UNVERIFIED,
+    check_data,
+    check_generation,
+    embedded_round,
+    notice,
+    notices,
+    shown_benchmark,
+    under_rules,
+    unlike_reference,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -272,7 +291,26 @@ def test_another_data_set_or_a_part_is_refused(dataset: dict[str, Any], num_samp
         ("wan-2.2-t2v-a14b", "performance", {"num_inference_steps": 20, "width": 1280}, None),
         ("gpt-oss-120b", "accuracy", {"max_new_tokens": 10240}, "asks 32768 in a run of mode accuracy"),
         ("gpt-oss-120b", "performance", {"max_new_tokens": 10240}, None),
-        ("llama3.1-8b", "performance", {"do_sample": True}, None),
+        ("wan-2.2-t2v-a14b", "performance", {"negative_prompt": NEGATIVE_PROMPT, "cache": {"name": "first_block"}}, None),
+        (
+            "wan-2.2-t2v-a14b",
+            "performance",
+            {"negative_prompt": "blur"},
+            "negative_prompt is blur, .*asks 'vivid colors.*as in preset t2v",
+        ),
+        ("wan-2.2-t2v-a14b", "performance", {"negative_prompt": None}, "pipeline.negative_prompt is None"),
+        ("gpt-oss-120b", "performance", {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": None}, None),
+        ("gpt-oss-120b", "performance", {"top_p": 0.5}, "pipeline.top_p is 0.5.*--set pipeline.top_p=1.0"),
+        ("gpt-oss-120b", "performance", {"top_p": None}, "pipeline.top_p is None"),
+        ("gpt-oss-120b", "performance", {"top_k": 1}, "pipeline.top_k is 1, .*asks None .*--set pipeline.top_k=null"),
+        ("llama2-70b-99.9", "performance", {"max_new_tokens": 16}, "max_new_tokens is 16.*asks 1024"),
+        ("llama2-70b-99.9", "accuracy", {"do_sample": True}, "do_sample is True.*asks False"),
+        ("llama2-70b-99.9", "accuracy", {"do_sample": False, "temperature": 1.0, "max_new_tokens": 1024}, None),
+        ("llama2-70b-99.9", "accuracy", {"temperature": 0.7}, "pipeline.temperature is 0.7.*--set pipeline.temperature=0.0"),
+        ("llama2-70b-99.9", "accuracy", {"temperature": 0.0}, None),
+        ("deepseek-r1", "performance", {"max_new_tokens": 16}, "max_new_tokens is 16.*asks 20000"),
+        ("llama3.1-8b", "performance", {"max_new_tokens": 16}, "max_new_tokens is 16.*asks 128"),
+        ("llama3.1-8b", "performance", {"do_sample": True}, "do_sample is True"),
     ],
 )
 def test_answers_made_otherwise_are_refused(name: str, mode: str, options: dict[str, Any], told: str | None) -> None:
@@ -282,6 +320,36 @@ def test_answers_made_otherwise_are_refused(name: str, mode: str, options: dict[
     else:
         with pytest.raises(ConfigError, match=told):
             check_generation(config, SimpleNamespace(**options))
+
+
+@pytest.mark.parametrize("preset", SCENARIOS)
+def test_the_presets_pipelines_make_answers_by_the_rules(preset: str) -> None:
+    changes = ["pipeline.max_new_tokens=32768"] if "gpt-oss" in preset else []
+    for mode, given in (("performance", []), ("accuracy", changes)):
+        config = under_rules(load_config(None, preset, given, mode=mode))
+        check_generation(config, make("pipelines", config.pipeline_name, config.pipeline_options))
+
+
+@pytest.mark.parametrize("cache", ["first_block", {"name": "first_block", "threshold": 0.1}])
+def test_what_is_not_as_the_reference_does_it_is_told(cache: str | dict[str, Any]) -> None:
+    own_noise = "a clip starts from noise of its own seed; the reference starts all from one latent, fixed_latent.pt, and seed 42"
+    wan = benchmark("wan-2.2-t2v-a14b", "v6.1")
+    assert unlike_reference(wan, {}) == unlike_reference(wan, {"cache": "none"}) == [own_noise]
+    assert unlike_reference(wan, {"cache": cache})[1].startswith("pipeline.cache is first_block: parts of the denoiser's work are left out")
+    assert unlike_reference(benchmark("llama2-70b-99.9", "v6.1"), {}) == []
+
+
+def test_a_report_names_what_is_not_as_the_reference_does_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = "the reference starts all from one latent, fixed_latent.pt"
+    config = {"workload": "t2v", "pipeline": {"name": "toy_t2v"}, "benchmark": "wan-2.2-t2v-a14b"}
+    for rules, count in (("mlperf-v6.1", 1), ("quick", 0)):
+        report = build_report(write_run(tmp_path / rules, [Sample(0, "a red square")], [record(0)], **config, rules=rules))
+        assert len(report.data["notes"]) == count
+        write_html(report)
+        print_summary(report)
+        assert all(told in note for note in report.data["notes"])
+        assert (told in (tmp_path / rules / "report.html").read_text("utf-8")) == bool(count)
+        assert (told in " ".join(capsys.readouterr().err.split())) == bool(count)
 
 
 def test_what_the_scenario_is_held_to_stands_in_the_run_folder(tmp_path: Path) -> None:

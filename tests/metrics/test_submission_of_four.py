@@ -1,0 +1,119 @@
+"""Runs of the suite's own little pipelines, named as four benchmarks: a submission with the right files, refused for what is true."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import SuiteRun, last_line
+
+# Speeds that LoadGen cannot underestimate, so that each run is VALID by the suite's own rules.
+SHORT = ["load.min_duration_s=0.1", "load.min_query_count=8", "dataset.num_prompts=8", "truth.replays=0", "report_videos=0"]
+RUNS = {
+    "llama": (
+        "llm/toy",
+        [
+            "benchmark=llama2-70b-99.9",
+            "load.target_qps=1000",
+            "pipeline.prefill_s=0.01",
+            "dataset.num_prompts=24",
+            "metrics=[tokens,rouge]",
+        ],
+    ),
+    "oss": ("llm/toy", ["benchmark=gpt-oss-120b", "load.target_qps=1000", "pipeline.prefill_s=0.01", "metrics=[tokens]"]),
+    "vlm": ("vlm/toy", ["benchmark=qwen3-vl-235b-a22b", "load.target_qps=4000", "metrics=[hierarchical_f1]"]),
+    "wan": ("t2v/toy", ["benchmark=wan-2.2-t2v-a14b", "load.target_qps=50", "dataset.num_prompts=13", "metrics=[throughput]"]),
+}
+RESULTS = "closed/Example/results/mine"
+FOLDERS = {"llama": "llama2-70b-99.9", "oss": "gpt-oss-120b", "vlm": "qwen3-vl-235b-a22b", "wan": "wan-2.2-t2v-a14b"}
+
+# What a reason is about: by its file, below the result's folder, and how it reads.
+KINDS = {
+    "rules": r"(performance/run_1|accuracy): the run was made by rules 'quick': make it with --set rules=mlperf-v6.1",
+    "seeds": r".*/?mlperf_log_detail.txt: .*effective_(qsl|sample_index|schedule)_rng_seed is \d+, and \d+ is asked",
+    "size of the set": r".*/?mlperf_log_detail.txt: .*qsl_reported_total_count is \d+, and \d+ is asked",
+    "duration that was set": r"performance/run_1/mlperf_log_detail.txt: .*effective_min_duration_ms is 100, at least 600000 is asked",
+    "duration that was met": r"performance/run_1/mlperf_log_detail.txt: the run lasted \d+\.\d s, 600 are asked",
+    "samples": r"performance/run_1/mlperf_log_detail.txt: .*effective_min_sample_count is \d+, at least \d+ is asked",
+    "equal issue": r"performance/run_1/mlperf_log_detail.txt: .*effective_sample_concatenate_permutation is False, and True is asked",
+    "ROUGE of some answers": r"accuracy/accuracy.txt: ROUGE\w+ is not told: rouge_\w+ is of 2 of 24 samples alone, where .*",
+    "tokens": r"accuracy/accuracy.txt: TOKENS_PER_SAMPLE is \d+(\.\d+)?, at least 265.005 is asked",
+    "no such score": r"accuracy/accuracy.txt: (exact_match|vbench_score) is not told: .*dataset.source is None, not .*",
+    "F1 of some answers": r"accuracy/accuracy.txt: F1_HIERARCHICAL is not told: .* is of \d of 8 samples alone, .*",
+    "no weights": r"measurements.json: fields that are missing or say nothing: weight_data_types",
+    "noise": r"(performance/run_1|accuracy): not as the reference: a clip starts from noise of its own seed.*",
+    "videos": r"accuracy/videos: without the videos 130, 106, 84, 59, 123, 43, 22, 238, 32",
+    "TEST04 was not run": r"TEST04: missing: run suite.py comply .*/wan and submit again",
+    "TEST07 could not be held": r"TEST07: was not held: dataset.source 'gpt-oss-gpqa' has no dataset.path.*",
+    "TEST09 does not hold": r"TEST09/verify_output_len.txt: the test does not hold",
+}
+OF_ALL = {
+    "rules": 2,
+    "seeds": 6,
+    "size of the set": 2,
+    "duration that was set": 1,
+    "duration that was met": 1,
+    "samples": 1,
+    "no weights": 1,
+}
+
+
+def test_four_little_runs_are_refused_for_exactly_what_is_true_of_them(suite: SuiteRun, tmp_path: Path) -> None:
+    for name, (preset, changes) in RUNS.items():
+        words = [word for change in (*SHORT, *changes) for word in ("--set", change)]
+        done = suite("--config", preset, "--mode", "both", *words, "--output", name)
+        assert done.returncode == 0, done.stderr
+    verdicts = {name: last_line(suite("comply", name))["verdict"] for name in ("llama", "oss", "vlm")}
+    assert verdicts == {"llama": "PASS", "oss": "FAIL", "vlm": "NONE ASKED"}
+    done = suite("submit", "--submitter", "Example", "--division", "closed", "--system", "mine", *RUNS)
+    assert done.returncode == 3, done.stderr
+    assert _files(tmp_path / "outputs/submission") == EXPECTED_FILES
+    readme = (tmp_path / "outputs/submission" / RESULTS / FOLDERS["wan"] / "Offline/README.md").read_text(encoding="utf-8")
+    assert "Not as the reference: a clip starts from noise of its own seed" in readme
+    told = last_line(done)["refusals"]
+    found = {name: Counter(_kinds(told, f"{RESULTS}/{folder}/Offline/")) for name, folder in FOLDERS.items()}
+    assert found == {
+        "llama": OF_ALL | {"equal issue": 1, "ROUGE of some answers": 3, "tokens": 1},
+        "oss": OF_ALL | {"equal issue": 1, "no such score": 1, "TEST07 could not be held": 1, "TEST09 does not hold": 1},
+        "vlm": OF_ALL | {"equal issue": 1, "F1 of some answers": 1},
+        "wan": OF_ALL | {"noise": 2, "no such score": 1, "videos": 1, "TEST04 was not run": 1},
+    }
+    others = {r["file"]: r["reason"] for r in told if "/Offline/" not in r["file"]}
+    fields = others.pop("closed/Example/systems/mine.json")
+    assert fields.startswith("fields that say nothing: status, host_processors_per_node, ")
+    assert others == {
+        **{f"{RESULTS}/{FOLDERS[n]}": "one of Server or Interactive is missing, which v6.1 requires" for n in ("llama", "oss", "vlm")},
+        f"{RESULTS}/{FOLDERS['wan']}": "scenario SingleStream is missing, which v6.1 requires",
+    }
+    assert len(told) == 1 + len(others) + sum(counted.total() for counted in found.values())
+
+
+def _kinds(told: list[dict[str, Any]], folder: str) -> list[str]:
+    """The kind of each refusal in the folder; one that is of no kind stands as it reads."""
+    lines = [f"{r['file'].removeprefix(folder)}: {r['reason']}" for r in told if r["file"].startswith(folder)]
+    return [next((kind for kind, pattern in KINDS.items() if re.fullmatch(pattern, line)), line) for line in lines]
+
+
+def _files(root: Path) -> set[str]:
+    return {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()}
+
+
+_LOGS = ("mlperf_log_detail.txt", "mlperf_log_summary.txt")
+_OF_RESULT = {
+    *("README.md", "measurements.json", "user.conf", "accuracy/accuracy.txt", "accuracy/mlperf_log_accuracy.json"),
+    *(f"{folder}/{log}" for folder in ("performance/run_1", "accuracy") for log in _LOGS),
+}
+EXPECTED_FILES = {
+    *("runs.json", "closed/Example/systems/mine.json", "closed/Example/src/README.md"),
+    *(f"closed/Example/src/{name}-Offline-{mode}.yaml" for name in FOLDERS.values() for mode in ("performance", "accuracy")),
+    *(f"{RESULTS}/{name}/Offline/{file}" for name in FOLDERS.values() for file in _OF_RESULT),
+    f"{RESULTS}/wan-2.2-t2v-a14b/Offline/accuracy/videos/12.mp4",
+    *(f"{RESULTS}/gpt-oss-120b/Offline/TEST09/performance/run_1/{log}" for log in _LOGS),
+    f"{RESULTS}/gpt-oss-120b/Offline/TEST09/accuracy/mlperf_log_accuracy.json",
+    f"{RESULTS}/gpt-oss-120b/Offline/TEST09/verify_output_len.txt",
+    *(f"{RESULTS}/llama2-70b-99.9/Offline/TEST06/performance/run_1/{log}" for log in _LOGS),
+    f"{RESULTS}/llama2-70b-99.9/Offline/TEST06/accuracy/mlperf_log_accuracy.json",
+    f"{RESULTS}/llama2-70b-99.9/Offline/TEST06/verify_accuracy.txt",
+}
