@@ -23,7 +23,8 @@ KINDS = ("pipelines", "workloads", "metrics")
 # The built-ins by kind: name -> module. A plugin's name is its file's name.
 BUILT_IN: dict[str, dict[str, str]] = {
     "pipelines": {
-        n: f"pipelines.{n}" for n in ("diffusers_t2v", "transformers_llm", "transformers_vlm", "endpoint", "toy_t2v", "toy_llm", "toy_vlm")
+        n: f"pipelines.{n}"
+        for n in ("diffusers_t2v", "transformers_llm", "transformers_vlm", "vllm", "endpoint", "toy_t2v", "toy_llm", "toy_vlm")
     },
     "workloads": {n: f"workloads.{n}" for n in ("t2v", "llm", "vlm")},
     "metrics": {

@@ -73,7 +73,7 @@ def run_audits(audits: Sequence[AuditTest], more: Callable[[AuditTest], Sequence
 
 
 def _pipeline(config: RunConfig, ranks: Ranks) -> Pipeline:
-    pipeline: Pipeline = make("pipelines", config.pipeline_name, config.pipeline_options)
+    pipeline: Pipeline = make("pipelines", config.pipeline_name, config.pipeline_options, workload=config.workload)
     check_parallelism(config.parallel, config.pipeline_name, pipeline.parallelism)
     pipeline.replica = join_replica(config.parallel, ranks.rank, ranks.world_size, ranks.device)
     return pipeline

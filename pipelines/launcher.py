@@ -78,7 +78,7 @@ def launch(config: RunConfig, output: str | None, find_max_rate: bool = False, r
     workload: Workload = make("workloads", config.workload, config.dataset)
     samples = list(workload.samples())
     check_data(config, len(samples))
-    pipeline: Pipeline = make("pipelines", config.pipeline_name, config.pipeline_options)
+    pipeline: Pipeline = make("pipelines", config.pipeline_name, config.pipeline_options, workload=config.workload)
     check_generation(config, pipeline)
     if config.workload not in pipeline.workloads:
         fitting = ", ".join(pipeline.workloads)

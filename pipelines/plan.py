@@ -76,7 +76,7 @@ class Plan:
 def plan(config: RunConfig, preset: str, asked: Asked) -> Plan:
     """Raises ConfigError where the device is not known, the preset has no architecture, or the devices do not make whole replicas."""
     device = find_device(asked.device, asked.devices_file)
-    pipeline = make("pipelines", config.pipeline_name, config.pipeline_options)
+    pipeline = make("pipelines", config.pipeline_name, config.pipeline_options, workload=config.workload)
     precision = check_precision(asked.precision) if asked.precision else _precision(pipeline)
     check_precision(asked.attention)
     for name in ("devices", "batch", "input_tokens", "output_tokens"):
@@ -190,9 +190,10 @@ def _known() -> str:
 
 
 def _precision(pipeline: Any) -> str:
-    if (quantisation := getattr(pipeline, "quantisation", None)) not in (None, "none"):
+    name = "quantization" if hasattr(pipeline, "quantization") else "quantisation"  # as its library spells it
+    if (quantisation := getattr(pipeline, name, None)) not in (None, "none"):
         raise ConfigError(
-            f"pipeline.quantisation is {quantisation!r}; say what precision to plan it as: --precision, one of {', '.join(PRECISIONS)}"
+            f"pipeline.{name} is {quantisation!r}; say what precision to plan it as: --precision, one of {', '.join(PRECISIONS)}"
         )
     return DTYPES.get(getattr(pipeline, "dtype", "auto"), "bf16")
 

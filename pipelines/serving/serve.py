@@ -46,7 +46,7 @@ def serve(config: RunConfig, host: str, port: int, api_key_env: str | None, vide
         raise ConfigError("suite.py serve needs aiohttp: pip install 'triptych[endpoint]'") from None
     check_process_count()
     workload: Workload = make("workloads", config.workload, config.dataset)
-    pipeline: Pipeline = make("pipelines", config.pipeline_name, config.pipeline_options)
+    pipeline: Pipeline = make("pipelines", config.pipeline_name, config.pipeline_options, workload=config.workload)
     if config.workload not in pipeline.workloads:
         raise ConfigError(f"pipeline {config.pipeline_name!r} answers {', '.join(pipeline.workloads)}, not workload {config.workload!r}")
     if isinstance(pipeline, StreamingPipeline):
