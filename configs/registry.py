@@ -24,7 +24,17 @@ KINDS = ("pipelines", "workloads", "metrics")
 BUILT_IN: dict[str, dict[str, str]] = {
     "pipelines": {
         n: f"pipelines.{n}"
-        for n in ("diffusers_t2v", "transformers_llm", "transformers_vlm", "endpoint", "toy_t2v", "toy_i2v", "toy_llm", "toy_vlm")
+        for n in (
+            "diffusers_t2v",
+            "transformers_llm",
+            "transformers_vlm",
+            "vllm",
+            "endpoint",
+            "toy_t2v",
+            "toy_i2v",
+            "toy_llm",
+            "toy_vlm",
+        )
     },
     "workloads": {n: f"workloads.{n}" for n in ("t2v", "i2v", "llm", "vlm")},
     "metrics": {

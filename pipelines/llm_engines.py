@@ -24,6 +24,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from pipelines import paged_attention
 from pipelines.replica import Replica
 from pipelines.seeded_sampling import BatchNoise, RequestNoise
+from pipelines.token_events import Update
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +35,6 @@ class Request:
     ids: Sequence[int]
     max_new_tokens: int
     seed: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """A request's tokens so far; token_times (time.perf_counter) are as many. finished: no more will come."""
-
-    query_id: int
-    tokens: Sequence[int]
-    token_times: Sequence[float]
-    finished: bool
-    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

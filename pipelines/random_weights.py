@@ -27,6 +27,15 @@ SEED = 20_260
 EYES = ("image_processor", "feature_extractor")
 
 
+class Described(NamedTuple):
+    """What a model is before it has weights: transformers' configurations, with the token ids of its tokenizer; facts as in RandomModel."""
+
+    config: Any
+    generation: Any
+    tokenizer: Any
+    facts: dict[str, str]
+
+
 class RandomModel(NamedTuple):
     """facts: what `effective` adds: weights, architecture, shrink and where the tokenizer is from."""
 
@@ -47,20 +56,8 @@ def check_options(pipeline: str, weights: str, architecture: str | None, shrink:
     Shrink.parse(shrink)
 
 
-def language_model(
-    kind: Any,
-    model: str,
-    architecture: str,
-    shrink: Mapping[str, Any] | None,
-    device: torch.device,
-    dtype: torch.dtype,
-    attention: str | None,
-    shares: Mapping[str, Any] | None = None,
-) -> RandomModel:
-    """kind: a transformers auto class, whose architecture it must be. model: the id whose tokenizer is used where it is at hand.
-
-    shares: of `tensor_parallel.sharded`, with which each rank draws its part alone.
-    """
+def described(kind: Any, model: str, architecture: str, shrink: Mapping[str, Any] | None) -> Described:
+    """kind: a transformers auto class, whose architecture it must be. model: the id whose tokenizer is used where it is at hand."""
     from transformers import GenerationConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -81,9 +78,24 @@ def language_model(
         generation = GenerationConfig.from_pretrained(folder)
     if told is None:
         _take_token_ids(config, generation, tokenizer)
+    return Described(config, generation, tokenizer, _facts(architecture, factors) | {"tokenizer": told or "bytes, made on the spot"})
+
+
+def language_model(
+    kind: Any,
+    model: str,
+    architecture: str,
+    shrink: Mapping[str, Any] | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    attention: str | None,
+    shares: Mapping[str, Any] | None = None,
+) -> RandomModel:
+    """As `described`, with weights. shares: of `tensor_parallel.sharded`, with which each rank draws its part alone."""
+    config, generation, tokenizer, facts = described(kind, model, architecture, shrink)
     network = drawn_transformers(kind._model_mapping[type(config)], config, device, dtype, attention, shares)
     network.generation_config = generation
-    return RandomModel(network, tokenizer, _facts(architecture, factors) | {"tokenizer": told or "bytes, made on the spot"})
+    return RandomModel(network, tokenizer, facts)
 
 
 def drawn_transformers(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,14 +11,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from configs.errors import ConfigError
 from configs.registry import register
-from pipelines.base import Event, Response, StreamingPipeline
+from pipelines.base import Event, StreamingPipeline
+from pipelines.chat_prompts import prompt_ids
 from pipelines.checkpoint import check_transformers_folder
+from pipelines.token_events import TokenEvents
 from workloads.records import Query, Sample
 
 if TYPE_CHECKING:
     import torch
 
-    from pipelines.llm_engines import Cache, Update
+    from pipelines.llm_engines import Cache
 
 EMBEDDED = {
     "embedded": Path(__file__).parent / "embedded" / "llm_dense",
@@ -74,10 +75,7 @@ class TransformersLLM(StreamingPipeline):
     _tokenizer: Any = field(default=None, init=False, repr=False)
     _engine: Any = field(default=None, init=False, repr=False)
     _ends: set[int] = field(default_factory=set, init=False, repr=False)
-    _begun: set[int] = field(default_factory=set, init=False, repr=False)
-    _said: dict[int, int] = field(default_factory=dict, init=False, repr=False)  # characters told so far
-    _num_input: dict[int, int] = field(default_factory=dict, init=False, repr=False)
-    _refused: list[Event] = field(default_factory=list, init=False, repr=False)
+    _events: Any = field(default=None, init=False, repr=False)
     _facts: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -150,15 +148,15 @@ class TransformersLLM(StreamingPipeline):
             room = self.context_length - len(ids)
             if room < 1 or not ids:
                 why = f"prompt has {len(ids)} tokens, and the context {self.context_length}" if ids else "prompt has no tokens"
-                self._refused.append(Event(query.id, response=Response(error=why, num_input_tokens=len(ids))))
+                self._events.refuse(query.id, why, len(ids))
                 continue
-            self._num_input[query.id] = len(ids)
+            self._events.expect(query.id, len(ids))
             requests.append(Request(query.id, ids, min(room, self.max_new_tokens), query.seed if self.do_sample else None))
         self._engine.add(requests)
 
     def step(self, timeout_s: float) -> Sequence[Event]:
-        refused, self._refused = self._refused, []
-        return refused or [event for update in self._engine.updates(timeout_s) for event in self._events(update)]
+        refused: list[Event] = self._events.refused()
+        return refused or [event for update in self._engine.updates(timeout_s) for event in self._events.of(update)]
 
     def close(self) -> None:
         if self._engine is not None:
@@ -258,6 +256,7 @@ class TransformersLLM(StreamingPipeline):
         own = config.eos_token_id if config.eos_token_id is not None else self._tokenizer.eos_token_id
         self._ends = _ids(own) | {self._tokenizer.encode(text, add_special_tokens=False)[0] for text in self.stop}
         config.update(do_sample=False, temperature=None, top_k=None, top_p=None, max_new_tokens=self.max_new_tokens, max_length=None)
+        self._events = TokenEvents(self._tokenizer, self._ends, self.speaks)
         config.eos_token_id = sorted(self._ends)
         if config.pad_token_id is None:
             config.pad_token_id = self._tokenizer.pad_token_id if self._tokenizer.pad_token_id is not None else config.eos_token_id[0]
@@ -280,45 +279,4 @@ class TransformersLLM(StreamingPipeline):
         return Cache(self.page_size, self.num_blocks or full, self.max_batch_tokens or max(self.context_length, self.batch_size))
 
     def _encode(self, prompt: str) -> list[int]:
-        if not self.chat:
-            return list(self._tokenizer(prompt, verbose=False)["input_ids"])
-        messages = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
-        messages.append({"role": "user", "content": prompt})
-        text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        return list(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-
-    def _events(self, update: Update) -> list[Event]:
-        found = []
-        text = self._grown(update) if self.speaks and update.tokens else None
-        if update.tokens and update.query_id not in self._begun:
-            self._begun.add(update.query_id)
-            found.append(Event(update.query_id, first_token_id=int(update.tokens[0]), text=text))
-        elif text:
-            found.append(Event(update.query_id, text=text))
-        if update.finished:
-            self._begun.discard(update.query_id)
-            found.append(Event(update.query_id, response=self._response(update)))
-        return found
-
-    def _grown(self, update: Update) -> str:
-        """What the answer's text has grown by; half a character waits for its other half."""
-        text, said = self._tokenizer.decode(update.tokens, skip_special_tokens=True), self._said.pop(update.query_id, 0)
-        if update.finished:
-            return str(text[said:])
-        grown = "" if text.endswith("\N{REPLACEMENT CHARACTER}") else str(text[said:])
-        self._said[update.query_id] = said + len(grown)
-        return grown
-
-    def _response(self, update: Update) -> Response:
-        num_input, tokens, times = self._num_input.pop(update.query_id, 0), update.tokens, update.token_times
-        if update.error is not None or not tokens:
-            return Response(error=update.error or "the engine gave no tokens", num_input_tokens=num_input)
-        return Response(
-            text=self._tokenizer.decode(tokens, skip_special_tokens=True),
-            num_units=len(tokens),
-            num_input_tokens=num_input,
-            first_token_id=int(tokens[0]),
-            token_ids=list(tokens),
-            finish_reason="stop" if tokens[-1] in self._ends else "length",
-            token_gap_s=[b - a for a, b in itertools.pairwise(times)],
-        )
+        return prompt_ids(self._tokenizer, prompt, self.chat, self.system_prompt)

@@ -15,13 +15,13 @@ import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from configs.errors import ConfigError
 from configs.registry import register
 from pipelines.base import Pipeline, Response
+from pipelines.chat_prompts import first_line, image_messages, one_template, read_image
 from pipelines.checkpoint import FIX, check_transformers_folder
 from workloads.records import Query, Sample
 
@@ -197,7 +197,7 @@ class TransformersVLM(Pipeline):
         if config.model_type not in QWEN_TYPES:
             raise ConfigError(f"architecture {self.architecture!r} is a {config.model_type!r}; random weights need one of {QWEN_TYPES}")
         processor = self._fetch(AutoImageProcessor, str(folder_of(self.architecture)))
-        template = self._own_template() or _one_template(self._tokenizer)
+        template = self._own_template() or one_template(self._tokenizer)
         self._inputs = QwenInputs(processor, self._tokenizer, config.image_token_id, template)
         self._check_tokenizer()
         self._generation = self._generation_config()
@@ -246,7 +246,7 @@ class TransformersVLM(Pipeline):
         try:
             processor = AutoProcessor.from_pretrained(where, **common)
         except ImportError as error:
-            processor, problem = None, _first_line(error)
+            processor, problem = None, first_line(error)
         except Exception as error:
             if config.model_type not in QWEN_TYPES:
                 raise ConfigError(f"model {self.model!r}: its processor cannot be built: {_reason(error, where)}") from error
@@ -254,10 +254,10 @@ class TransformersVLM(Pipeline):
         inputs: LibraryInputs | QwenInputs
         if isinstance(processor, ProcessorMixin) and hasattr(processor, "image_processor"):
             processor.tokenizer = self._tokenizer
-            inputs = LibraryInputs(processor, template or _one_template(processor) or _one_template(self._tokenizer))
+            inputs = LibraryInputs(processor, template or one_template(processor) or one_template(self._tokenizer))
         elif config.model_type in QWEN_TYPES:
             image_processor = self._fetch(AutoImageProcessor, where, **common)
-            inputs = QwenInputs(image_processor, self._tokenizer, config.image_token_id, template or _one_template(self._tokenizer))
+            inputs = QwenInputs(image_processor, self._tokenizer, config.image_token_id, template or one_template(self._tokenizer))
         else:
             raise ConfigError(
                 f"model {self.model!r}: its processor cannot be built: {problem}; install what it names in the build for your torch"
@@ -275,7 +275,7 @@ class TransformersVLM(Pipeline):
             return Path(self.chat_template).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(
-                f"pipeline 'transformers_vlm': chat_template {self.chat_template!r} cannot be read: {_first_line(error)}"
+                f"pipeline 'transformers_vlm': chat_template {self.chat_template!r} cannot be read: {first_line(error)}"
             ) from None
 
     def _check_tokenizer(self) -> None:
@@ -310,10 +310,10 @@ class TransformersVLM(Pipeline):
         rows = []
         for place, sample in enumerate(samples):
             try:
-                images = [_read_image(data, f"image {i} of {len(sample.images)}") for i, data in enumerate(sample.images, start=1)]
+                images = [read_image(data, f"image {i} of {len(sample.images)}") for i, data in enumerate(sample.images, start=1)]
                 rows.append(_Row(place, self._inputs.render(sample.prompt, len(images), self.system_prompt), images))
             except Exception as error:  # a chat template can raise anything
-                answers[place] = Response(error=_first_line(error))
+                answers[place] = Response(error=first_line(error))
         encoded = self._encode_rows(rows, answers)
         if context := getattr(self._model.config.get_text_config(), "max_position_embeddings", None):
             lengths = encoded["attention_mask"].sum(1).tolist() if rows else []
@@ -339,7 +339,7 @@ class TransformersVLM(Pipeline):
                 try:
                     self._inputs.encode([row])
                 except Exception as error:
-                    answers[row.place] = Response(error=_first_line(error))
+                    answers[row.place] = Response(error=first_line(error))
                     rows.remove(row)
             return self._inputs.encode(rows) if rows else {}
 
@@ -374,7 +374,7 @@ class LibraryInputs:
         self.name = type(processor).__name__
 
     def render(self, prompt: str, num_images: int, system_prompt: str | None) -> str:
-        messages = _messages(prompt, num_images, system_prompt)
+        messages = image_messages(prompt, num_images, system_prompt)
         return str(self.processor.apply_chat_template(messages, chat_template=self.template, add_generation_prompt=True, tokenize=False))
 
     def encode(self, rows: Sequence[_Row]) -> dict[str, Any]:
@@ -397,7 +397,7 @@ class QwenInputs:
         self.name = f"{type(image_processor).__name__}, prompts laid out by the suite"
 
     def render(self, prompt: str, num_images: int, system_prompt: str | None) -> str:
-        messages = _messages(prompt, num_images, system_prompt)
+        messages = image_messages(prompt, num_images, system_prompt)
         return str(self.tokenizer.apply_chat_template(messages, chat_template=self.template, add_generation_prompt=True, tokenize=False))
 
     def encode(self, rows: Sequence[_Row]) -> dict[str, Any]:
@@ -449,30 +449,6 @@ class _Watch:
         return found
 
 
-def _messages(prompt: str, num_images: int, system_prompt: str | None) -> list[dict[str, Any]]:
-    system = [{"role": "system", "content": [{"type": "text", "text": system_prompt}]}] if system_prompt else []
-    return [*system, {"role": "user", "content": [*[{"type": "image"}] * num_images, {"type": "text", "text": prompt}]}]
-
-
-def _one_template(holder: Any) -> str | None:
-    """A tokenizer's or processor's chat template; of several by name, the one called `default`."""
-    template = holder.chat_template
-    found: str | None = template.get("default") if isinstance(template, Mapping) else template
-    return found
-
-
-def _read_image(data: bytes, which: str) -> Image:
-    """Raises ValueError where the bytes are no image that can be read to its end."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        return Image.open(BytesIO(data)).convert("RGB")
-    except UnidentifiedImageError:
-        raise ValueError(f"{which} is no image ({len(data)} bytes that begin with {data[:8]!r})") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{which} cannot be read: {_first_line(error)}") from None
-
-
 def _reason(error: BaseException, where: str) -> str:
     """What is wrong with a checkpoint and what to do, from what the libraries raise."""
     names = set()
@@ -486,8 +462,4 @@ def _reason(error: BaseException, where: str) -> str:
         return f"it is not on this disk and the hub cannot be reached; run `hf download {where}` where it can be, or give a folder"
     if "RepositoryNotFoundError" in names:
         return "the hub has no such model, or it is private; check the name, and for a private one set HF_TOKEN"
-    return f"{_first_line(error)}; give a folder written by save_pretrained or a hub name"
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return f"{first_line(error)}; give a folder written by save_pretrained or a hub name"

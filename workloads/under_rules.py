@@ -90,6 +90,12 @@ def check_generation(config: RunConfig, pipeline: object) -> None:
     if not config.by_mlperf:
         return
     found = benchmark_of(config)
+    for name in ("enable_prefix_caching", "mm_processor_cache_gb"):  # inference_rules.adoc: no caching of queries or intermediate results
+        if value := getattr(pipeline, name, 0):
+            raise ConfigError(
+                f"pipeline.{name} is {value}, and {_by(found)} prohibits caching from one query to another; "
+                f"--set pipeline.{name}=0, or --set rules=quick"
+            )
     for rule, asked in found.generation(config.mode).items():
         name, wanted = _option_for(rule, asked, pipeline)
         value = getattr(pipeline, name, wanted)

@@ -370,10 +370,11 @@ def test_our_layout_equals_the_library_s(tiny_qwen: Path, settings: dict[str, An
 
 def _same_inputs(theirs: Inputs, ours: Inputs, pictures: Sequence[Sequence[bytes]], levels: float) -> None:
     """Everything equal, and pixels to so many of 256 grey levels."""
-    from pipelines.transformers_vlm import _read_image, _Row
+    from pipelines.chat_prompts import read_image
+    from pipelines.transformers_vlm import _Row
 
     def encode(inputs: Inputs) -> dict[str, torch.Tensor]:
-        images = [[_read_image(data, "it") for data in row] for row in pictures]
+        images = [[read_image(data, "it") for data in row] for row in pictures]
         rows = [_Row(i, inputs.render("what is it? " * (i + 1), len(row), None), row) for i, row in enumerate(images)]
         return {k: torch.as_tensor(v) for k, v in inputs.encode(rows).items()}
 

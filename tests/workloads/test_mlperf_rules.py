@@ -311,6 +311,9 @@ def test_another_data_set_or_a_part_is_refused(dataset: dict[str, Any], num_samp
         ("deepseek-r1", "performance", {"max_new_tokens": 16}, "max_new_tokens is 16.*asks 20000"),
         ("llama3.1-8b", "performance", {"max_new_tokens": 16}, "max_new_tokens is 16.*asks 128"),
         ("llama3.1-8b", "performance", {"do_sample": True}, "do_sample is True"),
+        ("llama3.1-8b", "performance", {"enable_prefix_caching": True}, "prohibits caching .*--set pipeline.enable_prefix_caching=0"),
+        ("llama3.1-8b", "performance", {"mm_processor_cache_gb": 4.0}, "pipeline.mm_processor_cache_gb is 4.0"),
+        ("llama3.1-8b", "performance", {"enable_prefix_caching": False, "mm_processor_cache_gb": 0.0}, None),
     ],
 )
 def test_answers_made_otherwise_are_refused(name: str, mode: str, options: dict[str, Any], told: str | None) -> None:

@@ -1,0 +1,49 @@
+"""Prompts and images as samples have them, made into what a model is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def prompt_ids(tokenizer: Any, prompt: str, chat: bool, system_prompt: str | None) -> list[int]:
+    """Token ids of a prompt without images; chat: through the chat template, which writes the special tokens."""
+    if not chat:
+        return list(tokenizer(prompt, verbose=False)["input_ids"])
+    messages = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    messages.append({"role": "user", "content": prompt})
+    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def image_messages(prompt: str, num_images: int, system_prompt: str | None) -> list[dict[str, Any]]:
+    """A chat whose images stand before its text, as templates of vision-language models read it."""
+    system = [{"role": "system", "content": [{"type": "text", "text": system_prompt}]}] if system_prompt else []
+    return [*system, {"role": "user", "content": [*[{"type": "image"}] * num_images, {"type": "text", "text": prompt}]}]
+
+
+def one_template(holder: Any) -> str | None:
+    """A tokenizer's or processor's chat template; of several by name, the one called `default`."""
+    template = holder.chat_template
+    found: str | None = template.get("default") if isinstance(template, Mapping) else template
+    return found
+
+
+def read_image(data: bytes, which: str) -> Image:
+    """Raises ValueError where the bytes are no image that can be read to its end."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        return Image.open(BytesIO(data)).convert("RGB")
+    except UnidentifiedImageError:
+        raise ValueError(f"{which} is no image ({len(data)} bytes that begin with {data[:8]!r})") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{which} cannot be read: {first_line(error)}") from None
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

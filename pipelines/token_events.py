@@ -1,0 +1,88 @@
+"""What an engine of continuous batching says of its requests, turned into the events that a StreamingPipeline tells."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipelines.base import Event, Response
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A request's tokens so far; token_times (time.perf_counter) are as many. finished: no more will come.
+
+    num_input_tokens: of the prompt, where the engine lays it out; else as it was announced. stages: seconds by name.
+    """
+
+    query_id: int
+    tokens: Sequence[int]
+    token_times: Sequence[float]
+    finished: bool
+    error: str | None = None
+    num_input_tokens: int | None = None
+    stages: Mapping[str, float] = field(default_factory=dict)
+
+
+class TokenEvents:
+    """ends: tokens that end an answer. speaks: as in StreamingPipeline."""
+
+    def __init__(self, tokenizer: Any, ends: set[int], speaks: bool) -> None:
+        self._tokenizer, self._ends, self._speaks = tokenizer, ends, speaks
+        self._begun: set[int] = set()
+        self._said: dict[int, int] = {}  # characters told so far
+        self._num_input: dict[int, int] = {}
+        self._refused: list[Event] = []
+
+    def expect(self, query_id: int, num_input_tokens: int) -> None:
+        """The request goes to the engine."""
+        self._num_input[query_id] = num_input_tokens
+
+    def refuse(self, query_id: int, why: str, num_input_tokens: int = 0) -> None:
+        """It does not, and is to be answered by why not."""
+        self._refused.append(Event(query_id, response=Response(error=why, num_input_tokens=num_input_tokens)))
+
+    def refused(self) -> list[Event]:
+        """Since the last call."""
+        refused, self._refused = self._refused, []
+        return refused
+
+    def of(self, update: Update) -> list[Event]:
+        found = []
+        text = self._grown(update) if self._speaks and update.tokens else None
+        if update.tokens and update.query_id not in self._begun:
+            self._begun.add(update.query_id)
+            found.append(Event(update.query_id, first_token_id=int(update.tokens[0]), text=text))
+        elif text:
+            found.append(Event(update.query_id, text=text))
+        if update.finished:
+            self._begun.discard(update.query_id)
+            found.append(Event(update.query_id, response=self._response(update)))
+        return found
+
+    def _grown(self, update: Update) -> str:
+        """What the answer's text has grown by; half a character waits for its other half."""
+        text, said = self._tokenizer.decode(update.tokens, skip_special_tokens=True), self._said.pop(update.query_id, 0)
+        if update.finished:
+            return str(text[said:])
+        grown = "" if text.endswith("\N{REPLACEMENT CHARACTER}") else str(text[said:])
+        self._said[update.query_id] = said + len(grown)
+        return grown
+
+    def _response(self, update: Update) -> Response:
+        announced, tokens = self._num_input.pop(update.query_id, 0), update.tokens
+        num_input = announced if update.num_input_tokens is None else update.num_input_tokens
+        if update.error is not None or not tokens:
+            return Response(error=update.error or "the engine gave no tokens", num_input_tokens=num_input)
+        return Response(
+            text=self._tokenizer.decode(tokens, skip_special_tokens=True),
+            stages=update.stages,
+            num_units=len(tokens),
+            num_input_tokens=num_input,
+            first_token_id=int(tokens[0]),
+            token_ids=list(tokens),
+            finish_reason="stop" if tokens[-1] in self._ends else "length",
+            token_gap_s=[b - a for a, b in itertools.pairwise(update.token_times)],
+        )
