@@ -17,11 +17,11 @@ from configs.errors import ConfigError, unknown
 from metrics.base import Run
 from metrics.closeness import closeness
 from metrics.paired import ALPHA, Comparison, clustered_ratio, compare_means, compare_shares, further_samples, joint_clusters, verdicts
-from metrics.report import Report, load_report
+from metrics.report import Report
 from metrics.run_facts import differing, facts
 from metrics.sample_size import Effect, parse_effect
 from metrics.speed import speed_up, throughput
-from workloads.manifest import distrust
+from metrics.worked_out import scores_by_sample, worked_out
 from workloads.records import Record
 from workloads.under_rules import notices
 
@@ -68,8 +68,8 @@ def audit(reference: Path, candidate: Path, margin: str = "1%", names: Sequence[
 
 
 def _load(folder: Path, allow_invalid: bool) -> Report:
-    report = load_report(folder)
-    reasons = [*distrust(folder, but="media"), *report.data["reasons"]]
+    report = worked_out(folder)
+    reasons = report.data["reasons"]
     if reasons and not allow_invalid:
         raise ConfigError(f"run {str(folder)!r} is INVALID, and no audit rests on it: {reasons[0]}; --allow-invalid audits it, and says so")
     return report
@@ -103,18 +103,9 @@ def _check_alike(one: Report, two: Report) -> None:
         )
 
 
-def _scores(report: Report) -> dict[str, dict[int, float]]:
-    """By metric and sample."""
-    found: dict[str, dict[int, float]] = {}
-    for sample in report.data["samples"]:
-        for name, value in sample["scores"].items():
-            found.setdefault(name, {})[int(sample["sample_index"])] = float(value)
-    return found
-
-
 def _comparisons(one: Report, two: Report, tolerated: Effect, names: Sequence[str]) -> tuple[list[Comparison], dict[str, str]]:
     """Of every metric that can be judged; why the others cannot, by name."""
-    before, after = _scores(one), _scores(two)
+    before, after = scores_by_sample(one), scores_by_sample(two)
     for name in names:
         if name not in before:
             raise ConfigError(unknown("metric", name, before))
@@ -173,7 +164,7 @@ def _seconds(record: Record) -> float:
 
 def _worst(one: Report, two: Report, judged: Sequence[Comparison], close: Mapping[int, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The prompts that lost most, each metric's loss in units of its largest; those that lost nothing are left out. close: by prompt."""
-    before, after = _scores(one), _scores(two)
+    before, after = scores_by_sample(one), scores_by_sample(two)
     loss: dict[int, float] = {}
     for c in judged:
         sign = 1.0 if c.better == "higher" else -1.0
