@@ -185,7 +185,8 @@ def audit(
         raise typer.Exit(EXIT_INVALID) from None
     written = write_audit(data, output)
     print_audit(data)
-    print(json.dumps({"audit": str(written.resolve()), "verdict": data["verdict"], "found": sentence(data)}), flush=True)
+    line = {"audit": str(written.resolve()), "verdict": data["verdict"], "found": sentence(data)}
+    print(json.dumps(line | {"left_out": data["left_out"]}), flush=True)
     raise typer.Exit({"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 2}[data["verdict"]])
 
 

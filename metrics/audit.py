@@ -17,11 +17,11 @@ from configs.errors import ConfigError, unknown
 from metrics.base import Run
 from metrics.closeness import closeness
 from metrics.paired import ALPHA, Comparison, clustered_ratio, compare_means, compare_shares, further_samples, joint_clusters, verdicts
-from metrics.report import Report
+from metrics.report import Report, own_metrics
 from metrics.run_facts import differing, facts
 from metrics.sample_size import Effect, parse_effect
 from metrics.speed import speed_up, throughput
-from metrics.worked_out import scores_by_sample, worked_out
+from metrics.worked_out import scored_by, scores_by_sample, worked_out
 from workloads.records import Record
 from workloads.under_rules import notices
 
@@ -33,12 +33,15 @@ WORST = 12  # regressions that are shown
 def audit(reference: Path, candidate: Path, margin: str = "1%", names: Sequence[str] = (), allow_invalid: bool = False) -> dict[str, Any]:
     """What audit.json holds. margin: loss of quality that is tolerated: `1%` of the reference's mean, or an amount such as `0.01`.
 
-    names: metrics that are judged; all that score single answers and have a better direction, where none is named.
+    names: metrics that are judged; all that score single answers and have a better direction, where none is named: those of the workload
+    and of either run, by which both are scored.
     Raises ConfigError for runs that cannot be compared, naming the difference.
     """
     tolerated = parse_effect(margin, "--margin")
     one, two = (_load(folder, allow_invalid) for folder in (reference, candidate))
     _check_alike(one, two)
+    metrics = list(dict.fromkeys((*one.run.workload.default_metrics, *own_metrics(one.run), *own_metrics(two.run))))
+    one, two = scored_by(one, metrics), scored_by(two, metrics)  # a metric that one run left out is no metric that it passes
     judged, left_out = _comparisons(one, two, tolerated, names)
     found = verdicts(judged)
     close = closeness(one.run, two.run)
@@ -106,27 +109,37 @@ def _check_alike(one: Report, two: Report) -> None:
 def _comparisons(one: Report, two: Report, tolerated: Effect, names: Sequence[str]) -> tuple[list[Comparison], dict[str, str]]:
     """Of every metric that can be judged; why the others cannot, by name."""
     before, after = scores_by_sample(one), scores_by_sample(two)
+    known = list(dict.fromkeys((*before, *after)))
     for name in names:
-        if name not in before:
-            raise ConfigError(unknown("metric", name, before))
+        if name not in known:
+            raise ConfigError(unknown("metric", name, known))
     found, left_out = [], {}
-    for name in names or before:
-        better = one.data["figures"].get(name, {}).get("better", "higher")
+    for name in names or known:
+        better = next(r.data["figures"][name]["better"] for r in (one, two) if name in r.data["figures"])
         if better == "neither":
             left_out[name] = "neither way is better"
             continue
-        both = sorted(before[name].keys() & after.get(name, {}).keys())
-        if len(both) < max(2, len(before[name])):
-            left_out[name] = f"the candidate has {len(both)} of {len(before[name])} scores"
-            continue
-        a, b = ([scores[name][i] for i in both] for scores in (before, after))
+        columns = before.get(name, {}), after.get(name, {})
+        both = sorted(columns[0].keys() & columns[1].keys())
+        if odd := columns[0].keys() ^ columns[1].keys():
+            raise ConfigError(
+                f"{name} scores {len(columns[0])} answers of the reference and {len(columns[1])} of the candidate, the first that only one "
+                f"has is number {min(odd)}; no audit can pass over that: --metric NAME judges by others alone"
+            )
+        a, b = ([scores[i] for i in both] for scores in columns)
         margin = tolerated.margin(math.fsum(a) / len(a))
-        if margin <= 0:
+        if len(both) < 2:
+            left_out[name] = "there is but one score"
+        elif not all(map(math.isfinite, (*a, *b))):
+            raise ConfigError(f"{name} has scores that are no finite numbers; --metric NAME judges by others alone")
+        elif margin <= 0:
             left_out[name] = f"{tolerated.text} of a mean of 0 is nothing; give an amount, such as --margin 0.01"
         elif all(v in (0.0, 1.0) for v in (*a, *b)) and margin < 1:
             found.append(compare_shares(name, a, b, margin))
         else:
             found.append(compare_means(name, a, b, margin, better))
+    if names and left_out:
+        raise ConfigError("not every --metric can be judged: " + "; ".join(f"{name}: {why}" for name, why in left_out.items()))
     if not found:
         raise ConfigError("no metric of these runs can be audited: " + "; ".join(f"{name}: {why}" for name, why in left_out.items()))
     return found, left_out

@@ -96,6 +96,8 @@ def print_audit(data: Mapping[str, Any]) -> None:
         cells = (number(m["reference"]), number(m["candidate"]), f"{m['difference']:+.4f}", interval, f"{m['margin']:.4f}")
         table.add_row(m["name"], *cells, m["verdict"], more)
     console.print(table)
+    for name, why in data["left_out"].items():
+        console.print(f"left out: {name}: {why}", markup=False)
     console.print(data["notice"], style="dim", markup=False)
 
 

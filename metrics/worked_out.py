@@ -14,11 +14,10 @@ from metrics.rescored import ROUNDING, differences, relative
 from workloads.manifest import distrust
 
 
-def worked_out(folder: Path, also: Sequence[str] = ()) -> Report:
+def worked_out(folder: Path) -> Report:
     """What `suite.py report` would say of the folder; nothing is written.
 
-    also: metrics by which its answers are scored too, without a word in the verdict. Raises ConfigError where it is no run folder, and
-    where its report.json says otherwise than its records and media.
+    Raises ConfigError where it is no run folder, and where its report.json says otherwise than its records and media.
     """
     if folder.is_file():
         raise ConfigError(f"{str(folder)!r} is a file; suite.py report {folder} unpacks a bundle into a run folder, which can be compared")
@@ -27,8 +26,12 @@ def worked_out(folder: Path, also: Sequence[str] = ()) -> Report:
     report = make_report(folder)
     if not distrust(folder):  # else the run is INVALID, and its files are named
         _hold_against_file(folder / "report.json", report.data)
-    further = [name for name in also if name not in own_metrics(report.run)]
-    figures, scores = measured(report.run, further)
+    return report
+
+
+def scored_by(report: Report, names: Sequence[str]) -> Report:
+    """With figures and scores by these metrics too, as far as the run was not reported by them. They say nothing to its verdict."""
+    figures, scores = measured(report.run, [name for name in names if name not in own_metrics(report.run)])
     samples = [{**s, "scores": {**s["scores"], **scores.get(s["query_id"], {})}} for s in report.data["samples"]]
     return Report(report.run, {**report.data, "figures": {**figures, **report.data["figures"]}, "samples": samples})
 

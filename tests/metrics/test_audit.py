@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from typer.testing import CliRunner
 
 import suite
 from configs.errors import ConfigError
+from configs.registry import register
 from metrics.audit import audit
+from metrics.base import Run, SampleMetric
 from metrics.report import build_report
 from pipelines.provenance import seal
 from tests.conftest import record
@@ -115,3 +118,56 @@ def test_a_run_whose_records_were_edited_is_refused(make: Make) -> None:
     file.write_text(file.read_text(encoding="utf-8").replace("wrong", "answer"), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"is INVALID, and no audit rests on it: records\.jsonl"):
         audit(one, two)
+
+
+def test_a_metric_that_the_candidate_was_not_scored_by_is_scored_now(make: Make, tmp_path: Path) -> None:
+    """`--set metrics=[..]` on the candidate must not turn FAIL into PASS."""
+    one, two = make("one", answers(1.0)), make("two", answers(1.0, wrong=range(60)), metrics=["throughput", "rouge"])
+    code, line = command(str(one), str(two), "--margin", "5%", "--output", str(tmp_path / "audit.html"))
+    assert (code, line["verdict"]) == (1, "FAIL")
+    assert "exact match" in line["found"]
+    data = json.loads((tmp_path / "audit.json").read_text(encoding="utf-8"))
+    assert data["differs"]["metrics"] == [None, ["throughput", "rouge"]]
+
+
+def test_the_workloads_own_metrics_judge_even_if_neither_run_was_scored_by_them(make: Make) -> None:
+    one, two = (make(n, answers(1.0, wrong=w), metrics=["throughput"]) for n, w in (("one", ()), ("two", range(60))))
+    assert {m["name"]: m["verdict"] for m in audit(one, two, "5%")["metrics"]}["exact_match"] == "FAIL"
+
+
+@register("scores_some")
+@dataclass(frozen=True)
+class ScoresSome(SampleMetric):
+    """Of answers that are right alone."""
+
+    name: ClassVar[str] = "some"
+
+    def score(self, run: Run, sample: Sample, record: Record) -> Mapping[str, float]:
+        return {"some": 1.0} if str(record.text).startswith("answer") else {}
+
+
+@register("scores_length")
+@dataclass(frozen=True)
+class ScoresLength(SampleMetric):
+    name: ClassVar[str] = "length"
+
+    def score(self, run: Run, sample: Sample, record: Record) -> Mapping[str, float]:
+        return {"length": float(len(str(record.text)))}
+
+
+def test_scores_that_one_run_alone_has_are_refused_unless_other_metrics_are_named(make: Make) -> None:
+    one, two = make("one", answers(1.0), metrics=["exact_match", "scores_some"]), make("two", answers(1.0, wrong=[3]))
+    with pytest.raises(ConfigError, match=r"some scores 200 answers of the reference and 199 of the candidate, .* is number 3; .*--metric"):
+        audit(one, two)
+    assert [m["name"] for m in audit(one, two, names=["exact_match"])["metrics"]] == ["exact_match"]
+
+
+def test_what_is_left_out_is_told_everywhere(make: Make, tmp_path: Path) -> None:
+    """Where all are wrong, 5 % of the mean is nothing."""
+    one, two = (make(name, answers(1.0, wrong=range(NUM)), metrics=["exact_match", "scores_length"]) for name in ("one", "two"))
+    found = CliRunner().invoke(suite.app, ["audit", str(one), str(two), "--margin", "5%", "--output", str(tmp_path / "a.html")])
+    assert "left out: exact_match: 5% of a mean of 0 is nothing" in found.stderr
+    assert "exact_match" in json.loads(found.stdout.splitlines()[-1])["left_out"]
+    assert "Left out: exact match" in (tmp_path / "a.html").read_text(encoding="utf-8")
+    with pytest.raises(ConfigError, match="not every --metric can be judged: exact_match: 5% of a mean of 0"):
+        audit(one, two, "5%", ["exact_match"])

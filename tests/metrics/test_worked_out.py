@@ -15,7 +15,7 @@ from metrics.audit import audit
 from metrics.compare import compare
 from metrics.report import build_report
 from metrics.sample_size import plan
-from metrics.worked_out import scores_by_sample, worked_out
+from metrics.worked_out import scored_by, scores_by_sample, worked_out
 from pipelines.media import write_video
 from pipelines.provenance import seal
 from tests.conftest import record
@@ -82,7 +82,8 @@ def test_no_report_is_needed_and_a_damaged_one_is_named(tmp_path: Path) -> None:
 
 def test_further_metrics_score_the_same_answers_and_leave_the_verdict_alone(tmp_path: Path) -> None:
     folder = texts(tmp_path / "run", num_wrong=10, metrics=["throughput"])
-    plain, more = worked_out(folder), worked_out(folder, also=["exact_match"])
+    plain = worked_out(folder)
+    more = scored_by(plain, ["throughput", "exact_match"])
     assert scores_by_sample(plain) == {}
     assert sum(scores_by_sample(more)["exact_match"].values()) == 30
     assert more.data["figures"]["exact_match"]["value"] == 0.75
