@@ -22,11 +22,11 @@ from metrics.run_facts import differing, facts
 from metrics.sample_size import Effect, parse_effect
 from metrics.speed import speed_up, throughput
 from metrics.worked_out import scored_by, scores_by_sample, worked_out
+from pipelines.media import Form, video_form
 from workloads.records import Record
 from workloads.under_rules import notices
 
 SCHEMA = "triptych-audit/1"
-SIZES = ("num_frames", "height", "width")
 WORST = 12  # regressions that are shown
 
 
@@ -94,16 +94,30 @@ def _check_alike(one: Report, two: Report) -> None:
                 f"the runs were asked different prompts: number {sample.index} is {sample.prompt[:60]!r} and {twin.prompt[:60]!r}; "
                 "run both on the same data set"
             )
-    for name in SIZES:
-        sizes = [run.config.pipeline.get(name) for run in (a, b)]
-        if sizes[0] != sizes[1]:
-            raise ConfigError(f"the runs' videos differ in size: pipeline.{name} is {sizes[0]} and {sizes[1]}; run both with the same")
     answered = [{r.sample_index for r in run.judged} for run in (a, b)]
     if missing := sorted(answered[0] ^ answered[1]):
         raise ConfigError(
             f"{len(missing)} prompts were answered in one run alone, the first is number {missing[0]}; run both with --mode accuracy, "
             "which asks every prompt once"
         )
+    _check_same_form(a, b)
+
+
+def _check_same_form(a: Run, b: Run) -> None:
+    """Of the saved videos, whatever the options say. One that cannot be read is the canary `unreadable`'s."""
+    other = {r.sample_index: r for r in b.judged}
+    for record in a.judged:
+        twin = other[record.sample_index]
+        if record.media is None or twin.media is None:
+            continue
+        try:
+            forms = [video_form(run.folder / str(r.media)) for run, r in ((a, record), (b, twin))]
+        except ValueError:
+            continue
+        for name, left, right in zip(Form._fields, *forms, strict=True):
+            if left != right:
+                told = f"of prompt {record.sample_index} it is {left:g} and {right:g}"
+                raise ConfigError(f"the runs' videos differ in {name}: {told}; run both with the same")
 
 
 def _comparisons(one: Report, two: Report, tolerated: Effect, names: Sequence[str]) -> tuple[list[Comparison], dict[str, str]]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -18,6 +19,7 @@ from configs.registry import register
 from metrics.audit import audit
 from metrics.base import Run, SampleMetric
 from metrics.report import build_report
+from pipelines.media import write_video
 from pipelines.provenance import seal
 from tests.conftest import record
 from tests.metrics.conftest import write_run
@@ -97,13 +99,47 @@ def test_what_cannot_be_audited_is_neither_of_the_three(make: Make, tmp_path: Pa
     [
         ({"seed": 5}, r"differ in their seed \(42 and 5\)"),
         ({"prompt": "riddle"}, "were asked different prompts: number 0 is 'question 0' and 'riddle 0'"),
-        ({"pipeline": {"name": "toy_llm", "height": 64}}, r"differ in size: pipeline.height is None and 64"),
     ],
 )
 def test_runs_whose_answers_make_no_pairs_are_refused_with_the_difference(make: Make, config: dict[str, Any], message: str) -> None:
     one, two = make("one", answers(1.0)), make("two", answers(1.0), **config)
     with pytest.raises(ConfigError, match=message):
         audit(one, two)
+
+
+def films(folder: Path, num_frames: int = 4, height: int = 32, width: int = 32, fps: float = 8, **pipeline: Any) -> Path:
+    """A run of two clips of this form, whatever its options say."""
+    rng, records = np.random.default_rng(0), []
+    for i in range(2):
+        pixels = np.linspace(0, 200, width)[None, None, :, None] + rng.integers(0, 20, (num_frames, height, 1, 3))
+        video = pixels.astype(np.uint8)
+        write_video(folder / f"media/{i}.mkv", video, fps)
+        digest = hashlib.sha256(video.tobytes()).hexdigest()[:16]
+        records.append(record(i, media=f"media/{i}.mkv", num_units=num_frames, digest=digest))
+    samples = [Sample(i, f"prompt {i}", {}) for i in range(2)]
+    config = {"workload": "t2v", "pipeline": {"name": "toy_t2v", **pipeline}}
+    return write_run(folder, samples, records, **config)
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ({"height": 48, "width": 48}, "differ in height: of prompt 0 it is 32 and 48"),
+        ({"num_frames": 6}, "differ in num_frames: of prompt 0 it is 4 and 6"),
+        ({"fps": 12}, "differ in fps: of prompt 0 it is 8 and 12"),
+    ],
+)
+def test_videos_of_another_form_make_no_pairs_though_no_option_says_so(tmp_path: Path, form: dict[str, Any], message: str) -> None:
+    one, two = films(tmp_path / "one"), films(tmp_path / "two", **form)
+    with pytest.raises(ConfigError, match=message):
+        audit(one, two)
+
+
+def test_a_default_that_one_side_spells_out_is_no_difference(tmp_path: Path) -> None:
+    one, two = films(tmp_path / "one"), films(tmp_path / "two", batch_size=1)
+    spelt = films(tmp_path / "spelt", height=32, width=32)
+    for other in (two, spelt):
+        assert audit(one, other, "5%", ["motion_smoothness"])["num_pairs"] == 2
 
 
 def test_a_prompt_that_one_run_alone_answered_is_named(make: Make) -> None:
