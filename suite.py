@@ -7,6 +7,7 @@ python suite.py report outputs/RUN                  rebuild a run's report
 python suite.py bundle outputs/RUN                  pack a run, to be scored again elsewhere: suite.py report RUN.zip
 python suite.py comply outputs/RUN                  MLPerf's compliance tests on a run's set-up
 python suite.py submit --submitter NAME --division closed RUN ...   an MLPerf submission, and what is wrong with it
+python suite.py audit REFERENCE CANDIDATE           is a faster run still as good? exit code 0 PASS, 1 FAIL, 2 INCONCLUSIVE, 3 no verdict
 python suite.py compare RUN RUN ...                 speed-ups across runs, quality beside each
 python suite.py sample-size --effect 1% RUN         how many prompts an audit against this run needs
 python suite.py run-code RUN                        test the programs in a run's answers, fenced in
@@ -27,6 +28,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from configs.verdict_command import VerdictCommand
+
 if TYPE_CHECKING:
     from metrics.report import Report
 
@@ -37,7 +40,8 @@ EXIT_INVALID = 3
 EPILOG = (
     "Examples: suite.py --workload t2v | suite.py --workload t2v --scenario single_stream --set pipeline.num_inference_steps=4 | "
     "suite.py --workload t2v --set dataset.prompts=my_prompts.txt | accelerate launch --config_file configs/accelerate/cpu_2.yaml "
-    "suite.py --workload t2v.  Exit codes: 0 VALID, 3 INVALID, 1 an error, 2 wrong usage, 130 interrupted."
+    "suite.py --workload t2v.  Exit codes: 0 VALID, 3 INVALID, 1 an error, 2 wrong usage, 130 interrupted; "
+    "audit: 0 PASS, 1 FAIL, 2 INCONCLUSIVE, 3 no verdict."
 )
 
 
@@ -162,7 +166,7 @@ def compare(
     print(json.dumps(line), flush=True)
 
 
-@app.command()
+@app.command(cls=VerdictCommand)
 def audit(
     reference: Annotated[Path, typer.Argument(help="The run folder that is trusted.")],
     candidate: Annotated[Path, typer.Argument(help="The run folder of the faster variant: same prompts, same seed.")],
@@ -171,18 +175,23 @@ def audit(
     ] = "1%",
     metric: Annotated[list[str] | None, typer.Option(help="Judge by this metric; repeatable. All that score answers if not given.")] = None,
     allow_invalid: Annotated[bool, typer.Option("--allow-invalid", help="Audit INVALID runs, marked.")] = False,
+    plugin: Annotated[list[str] | None, typer.Option(help="A Python file that registers a plugin; repeatable.")] = None,
     output: Annotated[Path, typer.Option(help="The page to write; the same as JSON goes beside it.")] = Path("outputs/audit.html"),
 ) -> None:
-    """Is a faster run still as good? Two runs, prompt by prompt; exit code 0 PASS, 1 FAIL, 2 INCONCLUSIVE, 3 not to be audited."""
+    """Is a faster run still as good? Two runs, prompt by prompt.
+
+    Exit codes: 0 PASS, 1 FAIL, 2 INCONCLUSIVE, 3 no verdict: runs that make no audit, wrong usage, an error.
+    """
     from configs.errors import ConfigError
+    from configs.registry import load_plugin_file
     from metrics.audit import audit as compare_runs
     from metrics.audit_html import print_audit, sentence, write_audit
 
-    try:
-        data = compare_runs(reference, candidate, margin, metric or [], allow_invalid)
-    except ConfigError as error:  # 1 would say that the candidate is worse
-        print(f"suite: {error}", file=sys.stderr, flush=True)
-        raise typer.Exit(EXIT_INVALID) from None
+    if output.suffix != ".html":
+        raise ConfigError(f"--output {str(output)!r} is no page; its name must end in .html, and the JSON goes beside it")
+    for path in plugin or []:
+        load_plugin_file(path)
+    data = compare_runs(reference, candidate, margin, metric or [], allow_invalid)
     written = write_audit(data, output)
     print_audit(data)
     line = {"audit": str(written.resolve()), "verdict": data["verdict"], "found": sentence(data)}

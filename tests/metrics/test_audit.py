@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-import suite
 from configs.errors import ConfigError
 from configs.registry import register
 from metrics.audit import audit
@@ -21,8 +20,10 @@ from metrics.base import Run, SampleMetric
 from metrics.report import build_report
 from pipelines.media import write_video
 from pipelines.provenance import seal
-from tests.conftest import record
+from suite import app
+from tests.conftest import SuiteRun, last_line, record
 from tests.metrics.conftest import write_run
+from workloads.manifest import file_hashes
 from workloads.records import Record, Sample
 from workloads.run_folder import write_json
 
@@ -52,7 +53,7 @@ def make(tmp_path: Path) -> Make:
 
 
 def command(*arguments: str) -> tuple[int, dict[str, Any]]:
-    found = CliRunner().invoke(suite.app, ["audit", *arguments])
+    found = CliRunner().invoke(app, ["audit", *arguments])
     return found.exit_code, json.loads(found.stdout.splitlines()[-1])
 
 
@@ -89,9 +90,64 @@ def test_too_few_prompts_for_the_margin_say_how_many_more_with_exit_code_2(make:
 
 
 def test_what_cannot_be_audited_is_neither_of_the_three(make: Make, tmp_path: Path) -> None:
-    found = CliRunner().invoke(suite.app, ["audit", str(make("one", answers(1.0))), str(tmp_path / "absent")])
+    found = CliRunner().invoke(app, ["audit", str(make("one", answers(1.0))), str(tmp_path / "absent")])
     assert (found.exit_code, found.stdout) == (3, "")
     assert "absent" in found.stderr
+
+
+LENGTHS = """
+from dataclasses import dataclass
+from configs.registry import register
+from metrics.base import SampleMetric
+
+@register("plugin_length")
+@dataclass(frozen=True)
+class PluginLength(SampleMetric):
+    name = "plugin_length"
+
+    def score(self, run, sample, record):
+        return {"plugin_length": float(len(record.text))}
+"""
+
+
+def test_nothing_but_a_verdict_ends_as_one(suite: SuiteRun, make: Make, tmp_path: Path) -> None:
+    """1 and 2 would say FAIL and INCONCLUSIVE."""
+    (tmp_path / "lengths.py").write_text(LENGTHS, encoding="utf-8")
+    one, two = make("one", answers(1.0)), make("two", answers(0.5))
+    for folder in (one, two):  # as a run leaves it whose metric is of a plugin file
+        config = (folder / "config.yaml").read_text(encoding="utf-8").replace("metrics: null", "metrics: [exact_match, plugin_length]")
+        (folder / "config.yaml").write_text(config, encoding="utf-8")
+        (folder / "report.json").unlink()
+        sealed_by_hand(folder)
+    runs, page = [str(one), str(two)], ["--margin", "5%", "--output", str(tmp_path / "audit.html")]
+    for arguments, told in (
+        ((*runs, *page), "unknown metric 'plugin_length'"),
+        ((*runs, "--plugin", str(tmp_path / "absent.py")), "plugin file"),
+        ((*runs, "--margni", "5%"), "--margni"),
+        ((str(one),), "CANDIDATE"),
+        ((*runs, "--margin", "much"), "--margin 'much'"),
+        ((*runs, "--output", str(tmp_path / "audit.json")), "must end in .html"),
+    ):
+        found = CliRunner().invoke(app, ["audit", *arguments])
+        assert (found.exit_code, found.stdout) == (3, ""), arguments
+        assert told.lower() in found.stderr.lower()
+    done = suite("audit", *runs, *page, "--plugin", str(tmp_path / "lengths.py"))
+    assert (done.returncode, last_line(done)["verdict"]) == (0, "PASS"), done.stderr
+
+
+def test_a_bug_is_no_verdict_either(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("metrics.audit.audit", broken)
+    found = CliRunner().invoke(app, ["audit", "one", "two"])
+    assert found.exit_code == 3
+    assert "ZeroDivisionError: a bug" in found.stderr
+
+
+def sealed_by_hand(folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    write_json(folder / "manifest.json", manifest | {"files": file_hashes(folder)})
 
 
 @pytest.mark.parametrize(
@@ -201,7 +257,7 @@ def test_scores_that_one_run_alone_has_are_refused_unless_other_metrics_are_name
 def test_what_is_left_out_is_told_everywhere(make: Make, tmp_path: Path) -> None:
     """Where all are wrong, 5 % of the mean is nothing."""
     one, two = (make(name, answers(1.0, wrong=range(NUM)), metrics=["exact_match", "scores_length"]) for name in ("one", "two"))
-    found = CliRunner().invoke(suite.app, ["audit", str(one), str(two), "--margin", "5%", "--output", str(tmp_path / "a.html")])
+    found = CliRunner().invoke(app, ["audit", str(one), str(two), "--margin", "5%", "--output", str(tmp_path / "a.html")])
     assert "left out: exact_match: 5% of a mean of 0 is nothing" in found.stderr
     assert "exact_match" in json.loads(found.stdout.splitlines()[-1])["left_out"]
     assert "Left out: exact match" in (tmp_path / "a.html").read_text(encoding="utf-8")
