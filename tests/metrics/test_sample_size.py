@@ -213,6 +213,8 @@ def test_the_command_prints_a_table_and_a_line(suite: SuiteRun, make_folder: Fol
     assert set(found["pairs"]) == {"0", "0.5", "0.9"}
     assert f"{found['pairs']['0.9']:,}" in done.stderr
     assert "not r" in done.stderr  # what one run cannot tell
+    (row,) = (line for line in done.stderr.splitlines() if line.startswith("exact_match"))
+    assert [int(cell.replace(",", "")) for cell in row.split()[-3:]] == list(found["pairs"].values())  # in one line, though no terminal
     wrong = suite("sample-size", "--effect", "0", str(folder))
     assert wrong.returncode == 1
     assert wrong.stderr.startswith("suite: --effect '0' is no loss of quality")
