@@ -171,8 +171,12 @@ def audit(
     reference: Annotated[Path, typer.Argument(help="The run folder that is trusted.")],
     candidate: Annotated[Path, typer.Argument(help="The run folder of the faster variant: same prompts, same seed.")],
     margin: Annotated[
-        str, typer.Option(help="Loss of quality that is tolerated: 1% of each metric's mean, or an amount such as 0.01.")
-    ] = "1%",
+        str | None,
+        typer.Option(
+            help="Loss of quality that is tolerated: 1% of each metric's mean, or an amount such as 0.01. If not given, what the gates of "
+            "the reference's MLPerf benchmark tolerate (0.1% of llama2-70b-99.9), or 1%."
+        ),
+    ] = None,
     metric: Annotated[list[str] | None, typer.Option(help="Judge by this metric; repeatable. All that score answers if not given.")] = None,
     allow_invalid: Annotated[bool, typer.Option("--allow-invalid", help="Audit INVALID runs, marked.")] = False,
     plugin: Annotated[list[str] | None, typer.Option(help="A Python file that registers a plugin; repeatable.")] = None,

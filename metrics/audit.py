@@ -14,34 +14,48 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import ConfigError, unknown
+from metrics.audit_pairs import check_alike, worst
 from metrics.base import Run
 from metrics.closeness import closeness
-from metrics.paired import ALPHA, Comparison, clustered_ratio, compare_means, compare_shares, further_samples, joint_clusters, verdicts
+from metrics.gates import scenario_of
+from metrics.paired import (
+    ALPHA,
+    Comparison,
+    clustered_ratio,
+    compare_means,
+    compare_shares,
+    further_samples,
+    joint_clusters,
+    verdicts,
+)
 from metrics.report import Report, own_metrics
 from metrics.run_facts import differing, facts
 from metrics.sample_size import Effect, parse_effect
 from metrics.speed import speed_up, throughput
 from metrics.worked_out import scored_by, scores_by_sample, worked_out
-from pipelines.media import Form, video_form
 from workloads.records import Record
-from workloads.under_rules import notices
+from workloads.under_rules import notices, shown_benchmark
 
 SCHEMA = "triptych-audit/1"
-WORST = 12  # regressions that are shown
+USUAL_MARGIN = "1%"
 
 
-def audit(reference: Path, candidate: Path, margin: str = "1%", names: Sequence[str] = (), allow_invalid: bool = False) -> dict[str, Any]:
-    """What audit.json holds. margin: loss of quality that is tolerated: `1%` of the reference's mean, or an amount such as `0.01`.
+def audit(
+    reference: Path, candidate: Path, margin: str | None = None, names: Sequence[str] = (), allow_invalid: bool = False
+) -> dict[str, Any]:
+    """What audit.json holds.
 
-    names: metrics that are judged; all that score single answers and have a better direction, where none is named: those of the workload
-    and of either run, by which both are scored.
+    margin: loss of quality that is tolerated: `1%` of the reference's mean, or an amount such as `0.01`; where not given, what the gates of
+    the reference's MLPerf benchmark tolerate, or 1%. names: metrics that are judged; all that score single answers and have a better
+    direction, where none is named: those of the workload and of either run, by which both are scored.
     Raises ConfigError for runs that cannot be compared, naming the difference.
     """
-    tolerated = parse_effect(margin, "--margin")
+    given = parse_effect(margin, "--margin") if margin is not None else None
     one, two = (_load(folder, allow_invalid) for folder in (reference, candidate))
-    _check_alike(one, two)
+    check_alike(one, two)
     metrics = list(dict.fromkeys((*one.run.workload.default_metrics, *own_metrics(one.run), *own_metrics(two.run))))
     one, two = scored_by(one, metrics), scored_by(two, metrics)  # a metric that one run left out is no metric that it passes
+    tolerated, margin_from = (given, "as given") if given else _usual_margin(one.run)
     judged, left_out = _comparisons(one, two, tolerated, names)
     found = verdicts(judged)
     close = closeness(one.run, two.run)
@@ -55,6 +69,7 @@ def audit(reference: Path, candidate: Path, margin: str = "1%", names: Sequence[
         "schema": SCHEMA,
         "verdict": found.overall,
         "margin": tolerated.text,
+        "margin_from": margin_from,
         "workload": one.run.config.workload,
         "rules": one.run.config.rules,
         "notice": notices((one.run.config, two.run.config)),
@@ -66,7 +81,7 @@ def audit(reference: Path, candidate: Path, margin: str = "1%", names: Sequence[
         "metrics": each,
         "left_out": left_out,
         "closeness": close,
-        "worst": _worst(one, two, judged, {p["sample_index"]: p for p in close["pairs"]}),
+        "worst": worst(one, two, found.each, {p["sample_index"]: p for p in close["pairs"]}),
     }
 
 
@@ -78,46 +93,14 @@ def _load(folder: Path, allow_invalid: bool) -> Report:
     return report
 
 
-def _check_alike(one: Report, two: Report) -> None:
-    """Raises ConfigError where answers make no pairs, naming the first difference."""
-    a, b = one.run, two.run
-    for what, left, right in (("workload", a.config.workload, b.config.workload), ("seed", a.config.seed, b.config.seed)):
-        if left != right:
-            raise ConfigError(
-                f"the runs differ in their {what} ({left} and {right}), so their answers make no pairs; run both with the same"
-            )
-    if len(a.samples) != len(b.samples):
-        raise ConfigError(f"the reference has {len(a.samples)} prompts and the candidate {len(b.samples)}; run both on the same data set")
-    for sample, twin in zip(a.samples, b.samples, strict=True):
-        if (sample.prompt, sample.images) != (twin.prompt, twin.images):
-            raise ConfigError(
-                f"the runs were asked different prompts: number {sample.index} is {sample.prompt[:60]!r} and {twin.prompt[:60]!r}; "
-                "run both on the same data set"
-            )
-    answered = [{r.sample_index for r in run.judged} for run in (a, b)]
-    if missing := sorted(answered[0] ^ answered[1]):
-        raise ConfigError(
-            f"{len(missing)} prompts were answered in one run alone, the first is number {missing[0]}; run both with --mode accuracy, "
-            "which asks every prompt once"
-        )
-    _check_same_form(a, b)
-
-
-def _check_same_form(a: Run, b: Run) -> None:
-    """Of the saved videos, whatever the options say. One that cannot be read is the canary `unreadable`'s."""
-    other = {r.sample_index: r for r in b.judged}
-    for record in a.judged:
-        twin = other[record.sample_index]
-        if record.media is None or twin.media is None:
-            continue
-        try:
-            forms = [video_form(run.folder / str(r.media)) for run, r in ((a, record), (b, twin))]
-        except ValueError:
-            continue
-        for name, left, right in zip(Form._fields, *forms, strict=True):
-            if left != right:
-                told = f"of prompt {record.sample_index} it is {left:g} and {right:g}"
-                raise ConfigError(f"the runs' videos differ in {name}: {told}; run both with the same")
+def _usual_margin(run: Run) -> tuple[Effect, str]:
+    """The smallest loss that a gate of the run's benchmark tolerates, and whose it is."""
+    found = shown_benchmark(run.config)
+    gates = scenario_of(found, run.config.scenario).gates if found else ()
+    losses = [1 - gate.at_least / gate.target for gate in gates if gate.at_least is not None]
+    if found is None or not losses:
+        return parse_effect(USUAL_MARGIN, "--margin"), "usual: the reference is of no MLPerf benchmark"
+    return parse_effect(f"{100 * min(losses):.4g}%", "--margin"), f"the gate of {found.name} in MLPerf {found.round}"
 
 
 def _comparisons(one: Report, two: Report, tolerated: Effect, names: Sequence[str]) -> tuple[list[Comparison], dict[str, str]]:
@@ -187,32 +170,6 @@ def _first_done(run: Run) -> dict[int, Record]:
 def _seconds(record: Record) -> float:
     began = record.issued_s if record.started_s is None else record.started_s
     return (record.completed_s - began) / record.batch_size
-
-
-def _worst(one: Report, two: Report, judged: Sequence[Comparison], close: Mapping[int, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The prompts that lost most, each metric's loss in units of its largest; those that lost nothing are left out. close: by prompt."""
-    before, after = scores_by_sample(one), scores_by_sample(two)
-    loss: dict[int, float] = {}
-    for c in judged:
-        sign = 1.0 if c.better == "higher" else -1.0
-        losses = {i: sign * (before[c.name][i] - after[c.name][i]) for i in before[c.name]}
-        largest = max(map(abs, losses.values()), default=0.0)
-        for i, lost in losses.items():
-            loss[i] = loss.get(i, 0.0) + (lost / largest if largest else 0.0)
-    answers = [{s["sample_index"]: s for s in report.data["samples"]} for report in (one, two)]
-    found = []
-    for i in sorted((i for i in loss if loss[i] > 0), key=lambda i: -loss[i])[:WORST]:
-        shown = [{k: rows[i][k] for k in ("media", "text", "status", "scores")} for rows in answers]
-        fell = {
-            c.name: [before[c.name][i], after[c.name][i]]
-            for c in judged
-            if i in before[c.name]
-            and (before[c.name][i] > after[c.name][i]) == (c.better == "higher")
-            and before[c.name][i] != after[c.name][i]
-        }
-        pair = {"prompt": answers[0][i]["prompt"], "fell": fell, "closeness": close.get(i), "reference": shown[0], "candidate": shown[1]}
-        found.append({"sample_index": i, **pair})
-    return found
 
 
 def _described(report: Report, folder: Path) -> dict[str, Any]:

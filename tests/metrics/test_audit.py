@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import msgspec
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -263,3 +265,43 @@ def test_what_is_left_out_is_told_everywhere(make: Make, tmp_path: Path) -> None
     assert "Left out: exact match" in (tmp_path / "a.html").read_text(encoding="utf-8")
     with pytest.raises(ConfigError, match="not every --metric can be judged: exact_match: 5% of a mean of 0"):
         audit(one, two, "5%", ["exact_match"])
+
+
+def test_the_worst_lost_by_what_failed_and_not_by_noise(make: Make, tmp_path: Path) -> None:
+    """Ten early prompts lost the most length, which is no loss of a margin in all; thirty late ones are wrong."""
+    right, wrong, metrics = answers(1.0), answers(1.0), ["exact_match", "scores_length"]
+    for i in range(10):
+        right[i] = msgspec.structs.replace(right[i], text=f"answer {i}    ")
+    for i in range(100, 130):
+        wrong[i] = msgspec.structs.replace(wrong[i], text=f"wronga {i}")
+    plain = [msgspec.structs.replace(r, digest="") for r in right], [msgspec.structs.replace(r, digest="") for r in wrong]
+    data = audit(make("one", plain[0], metrics=metrics), make("two", plain[1], metrics=metrics), "5%")
+    assert {m["name"]: m["verdict"] for m in data["metrics"]} == {"exact_match": "FAIL", "length": "PASS"}
+    assert [w["sample_index"] for w in data["worst"]] == list(range(100, 112))
+
+
+def test_right_and_wrong_tell_what_was_lost_and_gained_and_whether_that_is_a_difference(make: Make, tmp_path: Path) -> None:
+    """McNemar's exact test of 9 against 1: 2 * (1 + 10) / 2^10."""
+    one, two = make("one", answers(1.0, wrong=[199])), make("two", answers(1.0, wrong=range(9)))
+    page = tmp_path / "audit.html"
+    found = CliRunner().invoke(app, ["audit", str(one), str(two), "--margin", "5%", "--metric", "exact_match", "--output", str(page)])
+    assert re.search(r"^metric .* margin +lost +gained +McNemar's p +verdict .*\nexact_match .* 9 +1 +0\.0215 ", found.stderr, re.MULTILINE)
+    assert '<td class="n">9</td><td class="n">1</td><td class="n">0.0215</td>' in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("config", "margin", "whence"),
+    [
+        ({}, "1%", "usual: the reference is of no MLPerf benchmark"),
+        ({"benchmark": "llama2-70b-99.9"}, "0.1%", "the gate of llama2-70b-99.9 in MLPerf v6.1"),
+        ({"benchmark": "llama2-70b-99"}, "1%", "the gate of llama2-70b-99 in MLPerf v6.0"),
+        ({"benchmark": "gpt-oss-120b"}, "1%", "the gate of gpt-oss-120b in MLPerf v6.1"),
+    ],
+)
+def test_the_margin_is_what_the_references_benchmark_tolerates(make: Make, config: dict[str, Any], margin: str, whence: str) -> None:
+    one, two = make("one", answers(1.0), **config), make("two", answers(1.0))
+    data = audit(one, two, names=["exact_match"])
+    assert (data["margin"], data["margin_from"]) == (margin, whence)
+    assert data["metrics"][0]["margin"] == pytest.approx(float(margin.removesuffix("%")) / 100)
+    given = audit(one, two, "3%", ["exact_match"])
+    assert (given["margin"], given["margin_from"]) == ("3%", "as given")
