@@ -273,6 +273,7 @@ def submit(
     from metrics.submission import write_submission
     from metrics.submission_check import check as check_submission
     from metrics.submission_check import print_refusals
+    from workloads.under_rules import UNVERIFIED
 
     for path in plugin or []:
         load_plugin_file(path)
@@ -288,8 +289,9 @@ def submit(
         folder = write_submission(runs, submitter, division, round_, system, describe, output)
     refusals = check_submission(folder, round_)
     print_refusals(folder, refusals, lambda text: print(text, file=sys.stderr, flush=True))
-    line = {"submission": str(folder.resolve()), "verdict": "REFUSED" if refusals else "OK", "refusals": [r._asdict() for r in refusals]}
-    print(json.dumps(line), flush=True)
+    print(UNVERIFIED, file=sys.stderr, flush=True)
+    line = {"submission": str(folder.resolve()), "verdict": "REFUSED" if refusals else "OK", "verified_by_mlcommons": False}
+    print(json.dumps(line | {"notice": UNVERIFIED, "refusals": [r._asdict() for r in refusals]}), flush=True)
     if refusals:
         raise typer.Exit(EXIT_INVALID)
 
