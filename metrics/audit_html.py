@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from metrics.plots import AMBER, BLUE, GRID, INK, new_figure, to_svg
+from metrics.plots import BAD, GOOD, GRID, INK, SOFT, new_figure, to_svg
 from metrics.report_html import label, number, render
 from pipelines.media import browser_video, read_video
 from workloads.run_folder import write_json, write_text
 
 FPS = 8.0
-COLOURS = {"PASS": BLUE, "FAIL": AMBER, "INCONCLUSIVE": "#888888"}
+COLOURS = {"PASS": GOOD, "FAIL": BAD, "INCONCLUSIVE": SOFT}
+TERMINAL = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "bright_black"}
 SHARES = ("lost", "gained", "McNemar's p")  # columns of right and wrong answers
 CLOSENESS = {  # label, unit, meaning
     "psnr_db": ("PSNR", "dB", "pixels; more is closer, 100 dB said of equal videos"),
@@ -63,11 +64,11 @@ def sentence(data: Mapping[str, Any]) -> str:
 
 
 def speed_text(data: Mapping[str, Any]) -> str:
-    """`1.52x as fast [1.48, 1.56]`."""
+    """`1.52x as fast (95 % interval 1.48 to 1.56)`."""
     found = data["speed"]["paired"] or data["speed"]["throughput"]
     if not found:
         return "of unknown speed"
-    interval = f" [{found['ci95'][0]:.2f}, {found['ci95'][1]:.2f}]" if found["ci95"] else ""
+    interval = f" (95 % interval {found['ci95'][0]:.2f} to {found['ci95'][1]:.2f})" if found["ci95"] else ""
     return f"{found['value']:.2f}x as fast{interval}"
 
 
@@ -93,7 +94,7 @@ def print_audit(data: Mapping[str, Any]) -> None:
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
         console = Console(stderr=True, highlight=False, width=150)
-    console.print(data["verdict"], style="bold green" if data["verdict"] == "PASS" else "bold red", end="  ")
+    console.print(data["verdict"], style=f"bold {TERMINAL[data['verdict']]}", end="  ")
     console.print(sentence(data), markup=False)
     table = Table(box=None, pad_edge=False, header_style="dim")
     shares = any(m["kind"] == "share" for m in data["metrics"])
@@ -131,7 +132,7 @@ def forest_svg(data: Mapping[str, Any]) -> str:
     figure = new_figure(7.6, 0.9 + 0.34 * len(metrics))
     axes = figure.subplots()
     axes.axvline(0, color=INK, linewidth=1)
-    axes.axvline(-1, color=AMBER, linewidth=1, linestyle="--")
+    axes.axvline(-1, color=INK, linewidth=1, linestyle="--")
     for at, m in enumerate(metrics):
         value = m["difference"] / m["margin"]
         low, high = (end / m["margin"] for end in m["ci95"]) if m["ci95"] else (value, value)

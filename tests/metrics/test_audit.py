@@ -18,7 +18,9 @@ from typer.testing import CliRunner
 from configs.errors import ConfigError
 from configs.registry import register
 from metrics.audit import audit
+from metrics.audit_html import write_audit
 from metrics.base import Run, SampleMetric
+from metrics.plots import BAD, GOOD, SOFT
 from metrics.report import build_report
 from pipelines.media import write_video
 from pipelines.provenance import seal
@@ -63,7 +65,8 @@ def test_a_faster_run_that_is_as_good_passes_with_exit_code_0(make: Make, tmp_pa
     one, two = make("one", answers(1.0)), make("two", answers(0.5))
     code, line = command(str(one), str(two), "--margin", "5%", "--metric", "exact_match", "--output", str(tmp_path / "audit.html"))
     assert (code, line["verdict"]) == (0, "PASS")
-    assert line["found"].startswith("The candidate is 2.00x as fast")
+    assert line["found"].startswith("The candidate is 2.00x as fast (95 % interval ")
+    assert line["found"].count("95 %") == 1
     data = json.loads((tmp_path / "audit.json").read_text(encoding="utf-8"))
     assert data["speed"]["paired"]["value"] == pytest.approx(2.0)
     assert data["closeness"]["equal_share"] == 1.0
@@ -305,3 +308,19 @@ def test_the_margin_is_what_the_references_benchmark_tolerates(make: Make, confi
     assert data["metrics"][0]["margin"] == pytest.approx(float(margin.removesuffix("%")) / 100)
     given = audit(one, two, "3%", ["exact_match"])
     assert (given["margin"], given["margin_from"]) == ("3%", "as given")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "colour", "badge"), [("PASS", GOOD, "VALID"), ("FAIL", BAD, "INVALID"), ("INCONCLUSIVE", SOFT, "OPEN")]
+)
+def test_a_verdict_has_one_colour_on_badge_and_plot(make: Make, tmp_path: Path, verdict: str, colour: str, badge: str) -> None:
+    wrong = {"PASS": (), "FAIL": range(60), "INCONCLUSIVE": range(8)}[verdict]
+    data = audit(make("one", answers(1.0)), make("two", answers(1.0, wrong)), "5%", ["exact_match"])
+    write_audit(data, tmp_path / "audit.html")
+    page = (tmp_path / "audit.html").read_text(encoding="utf-8")
+    assert data["verdict"] == verdict
+    assert f'<div class="verdict {badge}">' in page
+    others = {GOOD, BAD, SOFT} - {colour}
+    plot = page[page.index("<svg") : page.index("</svg>")].replace(f"fill: {SOFT}", "")  # of the line that nothing is verified
+    assert colour in plot
+    assert not any(other in plot for other in others)
