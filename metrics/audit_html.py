@@ -93,7 +93,7 @@ def print_audit(data: Mapping[str, Any]) -> None:
 
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
-        console = Console(stderr=True, highlight=False, width=150)
+        console = Console(stderr=True, highlight=False, width=170)
     console.print(data["verdict"], style=f"bold {TERMINAL[data['verdict']]}", end="  ")
     console.print(sentence(data), markup=False)
     table = Table(box=None, pad_edge=False, header_style="dim")
