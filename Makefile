@@ -44,11 +44,11 @@ FEATURES := .venv-features/bin
 	touch .venv-features/.ready
 
 features: .venv-features/.ready
-	OMP_NUM_THREADS=1 $(FEATURES)/python -m pytest -n 2 --dist loadgroup -m feature --features docs/features.json
+	OMP_NUM_THREADS=1 $(FEATURES)/python -m pytest -n 2 --dist loadgroup -m feature --features=docs/features.json
 	$(FEATURES)/python -m tests.features
 
 test-vllm: $(VLLM)/.ready
-	$(VLLM)/bin/python -m pytest tests/pipelines/test_vllm.py --features docs/features.json --features-on "vLLM's CPU build"
+	$(VLLM)/bin/python -m pytest tests/pipelines/test_vllm.py --features=docs/features.json --features-on="vLLM's CPU build"
 
 check: $(READY)
 	$(BIN)/ruff check .

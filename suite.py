@@ -7,6 +7,7 @@ python suite.py report outputs/RUN                  rebuild a run's report
 python suite.py bundle outputs/RUN                  pack a run, to be scored again elsewhere: suite.py report RUN.zip
 python suite.py comply outputs/RUN                  MLPerf's compliance tests on a run's set-up
 python suite.py submit --submitter NAME --division closed RUN ...   an MLPerf submission, and what is wrong with it
+python suite.py audit REFERENCE CANDIDATE           is a faster run still as good? exit code 0 PASS, 1 FAIL, 2 INCONCLUSIVE, 3 no verdict
 python suite.py compare RUN RUN ...                 speed-ups across runs, quality beside each
 python suite.py sample-size --effect 1% RUN         how many prompts an audit against this run needs
 python suite.py run-code RUN                        test the programs in a run's answers, fenced in
@@ -27,6 +28,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from configs.verdict_command import VerdictCommand
+
 if TYPE_CHECKING:
     from metrics.report import Report
 
@@ -37,7 +40,8 @@ EXIT_INVALID = 3
 EPILOG = (
     "Examples: suite.py --workload t2v | suite.py --workload t2v --scenario single_stream --set pipeline.num_inference_steps=4 | "
     "suite.py --workload t2v --set dataset.prompts=my_prompts.txt | accelerate launch --config_file configs/accelerate/cpu_2.yaml "
-    "suite.py --workload t2v.  Exit codes: 0 VALID, 3 INVALID, 1 an error, 2 wrong usage, 130 interrupted."
+    "suite.py --workload t2v.  Exit codes: 0 VALID, 3 INVALID, 1 an error, 2 wrong usage, 130 interrupted; "
+    "audit: 0 PASS, 1 FAIL, 2 INCONCLUSIVE, 3 no verdict."
 )
 
 
@@ -162,30 +166,40 @@ def compare(
     print(json.dumps(line), flush=True)
 
 
-@app.command()
+@app.command(cls=VerdictCommand)
 def audit(
     reference: Annotated[Path, typer.Argument(help="The run folder that is trusted.")],
     candidate: Annotated[Path, typer.Argument(help="The run folder of the faster variant: same prompts, same seed.")],
     margin: Annotated[
-        str, typer.Option(help="Loss of quality that is tolerated: 1% of each metric's mean, or an amount such as 0.01.")
-    ] = "1%",
+        str | None,
+        typer.Option(
+            help="Loss of quality that is tolerated: 1% of each metric's mean, or an amount such as 0.01. If not given, what the gates of "
+            "the reference's MLPerf benchmark tolerate (0.1% of llama2-70b-99.9), or 1%."
+        ),
+    ] = None,
     metric: Annotated[list[str] | None, typer.Option(help="Judge by this metric; repeatable. All that score answers if not given.")] = None,
     allow_invalid: Annotated[bool, typer.Option("--allow-invalid", help="Audit INVALID runs, marked.")] = False,
+    plugin: Annotated[list[str] | None, typer.Option(help="A Python file that registers a plugin; repeatable.")] = None,
     output: Annotated[Path, typer.Option(help="The page to write; the same as JSON goes beside it.")] = Path("outputs/audit.html"),
 ) -> None:
-    """Is a faster run still as good? Two runs, prompt by prompt; exit code 0 PASS, 1 FAIL, 2 INCONCLUSIVE, 3 not to be audited."""
+    """Is a faster run still as good? Two runs, prompt by prompt.
+
+    Exit codes: 0 PASS, 1 FAIL, 2 INCONCLUSIVE, 3 no verdict: runs that make no audit, wrong usage, an error.
+    """
     from configs.errors import ConfigError
+    from configs.registry import load_plugin_file
     from metrics.audit import audit as compare_runs
     from metrics.audit_html import print_audit, sentence, write_audit
 
-    try:
-        data = compare_runs(reference, candidate, margin, metric or [], allow_invalid)
-    except ConfigError as error:  # 1 would say that the candidate is worse
-        print(f"suite: {error}", file=sys.stderr, flush=True)
-        raise typer.Exit(EXIT_INVALID) from None
+    if output.suffix != ".html":
+        raise ConfigError(f"--output {str(output)!r} is no page; its name must end in .html, and the JSON goes beside it")
+    for path in plugin or []:
+        load_plugin_file(path)
+    data = compare_runs(reference, candidate, margin, metric or [], allow_invalid)
     written = write_audit(data, output)
     print_audit(data)
-    print(json.dumps({"audit": str(written.resolve()), "verdict": data["verdict"], "found": sentence(data)}), flush=True)
+    line = {"audit": str(written.resolve()), "verdict": data["verdict"], "found": sentence(data)}
+    print(json.dumps(line | {"left_out": data["left_out"]}), flush=True)
     raise typer.Exit({"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 2}[data["verdict"]])
 
 
@@ -260,6 +274,7 @@ def submit(
     from metrics.submission import write_submission
     from metrics.submission_check import check as check_submission
     from metrics.submission_check import print_refusals
+    from workloads.under_rules import UNVERIFIED
 
     for path in plugin or []:
         load_plugin_file(path)
@@ -275,8 +290,9 @@ def submit(
         folder = write_submission(runs, submitter, division, round_, system, describe, output, compliance or [])
     refusals = check_submission(folder, round_)
     print_refusals(folder, refusals, lambda text: print(text, file=sys.stderr, flush=True))
-    line = {"submission": str(folder.resolve()), "verdict": "REFUSED" if refusals else "OK", "refusals": [r._asdict() for r in refusals]}
-    print(json.dumps(line), flush=True)
+    print(UNVERIFIED, file=sys.stderr, flush=True)
+    line = {"submission": str(folder.resolve()), "verdict": "REFUSED" if refusals else "OK", "verified_by_mlcommons": False}
+    print(json.dumps(line | {"notice": UNVERIFIED, "refusals": [r._asdict() for r in refusals]}), flush=True)
     if refusals:
         raise typer.Exit(EXIT_INVALID)
 

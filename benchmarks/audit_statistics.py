@@ -298,6 +298,10 @@ def print_rows(name: str, rows: Sequence[dict[str, Any]]) -> None:
         print("".join(cells), flush=True)
 
 
+def rounded(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
+
+
 def draw_picture(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """A row a setting: false PASS rate at the margin, coverage, and power beyond what was planned."""
     from matplotlib.figure import Figure
@@ -381,6 +385,8 @@ def judge(found: dict[str, list[dict[str, Any]]], worst: float, num: int) -> Non
         coverage_below=low,
         coverage_above=high,
         power_least_minus_planned=round(short, 4),
+        allowed=round(allowed, 4),
+        rows={part: [rounded(row) for row in found[part]] for part in ("means", "shares", "power", "ratios")},
         several={row["kind"]: {k: v for k, v in row.items() if k != "kind"} for row in found["several"]},
         carried_on={row["kind"]: {k: round(v, 4) for k, v in row.items() if k != "kind"} for row in found["carried_on"]},
     )

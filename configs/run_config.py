@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from configs.errors import ConfigError, unknown
 from configs.registry import explain, find, names
+from configs.required_versions import checked
 
 Scenario = Literal["offline", "server", "interactive", "single_stream", "multi_stream"]
 Mode = Literal["performance", "accuracy", "both"]
@@ -147,6 +148,10 @@ class RunConfig(_Settings):
     canaries: dict[Canary, Annotated[float, Field(ge=0, le=1)] | Literal["off"]] = Field(
         default_factory=dict, description="signs by name: the share of answers that may show one, or off; the report lists them"
     )
+    require: dict[str, str] = Field(
+        default_factory=dict,
+        description="versions of packages that must be in force on every rank, such as {torch: '2.13', diffusers: '>=0.42'}",
+    )
     variant: str | None = Field(None, description="the preset's variant that is laid over it")
 
     @field_validator("allow_fallback", mode="before")
@@ -160,6 +165,11 @@ class RunConfig(_Settings):
     def _off_is_a_word(cls, value: object) -> object:
         """YAML reads `off` as false."""
         return {k: "off" if v is False else v for k, v in value.items()} if isinstance(value, Mapping) else value
+
+    @field_validator("require", mode="before")
+    @classmethod
+    def _are_versions(cls, value: object) -> object:
+        return checked(value)
 
     @property
     def by_mlperf(self) -> bool:

@@ -14,31 +14,48 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import ConfigError, unknown
+from metrics.audit_pairs import check_alike, worst
 from metrics.base import Run
 from metrics.closeness import closeness
-from metrics.paired import ALPHA, Comparison, clustered_ratio, compare_means, compare_shares, further_samples, joint_clusters, verdicts
-from metrics.report import Report, load_report
+from metrics.gates import scenario_of
+from metrics.paired import (
+    ALPHA,
+    Comparison,
+    clustered_ratio,
+    compare_means,
+    compare_shares,
+    further_samples,
+    joint_clusters,
+    verdicts,
+)
+from metrics.report import Report, own_metrics
 from metrics.run_facts import differing, facts
 from metrics.sample_size import Effect, parse_effect
 from metrics.speed import speed_up, throughput
-from workloads.manifest import distrust
+from metrics.worked_out import scored_by, scores_by_sample, worked_out
 from workloads.records import Record
-from workloads.under_rules import notices
+from workloads.under_rules import notices, shown_benchmark
 
 SCHEMA = "triptych-audit/1"
-SIZES = ("num_frames", "height", "width")
-WORST = 12  # regressions that are shown
+USUAL_MARGIN = "1%"
 
 
-def audit(reference: Path, candidate: Path, margin: str = "1%", names: Sequence[str] = (), allow_invalid: bool = False) -> dict[str, Any]:
-    """What audit.json holds. margin: loss of quality that is tolerated: `1%` of the reference's mean, or an amount such as `0.01`.
+def audit(
+    reference: Path, candidate: Path, margin: str | None = None, names: Sequence[str] = (), allow_invalid: bool = False
+) -> dict[str, Any]:
+    """What audit.json holds.
 
-    names: metrics that are judged; all that score single answers and have a better direction, where none is named.
+    margin: loss of quality that is tolerated: `1%` of the reference's mean, or an amount such as `0.01`; where not given, what the gates of
+    the reference's MLPerf benchmark tolerate, or 1%. names: metrics that are judged; all that score single answers and have a better
+    direction, where none is named: those of the workload and of either run, by which both are scored.
     Raises ConfigError for runs that cannot be compared, naming the difference.
     """
-    tolerated = parse_effect(margin, "--margin")
+    given = parse_effect(margin, "--margin") if margin is not None else None
     one, two = (_load(folder, allow_invalid) for folder in (reference, candidate))
-    _check_alike(one, two)
+    check_alike(one, two)
+    metrics = list(dict.fromkeys((*one.run.workload.default_metrics, *own_metrics(one.run), *own_metrics(two.run))))
+    one, two = scored_by(one, metrics), scored_by(two, metrics)  # a metric that one run left out is no metric that it passes
+    tolerated, margin_from = (given, "as given") if given else _usual_margin(one.run)
     judged, left_out = _comparisons(one, two, tolerated, names)
     found = verdicts(judged)
     close = closeness(one.run, two.run)
@@ -52,6 +69,7 @@ def audit(reference: Path, candidate: Path, margin: str = "1%", names: Sequence[
         "schema": SCHEMA,
         "verdict": found.overall,
         "margin": tolerated.text,
+        "margin_from": margin_from,
         "workload": one.run.config.workload,
         "rules": one.run.config.rules,
         "notice": notices((one.run.config, two.run.config)),
@@ -63,79 +81,62 @@ def audit(reference: Path, candidate: Path, margin: str = "1%", names: Sequence[
         "metrics": each,
         "left_out": left_out,
         "closeness": close,
-        "worst": _worst(one, two, judged, {p["sample_index"]: p for p in close["pairs"]}),
+        "worst": worst(one, two, found.each, {p["sample_index"]: p for p in close["pairs"]}),
     }
 
 
 def _load(folder: Path, allow_invalid: bool) -> Report:
-    report = load_report(folder)
-    reasons = [*distrust(folder, but="media"), *report.data["reasons"]]
+    report = worked_out(folder)
+    reasons = report.data["reasons"]
     if reasons and not allow_invalid:
         raise ConfigError(f"run {str(folder)!r} is INVALID, and no audit rests on it: {reasons[0]}; --allow-invalid audits it, and says so")
     return report
 
 
-def _check_alike(one: Report, two: Report) -> None:
-    """Raises ConfigError where answers make no pairs, naming the first difference."""
-    a, b = one.run, two.run
-    for what, left, right in (("workload", a.config.workload, b.config.workload), ("seed", a.config.seed, b.config.seed)):
-        if left != right:
-            raise ConfigError(
-                f"the runs differ in their {what} ({left} and {right}), so their answers make no pairs; run both with the same"
-            )
-    if len(a.samples) != len(b.samples):
-        raise ConfigError(f"the reference has {len(a.samples)} prompts and the candidate {len(b.samples)}; run both on the same data set")
-    for sample, twin in zip(a.samples, b.samples, strict=True):
-        if (sample.prompt, sample.images) != (twin.prompt, twin.images):
-            raise ConfigError(
-                f"the runs were asked different prompts: number {sample.index} is {sample.prompt[:60]!r} and {twin.prompt[:60]!r}; "
-                "run both on the same data set"
-            )
-    for name in SIZES:
-        sizes = [run.config.pipeline.get(name) for run in (a, b)]
-        if sizes[0] != sizes[1]:
-            raise ConfigError(f"the runs' videos differ in size: pipeline.{name} is {sizes[0]} and {sizes[1]}; run both with the same")
-    answered = [{r.sample_index for r in run.judged} for run in (a, b)]
-    if missing := sorted(answered[0] ^ answered[1]):
-        raise ConfigError(
-            f"{len(missing)} prompts were answered in one run alone, the first is number {missing[0]}; run both with --mode accuracy, "
-            "which asks every prompt once"
-        )
-
-
-def _scores(report: Report) -> dict[str, dict[int, float]]:
-    """By metric and sample."""
-    found: dict[str, dict[int, float]] = {}
-    for sample in report.data["samples"]:
-        for name, value in sample["scores"].items():
-            found.setdefault(name, {})[int(sample["sample_index"])] = float(value)
-    return found
+def _usual_margin(run: Run) -> tuple[Effect, str]:
+    """The smallest loss that a gate of the run's benchmark tolerates, and whose it is."""
+    found = shown_benchmark(run.config)
+    gates = scenario_of(found, run.config.scenario).gates if found else ()
+    losses = [1 - gate.at_least / gate.target for gate in gates if gate.at_least is not None]
+    if found is None or not losses:
+        return parse_effect(USUAL_MARGIN, "--margin"), "usual: the reference is of no MLPerf benchmark"
+    return parse_effect(f"{100 * min(losses):.4g}%", "--margin"), f"the gate of {found.name} in MLPerf {found.round}"
 
 
 def _comparisons(one: Report, two: Report, tolerated: Effect, names: Sequence[str]) -> tuple[list[Comparison], dict[str, str]]:
     """Of every metric that can be judged; why the others cannot, by name."""
-    before, after = _scores(one), _scores(two)
+    before, after = scores_by_sample(one), scores_by_sample(two)
+    known = list(dict.fromkeys((*before, *after)))
     for name in names:
-        if name not in before:
-            raise ConfigError(unknown("metric", name, before))
+        if name not in known:
+            raise ConfigError(unknown("metric", name, known))
     found, left_out = [], {}
-    for name in names or before:
-        better = one.data["figures"].get(name, {}).get("better", "higher")
+    for name in names or known:
+        better = next(r.data["figures"][name]["better"] for r in (one, two) if name in r.data["figures"])
         if better == "neither":
             left_out[name] = "neither way is better"
             continue
-        both = sorted(before[name].keys() & after.get(name, {}).keys())
-        if len(both) < max(2, len(before[name])):
-            left_out[name] = f"the candidate has {len(both)} of {len(before[name])} scores"
-            continue
-        a, b = ([scores[name][i] for i in both] for scores in (before, after))
+        columns = before.get(name, {}), after.get(name, {})
+        both = sorted(columns[0].keys() & columns[1].keys())
+        if odd := columns[0].keys() ^ columns[1].keys():
+            raise ConfigError(
+                f"{name} scores {len(columns[0])} answers of the reference and {len(columns[1])} of the candidate, the first that only one "
+                f"has is number {min(odd)}; no audit can pass over that: --metric NAME judges by others alone"
+            )
+        a, b = ([scores[i] for i in both] for scores in columns)
         margin = tolerated.margin(math.fsum(a) / len(a))
-        if margin <= 0:
+        if len(both) < 2:
+            left_out[name] = "there is but one score"
+        elif not all(map(math.isfinite, (*a, *b))):
+            raise ConfigError(f"{name} has scores that are no finite numbers; --metric NAME judges by others alone")
+        elif margin <= 0:
             left_out[name] = f"{tolerated.text} of a mean of 0 is nothing; give an amount, such as --margin 0.01"
         elif all(v in (0.0, 1.0) for v in (*a, *b)) and margin < 1:
             found.append(compare_shares(name, a, b, margin))
         else:
             found.append(compare_means(name, a, b, margin, better))
+    if names and left_out:
+        raise ConfigError("not every --metric can be judged: " + "; ".join(f"{name}: {why}" for name, why in left_out.items()))
     if not found:
         raise ConfigError("no metric of these runs can be audited: " + "; ".join(f"{name}: {why}" for name, why in left_out.items()))
     return found, left_out
@@ -169,32 +170,6 @@ def _first_done(run: Run) -> dict[int, Record]:
 def _seconds(record: Record) -> float:
     began = record.issued_s if record.started_s is None else record.started_s
     return (record.completed_s - began) / record.batch_size
-
-
-def _worst(one: Report, two: Report, judged: Sequence[Comparison], close: Mapping[int, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The prompts that lost most, each metric's loss in units of its largest; those that lost nothing are left out. close: by prompt."""
-    before, after = _scores(one), _scores(two)
-    loss: dict[int, float] = {}
-    for c in judged:
-        sign = 1.0 if c.better == "higher" else -1.0
-        losses = {i: sign * (before[c.name][i] - after[c.name][i]) for i in before[c.name]}
-        largest = max(map(abs, losses.values()), default=0.0)
-        for i, lost in losses.items():
-            loss[i] = loss.get(i, 0.0) + (lost / largest if largest else 0.0)
-    answers = [{s["sample_index"]: s for s in report.data["samples"]} for report in (one, two)]
-    found = []
-    for i in sorted((i for i in loss if loss[i] > 0), key=lambda i: -loss[i])[:WORST]:
-        shown = [{k: rows[i][k] for k in ("media", "text", "status", "scores")} for rows in answers]
-        fell = {
-            c.name: [before[c.name][i], after[c.name][i]]
-            for c in judged
-            if i in before[c.name]
-            and (before[c.name][i] > after[c.name][i]) == (c.better == "higher")
-            and before[c.name][i] != after[c.name][i]
-        }
-        pair = {"prompt": answers[0][i]["prompt"], "fell": fell, "closeness": close.get(i), "reference": shown[0], "candidate": shown[1]}
-        found.append({"sample_index": i, **pair})
-    return found
 
 
 def _described(report: Report, folder: Path) -> dict[str, Any]:

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from metrics.plots import AMBER, BLUE, GRID, INK, new_figure, to_svg
+from metrics.plots import BAD, GOOD, GRID, INK, SOFT, new_figure, to_svg
 from metrics.report_html import label, number, render
 from pipelines.media import browser_video, read_video
 from workloads.run_folder import write_json, write_text
 
 FPS = 8.0
-COLOURS = {"PASS": BLUE, "FAIL": AMBER, "INCONCLUSIVE": "#888888"}
+COLOURS = {"PASS": GOOD, "FAIL": BAD, "INCONCLUSIVE": SOFT}
+TERMINAL = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "bright_black"}
+SHARES = ("lost", "gained", "McNemar's p")  # columns of right and wrong answers
 CLOSENESS = {  # label, unit, meaning
     "psnr_db": ("PSNR", "dB", "pixels; more is closer, 100 dB said of equal videos"),
     "ssim": ("SSIM", "", "structure of the luma; up to 1, which is equal"),
@@ -32,6 +34,8 @@ def write_audit(data: Mapping[str, Any], page: Path) -> Path:
         for w in data["worst"]
     ]
     shown = {**data, "worst": worst, "forest": forest_svg(data), "sentence": sentence(data), "speed_text": speed_text(data)}
+    shown["metrics"] = [{**m, "p_text": p_text(m["p_difference"])} for m in data["metrics"]]
+    shown["shares"] = any(m["kind"] == "share" for m in data["metrics"])
     shown["closeness_labels"] = {name: told for name, (told, _, _) in CLOSENESS.items()}
     shown["closeness_meanings"] = {name: meaning for name, (_, _, meaning) in CLOSENESS.items()}
     write_text(page, render("audit.html.j2", shown))
@@ -60,12 +64,17 @@ def sentence(data: Mapping[str, Any]) -> str:
 
 
 def speed_text(data: Mapping[str, Any]) -> str:
-    """`1.52x as fast [1.48, 1.56]`."""
+    """`1.52x as fast (95 % interval 1.48 to 1.56)`."""
     found = data["speed"]["paired"] or data["speed"]["throughput"]
     if not found:
         return "of unknown speed"
-    interval = f" [{found['ci95'][0]:.2f}, {found['ci95'][1]:.2f}]" if found["ci95"] else ""
+    interval = f" (95 % interval {found['ci95'][0]:.2f} to {found['ci95'][1]:.2f})" if found["ci95"] else ""
     return f"{found['value']:.2f}x as fast{interval}"
+
+
+def p_text(p: float) -> str:
+    """A chance, as a person would write it."""
+    return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
 def closeness_text(pair: Mapping[str, Any] | None) -> str:
@@ -84,18 +93,36 @@ def print_audit(data: Mapping[str, Any]) -> None:
 
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
-        console = Console(stderr=True, highlight=False, width=150)
-    console.print(data["verdict"], style="bold green" if data["verdict"] == "PASS" else "bold red", end="  ")
+        console = Console(stderr=True, highlight=False, width=170)
+    console.print(data["verdict"], style=f"bold {TERMINAL[data['verdict']]}", end="  ")
     console.print(sentence(data), markup=False)
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for i, head in enumerate(("metric", "reference", "candidate", "difference", "95 % interval", "margin", "verdict", "more prompts")):
-        table.add_column(head, justify="right" if 0 < i < 6 else "left", no_wrap=True)
+    shares = any(m["kind"] == "share" for m in data["metrics"])
+    heads = [
+        "metric",
+        "reference",
+        "candidate",
+        "difference",
+        "95 % interval",
+        "margin",
+        *(SHARES if shares else ()),
+        "verdict",
+        "more prompts",
+    ]
+    for i, head in enumerate(heads):
+        table.add_column(head, justify="right" if 0 < i < len(heads) - 2 else "left", no_wrap=True)
     for m in data["metrics"]:
         interval = f"{m['ci95'][0]:+.4f} to {m['ci95'][1]:+.4f}" if m["ci95"] else "-"
         more = "-" if m["verdict"] != "INCONCLUSIVE" else f"{m['further_samples']:,}" if m["further_samples"] else "over 10,000"
-        cells = (number(m["reference"]), number(m["candidate"]), f"{m['difference']:+.4f}", interval, f"{m['margin']:.4f}")
+        cells = [number(m["reference"]), number(m["candidate"]), f"{m['difference']:+.4f}", interval, f"{m['margin']:.4f}"]
+        if shares:
+            is_share = m["kind"] == "share"
+            cells += [str(m["losses"]), str(m["gains"]), p_text(m["p_difference"])] if is_share else ["-"] * len(SHARES)
         table.add_row(m["name"], *cells, m["verdict"], more)
     console.print(table)
+    for name, why in data["left_out"].items():
+        console.print(f"left out: {name}: {why}", markup=False)
+    console.print(f"margin {data['margin']} ({data['margin_from']})", markup=False)
     console.print(data["notice"], style="dim", markup=False)
 
 
@@ -105,7 +132,7 @@ def forest_svg(data: Mapping[str, Any]) -> str:
     figure = new_figure(7.6, 0.9 + 0.34 * len(metrics))
     axes = figure.subplots()
     axes.axvline(0, color=INK, linewidth=1)
-    axes.axvline(-1, color=AMBER, linewidth=1, linestyle="--")
+    axes.axvline(-1, color=INK, linewidth=1, linestyle="--")
     for at, m in enumerate(metrics):
         value = m["difference"] / m["margin"]
         low, high = (end / m["margin"] for end in m["ci95"]) if m["ci95"] else (value, value)

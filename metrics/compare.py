@@ -6,23 +6,21 @@ baseline, efficiency, quality, what differs from the baseline), geometric means 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from configs.errors import ConfigError, unknown
-from metrics.report import QUALITY, Report, load_report
+from metrics.report import QUALITY, Report
 from metrics.run_facts import differing, facts, hardware, model_name, num_devices
 from metrics.speed import KINDS, Ratio, Speed, best_share, geometric_mean, pooled, slowness, speed_up, throughput
-from metrics.throughput import Throughput
-from workloads.manifest import distrust
+from metrics.worked_out import worked_out
 from workloads.under_rules import notices
 
 SCHEMA = "triptych-compare/1"
 BY = ("auto", "throughput", *KINDS)
-MAY_DIFFER = ("seed",)  # between repeats
+MAY_DIFFER = ("seed", "metrics")  # between repeats
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +73,8 @@ def compare(
     for folder in baselines:
         if folder.resolve() not in resolved:
             raise ConfigError(f"--baseline {str(folder)!r} is none of the runs; give it among them as well")
-    reports = [_load(folder) for folder in folders]
-    reasons = [list(dict.fromkeys([*distrust(r.run.folder, but="media"), *r.data["reasons"]])) for r in reports]
+    reports = [worked_out(folder) for folder in folders]
+    reasons: list[list[str]] = [r.data["reasons"] for r in reports]
     if not allow_invalid and any(reasons):
         named = "; ".join(f"{str(f)!r} ({r[0]})" for f, r in zip(folders, reasons, strict=True) if r)
         raise ConfigError(f"INVALID runs are not compared: {named}; --allow-invalid compares them all the same, and marks them")
@@ -97,19 +95,6 @@ def compare(
         "groups": [_plain_group(group) for group in groups],
         "geometric_means": _geometric_means(groups, bool(labels)),
     }
-
-
-def _load(folder: Path) -> Report:
-    """A run with its report. Raises ConfigError where the report is not of the run's records."""
-    if folder.is_file():
-        raise ConfigError(f"{str(folder)!r} is a file; suite.py report {folder} unpacks a bundle into a run folder, which can be compared")
-    report = load_report(folder)
-    for name, figure in Throughput().compute(report.run).items():
-        told, found = report.data["figures"].get(name, {}).get("value"), figure.value
-        if told is not None and found is not None and not math.isclose(told, found, rel_tol=1e-9):
-            stale = f"{folder / 'report.json'} says {name} {told:.6g}, and the records {found:.6g}"
-            raise ConfigError(f"{stale}; run: suite.py report {folder}")
-    return report
 
 
 def _folder_names(folders: Sequence[Path]) -> list[str]:

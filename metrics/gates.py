@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from metrics.base import Figure, Run
-from workloads.mlperf_rules import Gate, ScenarioRules
+from workloads.mlperf_rules import Benchmark, Gate, ScenarioRules
 from workloads.under_rules import shown_benchmark
 
 # The metric that each figure of a benchmark's gate comes from.
@@ -56,12 +56,17 @@ def bounds(gate: Gate | Held) -> str:
     return " and ".join(f"{word} {bound:.6g}" for word, bound in parts if bound is not None)
 
 
+def scenario_of(found: Benchmark, scenario: str) -> ScenarioRules:
+    """The benchmark's rules of that scenario, or of its first where it has none of it."""
+    return next((s for s in found.scenarios if s.scenario == scenario), found.scenarios[0])
+
+
 def _of_benchmark(run: Run, figures: Mapping[str, Figure]) -> Iterator[Held]:
     found = shown_benchmark(run.config)
     if found is None:
         return
-    scenario = next((s for s in found.scenarios if s.scenario == run.config.scenario), found.scenarios[0])
     decides = run.config.by_mlperf and run.config.mode != "performance"
+    scenario = scenario_of(found, run.config.scenario)
     for gate in scenario.gates:
         yield _held(f"{found.name} in MLPerf {found.round}", gate, figures, decides, _untold(run, gate, scenario, figures.get(gate.figure)))
 

@@ -9,7 +9,7 @@ quantisation  asked for: named, and seen in the weights. Not named: not seen
 cache         named if and only if it was asked for
 compile       in force if and only if it was asked for, and seen in the modules
 parallel      every axis that was asked for is named
-packages      the same versions on all ranks, before and after
+packages      the same versions on all ranks, before and after, and those that the run requires
 steps         no answer was made in fewer denoising steps than asked for, nor in fewer when timed than when not
 option        no other option that the pipeline itself says it could not put in force; and nothing in force changed meanwhile
 """
@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
+from configs.required_versions import is_met
 from configs.run_config import Fallback
 from metrics.base import Run
 from metrics.check import Check, differs, holds, not_made
@@ -92,7 +93,9 @@ def _basis(name: str, run: Run, ranks: Sequence[Rank]) -> str:
         return ", ".join(told) or "one rank a model, as asked for"
     if name == "packages":
         count = len((seen.get("packages")) or {})
-        return f"{count} versions, before and after, on {len(ranks)} ranks" if count else "- the run folder tells none"
+        wanted = ", ".join(f"{package} {version}" for package, version in run.config.require.items())
+        seen_there = f"{f'asked for {wanted}; ' if wanted else ''}{count} versions, before and after, on {len(ranks)} ranks"
+        return seen_there if count else "- the run folder tells none"
     if name == "steps":
         counts = sorted({len(r.step_s) for r in run.timed if r.step_s})
         told += [f"timed answers have {' or '.join(map(str, counts))}"] if counts else []
@@ -186,6 +189,10 @@ def _packages(run: Run, ranks: Sequence[Rank]) -> Iterator[str]:
     first = (ranks[0].get("found") or {}).get("packages", {})
     for _, when, seen in _looks(ranks):
         versions = seen.get("packages", {})
+        for name, wanted in run.config.require.items() if versions else ():
+            version = versions.get(name)
+            if version is None or not is_met(wanted, version):
+                yield f"{when} has {name} {version or 'not at all'}, not {wanted}"
         for name in sorted({*first, *versions}) if versions else ():
             if first.get(name) != versions.get(name):
                 yield f"{when} has {name} {versions.get(name, 'not at all')}, rank {ranks[0]['rank']} had {first.get(name, 'none')} before"

@@ -77,22 +77,26 @@ def build_report(folder: Path, brief: bool = False) -> Report:
 
     brief: verdict and reasons alone, without a look at any answer; for a run that was given up.
     """
+    report = make_report(folder, brief)
+    write_json(folder / "report.json", report.data)
+    return report
+
+
+def own_metrics(run: Run) -> Sequence[str]:
+    """Names of the metrics that the run is reported by."""
+    return run.config.metrics or run.workload.default_metrics
+
+
+def measured(run: Run, names: Sequence[str]) -> tuple[dict[str, dict[str, Any]], dict[int, dict[str, float]]]:
+    """Figures of these metrics, as report.json has them, and scores of single answers by query id."""
+    figures, scores = _figures(run, names)
+    return {name: _plain(figure) for name, figure in figures.items()}, scores
+
+
+def make_report(folder: Path, brief: bool = False) -> Report:
+    """As `build_report`, and nothing is written."""
     run = load_run(folder)
-    figures: dict[str, Figure] = {}
-    scores: dict[int, dict[str, float]] = {}
-    for name in () if brief else run.config.metrics or run.workload.default_metrics:
-        _plugin(folder, "metrics", name)
-        metric = make("metrics", name, {})
-        if isinstance(metric, SampleMetric):
-            by_query = metric.scores(run)
-            by_mean = type(metric).compute is SampleMetric.compute  # else its figure is no mean of the samples' scores
-            figures |= metric.summarise(by_query) if by_mean else metric.compute(run)
-            for query_id, found in by_query.items():
-                scores.setdefault(query_id, {}).update(found)
-        else:
-            figures |= metric.compute(run)
-    if has_random_weights(run):
-        figures, scores = {name: _withheld(name, figure) for name, figure in figures.items()}, {}
+    figures, scores = _figures(run, () if brief else own_metrics(run))
     shown = {} if brief else canaries.listen(run)
     alarms = canaries.alarms(run, shown)
     compared = [] if brief else loadgen_agreement.compare(run)
@@ -138,7 +142,6 @@ def build_report(folder: Path, brief: bool = False) -> Report:
         data["brief"] = True
     if search is not None:
         data["search"] = msgspec.to_builtins(search)
-    write_json(folder / "report.json", data)
     return Report(run, data)
 
 
@@ -162,6 +165,26 @@ def load_report(folder: Path) -> Report:
 def has_random_weights(run: Run) -> bool:
     """Whether the model was drawn, not trained: nothing that it says is any model's quality."""
     return run.config.pipeline_options.get("weights") == "random"
+
+
+def _figures(run: Run, names: Sequence[str]) -> tuple[dict[str, Figure], dict[int, dict[str, float]]]:
+    """By these metrics; scores by query id. Of random weights no quality is told."""
+    figures: dict[str, Figure] = {}
+    scores: dict[int, dict[str, float]] = {}
+    for name in names:
+        _plugin(run.folder, "metrics", name)
+        metric = make("metrics", name, {})
+        if isinstance(metric, SampleMetric):
+            by_query = metric.scores(run)
+            by_mean = type(metric).compute is SampleMetric.compute  # else its figure is no mean of the samples' scores
+            figures |= metric.summarise(by_query) if by_mean else metric.compute(run)
+            for query_id, found in by_query.items():
+                scores.setdefault(query_id, {}).update(found)
+        else:
+            figures |= metric.compute(run)
+    if has_random_weights(run):
+        return {name: _withheld(name, figure) for name, figure in figures.items()}, {}
+    return figures, scores
 
 
 def _withheld(name: str, figure: Figure) -> Figure:

@@ -36,7 +36,7 @@ def print_comparison(folder: Path, before: bytes | None) -> bool | None:
         console.print("report.json is the one that the bundle came with, byte for byte", style="green")
         return True
     found = list(differences(json.loads(before), json.loads(after)))
-    rounding = max((_relative(old, new) for _, old, new in found), default=0.0)
+    rounding = max((relative(old, new) for _, old, new in found), default=0.0)
     slightly = f", by {rounding:.0e} of themselves at most, as under another processor's arithmetic" if rounding < ROUNDING else ""
     count = "1 value differs" if len(found) == 1 else f"{len(found)} values differ"
     console.print(f"report.json is not the one that the bundle came with: {count}{slightly}", style="bold red")
@@ -58,6 +58,12 @@ def differences(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, 
         yield path, before, after
 
 
+def relative(before: Any, after: Any) -> float:
+    """How far a number is from what it was; infinite where one is no number."""
+    numbers = [v for v in (before, after) if isinstance(v, (int, float)) and not isinstance(v, bool)]
+    return abs(after - before) / max(abs(before), abs(after)) if len(numbers) == 2 else math.inf
+
+
 def other_versions(folder: Path) -> list[str]:
     """The suite and packages, where the run had other versions than there are here."""
     try:
@@ -67,12 +73,6 @@ def other_versions(folder: Path) -> list[str]:
     except (OSError, ValueError, KeyError, TypeError):
         return []
     return [f"{name} was {there or 'none'} there and is {here or 'none'} here" for name, (there, here) in pairs.items() if there != here]
-
-
-def _relative(before: Any, after: Any) -> float:
-    """How far a number is from what it was; infinite where one is no number."""
-    numbers = [v for v in (before, after) if isinstance(v, (int, float)) and not isinstance(v, bool)]
-    return abs(after - before) / max(abs(before), abs(after)) if len(numbers) == 2 else math.inf
 
 
 def _short(value: Any) -> str:

@@ -11,7 +11,7 @@ from metrics.base import Run
 from metrics.report import Report
 from workloads.manifest import read_manifest
 
-WITHOUT_EFFECT = ("workload", "scenario", "metrics", "report_videos", "heartbeat_timeout_s", "answer_timeout_s")  # or shown elsewhere
+WITHOUT_EFFECT = ("workload", "scenario", "report_videos", "heartbeat_timeout_s", "answer_timeout_s")  # or shown elsewhere
 
 
 def facts(report: Report) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from configs.errors import ConfigError, unknown
 from metrics.pairs_needed import Tail, pairs_for_mean, pairs_for_shares
-from metrics.report import Report, load_report
-from workloads.manifest import distrust
+from metrics.report import Report
+from metrics.worked_out import scores_by_sample, worked_out
 
 CORRELATIONS = (0.0, 0.5, 0.9)  # shown where none is known
 SEEN = "seen"  # the key of what a second run showed
@@ -111,7 +111,7 @@ def plan(
     report, other = _load(folder), _load(beside) if beside else None
     if other:
         _check_same_prompts(report, other)
-    scores = _scores(report)
+    scores = scores_by_sample(report)
     if not scores:
         raise ConfigError(
             f"run {str(folder)!r} has no metric that scores single answers; metrics that do: world_score, exact_match, rouge ..."
@@ -126,7 +126,7 @@ def plan(
     for name in planned:
         try:
             if other:
-                needs.append(_seen(name, columns[name], _scores(other).get(name, {}), wanted, power, alpha / len(planned)))
+                needs.append(_seen(name, columns[name], scores_by_sample(other).get(name, {}), wanted, power, alpha / len(planned)))
             else:
                 assumed = CORRELATIONS if correlation is None else (correlation,)
                 needs.append(_assumed(name, columns[name], assumed, wanted, power, alpha / len(planned)))
@@ -150,19 +150,10 @@ def parse_effect(text: str, option: str = "--effect") -> Effect:
 
 
 def _load(folder: Path) -> Report:
-    report = load_report(folder)
-    if reasons := [*distrust(folder, but="media"), *report.data["reasons"]]:
+    report = worked_out(folder)
+    if reasons := report.data["reasons"]:
         raise ConfigError(f"run {str(folder)!r} is INVALID, and no plan rests on it: {reasons[0]}")
     return report
-
-
-def _scores(report: Report) -> dict[str, dict[int, float]]:
-    """Of each answer, by metric and sample index."""
-    found: dict[str, dict[int, float]] = {}
-    for sample in report.data["samples"]:
-        for name, value in sample["scores"].items():
-            found.setdefault(name, {})[int(sample["sample_index"])] = float(value)
-    return found
 
 
 def _why_not(report: Report, name: str, scores: Mapping[int, float], effect: Effect) -> str:

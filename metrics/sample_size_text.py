@@ -41,6 +41,8 @@ def print_plan(found: Plan) -> None:
     from rich.table import Table
 
     console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        console = Console(stderr=True, highlight=False, width=150)
     what = f"{found.effect.text} of its mean" if found.effect.relative else found.effect.text
     console.print(
         f"pairs of answers that show a candidate, truly as good, to be worse by less than {what}, with a chance of {found.power:.0%}",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -53,24 +53,24 @@ def requested(pipeline: type[Pipeline]) -> dict[str, Any]:
     return {name: default for name, default in fields.items() if isinstance(default, str | bool | int | float | None)}
 
 
-def look(pipeline: Pipeline) -> dict[str, Any]:
+def look(pipeline: Pipeline, required: Iterable[str] = ()) -> dict[str, Any]:
     """weights: elements by dtype of each part, an attribute's path. attention: backends named by parts. compiled: modules that are.
 
-    packages: versions of what answers may depend on.
+    packages: versions of what answers may depend on, and of those that the run requires.
     """
     parts = dict(_parts(pipeline))
     return {
         "weights": {path: counted for path, module in parts.items() if (counted := _weights(module))},
         "attention": sorted({name for module in parts.values() for name in _attention(module)}),
         "compiled": sum(_is_compiled(m) for module in parts.values() for m in module.modules()),
-        "packages": packages(),
+        "packages": packages(required),
     }
 
 
-def packages() -> dict[str, str]:
+def packages(required: Iterable[str] = ()) -> dict[str, str]:
     """Versions by name of those that are installed here."""
     found = {}
-    for name in (*PACKAGES, *ENGINES):
+    for name in dict.fromkeys((*PACKAGES, *ENGINES, *required)):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -246,7 +246,15 @@ class Test:
         try:
             address = share(conductor.address if conductor else Address(""), self.ranks)
             worker = (Worker if self.pipeline.replica.leads else Follower)(
-                self.ranks.rank, self.pipeline, self.samples, folder, address, mode, config.heartbeat_timeout_s, sampler
+                self.ranks.rank,
+                self.pipeline,
+                self.samples,
+                folder,
+                address,
+                mode,
+                config.heartbeat_timeout_s,
+                sampler,
+                tuple(config.require),
             )
             leave_where_stuck(lambda: _is_over(conductor, worker), left, lambda: _last_words(conductor, worker, job))
             try:

@@ -8,6 +8,7 @@ import queue
 import threading
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,6 +135,30 @@ def read_video(path: Path) -> NDArray[np.uint8]:
     if video is None:
         raise ValueError(f"{path} holds no frames")
     return video
+
+
+class Form(NamedTuple):
+    """Of a video. fps: frames a second, as the file says."""
+
+    num_frames: int
+    height: int
+    width: int
+    fps: float
+
+
+def video_form(path: Path) -> Form:
+    """Read off the container; no frame is decoded. Raises ValueError, naming the file, as `read_video` does."""
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            num_frames = sum(packet.size > 0 for packet in container.demux(stream))
+            return Form(num_frames, stream.height, stream.width, float(stream.average_rate or 0))
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing") from None
+    except Exception as error:  # PyAV raises one class a cause
+        raise ValueError(f"{path} is not a readable video: {error}") from None
 
 
 def browser_video(video_THWC: NDArray[np.uint8], fps: float) -> bytes:

@@ -58,7 +58,9 @@ class Worker:
         mode: str,
         heartbeat_timeout_s: float = math.inf,
         sampler: PowerSampler | None = None,
+        required: Sequence[str] = (),
     ) -> None:
+        self._required = required  # packages whose versions the run asks for
         self.rank, self.pipeline, self.samples, self.mode = rank, pipeline, samples, mode
         self._address = address
         self._context = zmq.Context()
@@ -101,7 +103,7 @@ class Worker:
                 self.pipeline.repeats,
                 self.pipeline.rests,
                 requested(type(self.pipeline)),
-                look(self.pipeline),
+                look(self.pipeline, self._required),
             )
         )
         message = self._stream(self.pipeline, check) if isinstance(self.pipeline, StreamingPipeline) else self._batches(check)
@@ -114,7 +116,7 @@ class Worker:
         self._end_sampling()
         error_s = self._clock.error_s(time.perf_counter())
         clock: tuple[float | None, float | None] = (None, None) if math.isinf(error_s) else (self._clock.offset_s, error_s)
-        memory, effective, found = _peak_memory(device), dict(self.pipeline.effective()), look(self.pipeline)
+        memory, effective, found = _peak_memory(device), dict(self.pipeline.effective()), look(self.pipeline, self._required)
         self._send(wire.Bye(self.rank, memory, self._writer.finish(), None, *clock, effective, found))
         if message.reason == "aborted":
             raise RunError("the run was given up")

@@ -5,41 +5,59 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
 
 from configs.errors import ConfigError
+from configs.registry import register
+from metrics.base import Run, SampleMetric
 from metrics.paired_means import p_mean_at_most
 from metrics.paired_shares import critical, power, score_statistic
 from metrics.pairs_needed import FEWEST, Tail, pairs_for_mean, pairs_for_shares
 from metrics.sample_size import SEEN, parse_effect, plan
 from tests.conftest import SuiteRun, last_line, record
 from tests.metrics.conftest import write_run
-from workloads.records import Sample
+from workloads.records import Record, Sample
 
 Folder = Callable[..., Path]
 
 
+@register("told")
+@dataclass(frozen=True)
+class Told(SampleMetric):
+    """The scores that an answer names, but `motion`."""
+
+    name: ClassVar[str] = "told"
+
+    def score(self, run: Run, sample: Sample, record: Record) -> Mapping[str, float]:
+        return {name: value for name, value in json.loads(str(record.text)).items() if name != "motion"}
+
+
+@register("told_motion")
+@dataclass(frozen=True)
+class ToldMotion(SampleMetric):
+    name: ClassVar[str] = "motion"
+    better: ClassVar[Literal["neither"]] = "neither"
+
+    def score(self, run: Run, sample: Sample, record: Record) -> Mapping[str, float]:
+        return {name: value for name, value in json.loads(str(record.text)).items() if name == "motion"}
+
+
 @pytest.fixture
 def make_folder(tmp_path: Path) -> Folder:
-    """A VALID run folder whose report holds these scores, sample by sample."""
+    """A run folder whose answers have these scores, sample by sample; without a report.json. failed: how many have no answer."""
 
-    def make(
-        name: str, scores: Sequence[Mapping[str, float]], better: Mapping[str, str] | None = None, asked: str = "prompt", **report: Any
-    ) -> Path:
-        samples = [Sample(i, f"{asked} {i}", {}) for i in range(len(scores))]
-        folder = write_run(tmp_path / name, samples, [record(i, text="x") for i in range(len(scores))])
-        data = {
-            "verdict": "VALID",
-            "reasons": [],
-            "figures": {n: {"better": (better or {}).get(n, "higher")} for n in (scores[0] if scores else ())},
-            "samples": [{"sample_index": i, "scores": dict(s)} for i, s in enumerate(scores)],
-        }
-        (folder / "report.json").write_text(json.dumps(data | report), encoding="utf-8")
-        return folder
+    def make(name: str, scores: Sequence[Mapping[str, float]], asked: str = "prompt", failed: int = 0) -> Path:
+        right_or_wrong = all(set(s) == {"exact_match"} for s in scores)
+        samples = [Sample(i, f"{asked} {i}", {"answer": f"right {i}"} if right_or_wrong else {}) for i in range(len(scores))]
+        texts = [f"{'right' if s['exact_match'] else 'wrong'} {i}" if right_or_wrong else json.dumps(s) for i, s in enumerate(scores)]
+        states = [{"status": "failed", "text": None, "error": "lost"} if i < failed else {} for i in range(len(scores))]
+        records = [record(i, **{"text": text, "num_units": 4} | state) for i, (text, state) in enumerate(zip(texts, states, strict=True))]
+        return write_run(tmp_path / name, samples, records, metrics=["exact_match"] if right_or_wrong else ["told", "told_motion"])
 
     return make
 
@@ -125,9 +143,10 @@ def test_a_second_run_shows_how_far_two_agree(make_folder: Folder) -> None:
 
 def test_metrics_judged_together_share_the_level(make_folder: Folder) -> None:
     rng = np.random.default_rng(3)
-    folder = make_folder("run", [{"a": float(v), "b": float(w)} for v, w in rng.normal(5, 1, (64, 2))])
+    rows = [{"a": float(v), "b": float(w)} for v, w in rng.normal(5, 1, (64, 2))]
+    folder = make_folder("run", rows)
     both, alone = plan(folder, "0.2"), plan(folder, "0.2", names=["a"])
-    values = np.array([s["scores"]["a"] for s in json.loads((folder / "report.json").read_text())["samples"]])
+    values = np.array([row["a"] for row in rows])
     spread = float(values.std(ddof=1))
     tail = Tail(float(np.abs(values - values.mean()).max()) / spread, 64)
     assert both.needs[0].pairs["0"] == pairs_for_mean(-0.2, 0.0, spread * math.sqrt(2), 0.025, 0.8, tail)
@@ -137,7 +156,7 @@ def test_metrics_judged_together_share_the_level(make_folder: Folder) -> None:
 
 def test_what_cannot_be_planned_is_left_out_with_its_reason(make_folder: Folder) -> None:
     rows = [{"motion": i / 10, "flat": 0.5, "zero": 0.0, "all_right": 1.0, "good": float(i % 7 > 0)} for i in range(64)]
-    found = plan(make_folder("run", rows, better={"motion": "neither"}), "10%")
+    found = plan(make_folder("run", rows), "10%")
     assert [need.name for need in found.needs] == ["all_right", "good"]
     assert "neither way is better" in found.left_out["motion"]
     assert "how much they vary is not known" in found.left_out["flat"]
@@ -175,13 +194,11 @@ def test_settings_without_sense_are_refused(make_folder: Folder, settings: dict[
 
 
 def test_runs_that_no_plan_can_rest_on_are_refused(make_folder: Folder) -> None:
-    invalid = make_folder("invalid", shares(57, 64), verdict="INVALID", reasons=["2 of 64 queries failed"])
+    invalid = make_folder("invalid", shares(57, 64), failed=2)
     with pytest.raises(ConfigError, match="INVALID, and no plan rests on it: 2 of 64 queries failed"):
         plan(invalid, "1%")
     with pytest.raises(ConfigError, match="no metric that scores single answers"):
         plan(make_folder("speed", [{} for _ in range(8)]), "1%")
-    with pytest.raises(ConfigError, match="no metric that scores single answers"):
-        plan(make_folder("empty", []), "1%")
     other = make_folder("other", shares(57, 64), asked="question")
     with pytest.raises(ConfigError, match="different prompts"):
         plan(make_folder("run", shares(57, 64)), "1%", beside=other)
@@ -196,6 +213,8 @@ def test_the_command_prints_a_table_and_a_line(suite: SuiteRun, make_folder: Fol
     assert set(found["pairs"]) == {"0", "0.5", "0.9"}
     assert f"{found['pairs']['0.9']:,}" in done.stderr
     assert "not r" in done.stderr  # what one run cannot tell
+    (row,) = (line for line in done.stderr.splitlines() if line.startswith("exact_match"))
+    assert [int(cell.replace(",", "")) for cell in row.split()[-3:]] == list(found["pairs"].values())  # in one line, though no terminal
     wrong = suite("sample-size", "--effect", "0", str(folder))
     assert wrong.returncode == 1
     assert wrong.stderr.startswith("suite: --effect '0' is no loss of quality")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import suite as command
 from configs.errors import ConfigError
@@ -26,6 +27,7 @@ from tests.metrics.conftest import write_run
 from workloads.loadgen import LOADGEN_SCENARIOS
 from workloads.mlperf_rules import benchmark, seeds
 from workloads.records import Sample
+from workloads.under_rules import UNVERIFIED
 
 NAME = "qwen3-vl-235b-a22b"
 GOODS = json.dumps({"category": "Home > Kitchen"})
@@ -379,3 +381,11 @@ def test_a_kept_video_is_shown_as_mp4(tmp_path: Path) -> None:
     shown_THWC = read_video(tmp_path / "videos/3.mp4")
     assert shown_THWC.shape == video_THWC.shape
     assert abs(int(shown_THWC.mean()) - 200) < 5
+
+
+def test_the_command_says_that_nobody_verified_it(submit: Callable[..., Any]) -> None:
+    root, _ = submit()
+    done = CliRunner().invoke(command.app, ["submit", "--check", str(root)])
+    assert done.stderr.splitlines()[-1] == UNVERIFIED
+    line = json.loads(done.stdout.splitlines()[-1])
+    assert (line["verdict"], line["verified_by_mlcommons"], line["notice"]) == ("OK", False, UNVERIFIED)

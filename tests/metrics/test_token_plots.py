@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from metrics.plots import latency_svg, stages_svg
 from metrics.token_plots import _in_service, occupancy_svg, search_svg, token_times, waits_svg
 from tests.conftest import record
 
@@ -37,3 +38,9 @@ def test_many_ranks_are_drawn_as_one_sum() -> None:
 def test_a_search_without_measurements_can_be_drawn() -> None:
     probe = {"target_qps": 4.0, "verdict": "INVALID", "ttft_s": None}
     assert "limit" in search_svg([probe], {"ttft": 1.0}, None)
+
+
+def test_every_plot_says_that_nobody_verified_it() -> None:
+    """A plot may leave the page that says so."""
+    for drawn in (latency_svg([0.1, 0.2], "latency"), waits_svg({"ttft": [0.1, 0.2]}, {}, 0.9), stages_svg({"draw": 1.0})):
+        assert drawn.count("Result not verified by MLCommons Association.") == 1

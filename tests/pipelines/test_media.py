@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.media import MediaWriter, browser_video, read_video, write_video
+from pipelines.media import Form, MediaWriter, browser_video, read_video, video_form, write_video
 
 
 def test_saving_is_lossless(tmp_path: Path) -> None:
@@ -42,3 +42,10 @@ def test_the_browser_gets_a_larger_webm_of_the_same_pictures(tmp_path: Path) -> 
     back = read_video(tmp_path / "b.webm")
     assert back.shape == (9, 192, 192, 3)
     assert np.abs(back[:, 60:100, 60:100].astype(int) - (200, 40, 40)).max() < 24
+
+
+def test_a_files_form_is_read_without_its_pictures(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mkv", np.zeros((9, 48, 32, 3), np.uint8), 8)
+    assert video_form(tmp_path / "a.mkv") == Form(9, 48, 32, 8.0)
+    with pytest.raises(ValueError, match=r"gone\.mkv is missing"):
+        video_form(tmp_path / "gone.mkv")

@@ -1,0 +1,120 @@
+"""Do audits of texts tell the truth? As audited_speedups.py, for the embedded language model.
+
+python benchmarks/audited_llm.py [--prompts 100] [--margin 5%] [--folder FOLDER]
+
+The reference is the dense model in float32, answering with its likeliest tokens. Candidates: bfloat16; weights rounded row by row to
+fewer bits, computed with as they were; a layer left out; tokens drawn at a temperature; static batches. Each is audited on exact matches,
+and held against the exact matches of ten times as many prompts. Ten minutes on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.audited_speedups import ROOT, TIMES, print_row, slug, suite
+from benchmarks.outcome import conclude
+from metrics.paired import compare_shares, verdicts
+
+METRIC = "exact_match"
+MODEL = ROOT / "pipelines/embedded/llm_dense"
+MADE = "MADE"  # in a setting: the folder of models made of the embedded one
+CANDIDATES = {
+    "bfloat16": ["pipeline.dtype=bfloat16"],
+    "static batches": ["pipeline.batching=static"],
+    "int8 weights": [f"pipeline.model={MADE}/int8"],
+    "int4 weights": [f"pipeline.model={MADE}/int4"],
+    "int3 weights": [f"pipeline.model={MADE}/int3"],
+    "int2 weights": [f"pipeline.model={MADE}/int2"],
+    "3 of 4 layers": [f"pipeline.model={MADE}/layers"],
+    "temperature 0.5": ["pipeline.do_sample=true", "pipeline.temperature=0.5"],
+    "temperature 1.5": ["pipeline.do_sample=true", "pipeline.temperature=1.5"],
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--prompts", type=int, default=100, help="of the audits; the runs they are held against have ten times as many")
+    parser.add_argument("--margin", default="5%", help="of the reference's exact matches")
+    parser.add_argument("--folder", type=Path, default=ROOT / "outputs/audited_llm", help="where models, runs and audits are kept")
+    given = parser.parse_args()
+    folder = given.folder.resolve()
+    make_models(folder / "models")
+    few, many = (folder / str(num) for num in (given.prompts, TIMES * given.prompts))
+    rows: list[dict[str, Any]] = []
+    for name, settings in CANDIDATES.items():
+        for place in (few, many):
+            make_run(place / "reference", int(place.name), [])
+            make_run(place / slug(name), int(place.name), [s.replace(MADE, str(folder / "models")) for s in settings])
+        rows.append(judged(few, many, name, given.margin))
+        print_row(rows[-1], first=len(rows) == 1)
+    wrong = [row["candidate"] for row in rows if row["agrees"] is False]
+    settled = sum(row["agrees"] is not None for row in rows)
+    more = {"prompts": given.prompts, "margin": given.margin, "settled": settled, "audits": len(rows), "wrong": wrong, "rows": rows}
+    conclude("audited_llm", len(wrong), "verdicts that a run ten times as long contradicts", 0, not wrong and settled > 0, **more)
+
+
+def make_models(folder: Path) -> None:
+    """Folders of the embedded model with rounded weights, and with its last layer left out."""
+    from safetensors.torch import load_file, save_file
+
+    config = json.loads((MODEL / "config.json").read_text(encoding="utf-8"))
+    last = config["num_hidden_layers"] - 1
+    for name, bits in (("int8", 8), ("int4", 4), ("int3", 3), ("int2", 2), ("layers", None)):
+        shutil.copytree(MODEL, folder / name, dirs_exist_ok=True)
+        weights = {key: tensor.float() for key, tensor in load_file(MODEL / "model.safetensors").items()}
+        for key, tensor in list(weights.items()):
+            if bits and key.endswith("_proj.weight"):
+                scale = tensor.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)  # as pipelines/quantised_weights.py's `round`
+                weights[key] = (tensor / scale).round() * scale
+        if bits is None:
+            weights = {key: tensor for key, tensor in weights.items() if f".layers.{last}." not in key}
+            (folder / name / "config.json").write_text(json.dumps(config | {"num_hidden_layers": last}), encoding="utf-8")
+        save_file(weights, folder / name / "model.safetensors", metadata={"format": "pt"})
+
+
+def make_run(folder: Path, num_prompts: int, settings: list[str]) -> None:
+    """An accuracy run, if it is not there."""
+    if (folder / "report.json").exists():
+        return
+    changes = [f"dataset.num_prompts={num_prompts}", f"metrics=[throughput, {METRIC}]", "truth.replays=0", *settings]
+    suite(["--workload", "llm", "--mode", "accuracy", "--output", str(folder)] + [w for c in changes for w in ("--set", c)], {0, 3})
+
+
+def judged(few: Path, many: Path, name: str, margin: str) -> dict[str, Any]:
+    """What the audit of few prompts says, and whether many bear it out."""
+    page = few / f"audit-{slug(name)}.html"
+    words = ["--margin", margin, "--metric", METRIC, "--allow-invalid", "--output", str(page)]
+    suite(["audit", str(few / "reference"), str(few / slug(name)), *words], {0, 1, 2})
+    found = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+    told = found["metrics"][0]
+    true = compare_shares(name, scores(many / "reference"), scores(many / slug(name)), float(told["margin"]))
+    ends = true.ci95 or (true.difference, true.difference)
+    return {
+        "candidate": name,
+        "speed": round((found["speed"]["paired"] or {"value": float("nan")})["value"], 2),
+        "difference": round(told["difference"], 4),
+        "verdict": told["verdict"],
+        "further_samples": told["further_samples"],
+        "all_metrics": found["verdict"],
+        "long_difference": round(true.difference, 4),
+        "long_ci95": [round(end, 4) for end in ends],
+        "long_verdict": verdicts([true]).overall,
+        "agrees": {"PASS": true.difference > -true.margin, "FAIL": true.difference < -true.margin}.get(told["verdict"]),
+    }
+
+
+def scores(folder: Path) -> list[float]:
+    """Exact matches, by prompt; some tasks have another measure."""
+    samples = json.loads((folder / "report.json").read_text(encoding="utf-8"))["samples"]
+    return [float(value) for _, value in sorted((s["sample_index"], s["scores"][METRIC]) for s in samples if METRIC in s["scores"])]
+
+
+if __name__ == "__main__":
+    main()
