@@ -65,8 +65,8 @@ TWO_STEPS = (
     "pipeline.num_inference_steps=2",
     "pipeline.guidance_scale=1.0",
     "pipeline.scheduler={name: UniPCMultistepScheduler, solver_order: 1, disable_corrector: [0, 1]}",
-    "pipeline.lora=[{path: pipelines/embedded/t2v_two_steps/high_noise.safetensors}, "
-    "{path: pipelines/embedded/t2v_two_steps/low_noise.safetensors, denoiser: transformer_2}]",
+    "pipeline.lora=[{path: embedded, weight_name: high_noise.safetensors}, "
+    "{path: embedded, weight_name: low_noise.safetensors, denoiser: transformer_2}]",
 )
 
 

@@ -11,12 +11,14 @@ from typing import Any
 from configs.errors import ConfigError
 from pipelines.library_options import build, first_line
 
+EMBEDDED = Path(__file__).parent / "embedded" / "t2v_two_steps"
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """path: a safetensors file, a folder, or a hub name. weight_name: the file in a folder or on the hub. denoiser: whose it is.
+    """path: a safetensors file, a folder, a hub name, or `embedded`: the embedded model's own, distilled into two steps, whose files are
+    high_noise.safetensors and low_noise.safetensors. weight_name: the file in a folder or on the hub. denoiser: whose it is.
 
     scale: how much of it counts. fuse: add it to the weights, so that it costs nothing afterwards.
     """
@@ -55,7 +57,11 @@ class LoraWeights:
             second = {"load_into_transformer_2": True} if adapter.denoiser == "transformer_2" else {}
             try:
                 pipe.load_lora_weights(
-                    adapter.path, weight_name=adapter.weight_name, adapter_name=f"lora{number}", use_safetensors=True, **second
+                    str(EMBEDDED) if adapter.path == "embedded" else adapter.path,
+                    weight_name=adapter.weight_name,
+                    adapter_name=f"lora{number}",
+                    use_safetensors=True,
+                    **second,
                 )
             except Exception as error:  # diffusers, peft, safetensors and the hub raise many kinds
                 raise ConfigError(f"{self.what}: {adapter.path!r} cannot be used in {adapter.denoiser!r}: {first_line(error)}") from error
@@ -77,7 +83,7 @@ class LoraWeights:
             ranks = sorted({layer.r[f"lora{number}"] for layer in layers})
             merged = ", fused" if layers and all(layer.merged for layer in layers) else ""
             where = f"{len(layers)} layers of {adapter.denoiser}, rank {', '.join(map(str, ranks))}"
-            told.append(f"{Path(adapter.path).name} x {adapter.scale:g} in {where}{merged}")
+            told.append(f"{adapter.weight_name or Path(adapter.path).name} x {adapter.scale:g} in {where}{merged}")
         return "; ".join(told)
 
     def fallbacks(self) -> list[str]:

@@ -166,7 +166,7 @@ def test_random_weights_are_drawn_in_host_memory_where_they_are_offloaded() -> N
 
 
 @on_gpu
-@feature("diffusers_t2v", "compile")
+@feature("diffusers_t2v", "compile: the denoiser's repeated blocks")
 def test_compiled_blocks_draw_what_uncompiled_ones_do() -> None:
     plain, compiled = video(dtype="float32"), video(dtype="float32", compile=True)
     plain.load(GPU)
@@ -223,7 +223,7 @@ def test_the_device_multiplies_fp8_in_the_forms_that_the_table_says(name: str, d
 
 
 @on_gpu
-@feature("diffusers_t2v", "quantisation: torchao float8, dynamic")
+@feature("diffusers_t2v", "quantisation: torchao Float8DynamicActivationFloat8WeightConfig")
 def test_dynamic_float8_runs_where_the_table_says_so_and_is_refused_elsewhere() -> None:
     pytest.importorskip("torchao")
     fnuz = can(GPU, "fp8_fnuz") and not can(GPU, "fp8_ocp")
@@ -244,15 +244,17 @@ def test_dynamic_float8_runs_where_the_table_says_so_and_is_refused_elsewhere() 
         pytest.param(
             {"name": "torchao", "quant_type": "Int8DynamicActivationInt8WeightConfig"},
             "int8",
-            marks=feature("diffusers_t2v", "quantisation: torchao int8, dynamic"),
+            marks=feature("diffusers_t2v", "quantisation: torchao Int8DynamicActivationInt8WeightConfig"),
         ),
         pytest.param(
-            {"name": "bitsandbytes", "load_in_8bit": True}, "int8", marks=feature("diffusers_t2v", "quantisation: bitsandbytes, 8 bits")
+            {"name": "bitsandbytes", "load_in_8bit": True},
+            "int8",
+            marks=feature("diffusers_t2v", "quantisation: bitsandbytes, load_in_8bit"),
         ),
         pytest.param(
             {"name": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": "bfloat16"},
             "uint8",
-            marks=feature("diffusers_t2v", "quantisation: bitsandbytes, 4 bits"),
+            marks=feature("diffusers_t2v", "quantisation: bitsandbytes, load_in_4bit"),
         ),
     ],
 )

@@ -151,35 +151,6 @@ def test_wrong_options_are_refused_at_once(quantisation: Any, message: str) -> N
         make("pipelines", "diffusers_t2v", {"quantisation": quantisation})
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize(
-    "options",
-    [
-        pytest.param(
-            o,
-            marks=pytest.mark.feature(
-                "diffusers_t2v", f"quantisation: {o['name']} {o.get('quant_type', '') or next(k for k in o if 'load' in k)}"
-            ),
-        )
-        for o in (
-            {"name": "bitsandbytes", "load_in_8bit": True},
-            {"name": "bitsandbytes", "load_in_4bit": True},
-            {"name": "torchao", "quant_type": "Float8DynamicActivationFloat8WeightConfig"},
-        )
-    ],
-)
-def test_kinds_of_gpus_are_in_force_there(options: dict[str, Any]) -> None:
-    given = {"model": "embedded", **SMALL, "num_frames": 9, "height": 48, "dtype": "bfloat16", "quantisation": options}
-    pipeline: DiffusersT2V = make("pipelines", "diffusers_t2v", given)
-    try:
-        pipeline.load(torch.device("cuda"))
-    except ConfigError as error:
-        pytest.skip(str(error))
-    assert pipeline.effective()["quantisation"] != "none"
-    assert pipeline.fallbacks() == []
-    assert ask(pipeline).std() > 1
-
-
 @pytest.mark.feature("diffusers_t2v", "quantisation: bitsandbytes on a processor", refused="diffusers 0.42 quantises with it on GPUs alone")
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None or torch.cuda.is_available(), reason="needs bitsandbytes, and no GPU")
 def test_bitsandbytes_is_refused_on_a_processor(tiny_wan: Path) -> None:

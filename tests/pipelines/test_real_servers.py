@@ -70,6 +70,8 @@ def answers(pipeline: Any) -> list[tuple[str | None, int, int]]:
 @pytest.mark.feature("endpoint", "against `transformers serve`")
 def test_transformers_own_server_gives_the_engines_answers(started: Callable[..., str]) -> None:
     """Greedy: texts and counts of tokens must be those of transformers_llm in this process."""
+    if importlib.util.find_spec("vllm") is not None:
+        pytest.skip("vLLM wants an older transformers; its own server is asked there")
     if missing := [name for name in SERVING if importlib.util.find_spec(name) is None]:
         pytest.skip(f"`transformers serve` needs {', '.join(missing)}: make features")
     url = started("-m", "transformers.cli.transformers", "serve", MODEL, "--device", "cpu", "--dtype", "float32", *PAGED)
