@@ -361,7 +361,7 @@ class DiffusersT2V(Pipeline):
         self._cache.enable(self._pipe, self._named_denoisers(), num_steps, self._family.is_guided, device, answer)
 
     def _spread_over_ranks(self) -> None:
-        from pipelines.guidance_batch import GuidanceBatch
+        from pipelines.guidance_passes import GuidanceBatch
         from pipelines.parallel_denoise import SplitGuidance, split_tokens
         from pipelines.split_vae import SplitDecode
 

@@ -14,9 +14,8 @@ import torch
 import torch.distributed as dist
 
 from configs.errors import ConfigError
+from pipelines.guidance_passes import PASSES, GuidancePasses
 from pipelines.replica import Replica
-
-PASSES = ("cond", "uncond")  # the cache contexts in which pipelines make them; a rank's place on the cfg axis tells which is its own
 
 
 def split_tokens(denoiser: Any, replica: Replica, num_tokens: int | None) -> None:
@@ -67,45 +66,25 @@ def _one_device_at_least() -> Iterator[None]:
         yield
 
 
-class SplitGuidance:
+class SplitGuidance(GuidancePasses):
     """Makes one of a step's two guidance passes on this rank, and takes the other from the rank that makes it.
 
-    A pipeline calls its denoiser in cache_context("cond") and then in cache_context("uncond"), and looks at the first answer
-    only when it has the second. So the rank whose pass is the second gives an answer yet to be filled at once, makes its own
-    pass at the second call while its peer, done with the first, waits there for it; then they exchange. An answer that were
-    looked at too early holds NaN, which the canaries see.
+    The rank whose pass is the second gives an answer yet to be filled at once, makes its own pass at the second call while its peer, done
+    with the first, waits there for it; then they exchange.
     """
 
     def __init__(self, denoiser: Any, replica: Replica) -> None:
-        if not hasattr(denoiser, "cache_context"):
-            raise ConfigError(f"parallel.cfg is 2, but a {type(denoiser).__name__} does not tell its guidance passes apart; leave it out")
+        super().__init__(denoiser, "parallel.cfg is 2")
         assert replica.mesh is not None
         self._group = replica.mesh["cfg"].get_group()
         self._own = PASSES[replica.mesh["cfg"].get_local_rank()]
-        self._forward, self._cache_context = denoiser.forward, denoiser.cache_context
-        self._out_channels: int = denoiser.config.out_channels
-        self._now: str | None = None
-        self._first: torch.Tensor | None = None
-        denoiser.forward, denoiser.cache_context = self.forward, self.cache_context
-
-    @contextlib.contextmanager
-    def cache_context(self, name: str, **kwargs: Any) -> Iterator[None]:
-        self._now = name
-        try:
-            with self._cache_context(name, **kwargs):
-                yield
-        finally:
-            self._now = None
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, return_dict: bool = True, **kwargs: Any) -> Any:
-        if self._now not in PASSES or (self._first is None) != (self._now == PASSES[0]) or return_dict:
-            self._first = None
-            raise RuntimeError("parallel.cfg is 2, but this pipeline does not make its two guidance passes one after the other")
+        self._expect_its_turn(return_dict)
         if self._now == self._own:
-            noise_BCTHW: torch.Tensor = self._forward(hidden_states, *args, return_dict=False, **kwargs)[0].contiguous()
+            noise_BCTHW: torch.Tensor = self._denoise(hidden_states, *args, return_dict=False, **kwargs)[0].contiguous()
         else:
-            shape = (hidden_states.shape[0], self._out_channels, *hidden_states.shape[2:])
-            noise_BCTHW = torch.full(shape, torch.nan, dtype=hidden_states.dtype, device=hidden_states.device)
+            noise_BCTHW = self._empty(hidden_states)
         if self._first is None:
             self._first = noise_BCTHW
             return (noise_BCTHW,)

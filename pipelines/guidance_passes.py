@@ -1,0 +1,93 @@
+"""The two guidance passes of a denoising step, of pipelines that make them one after the other, as Wan's does.
+
+A pipeline calls its denoiser in cache_context("cond") and then in cache_context("uncond"), and looks at the first answer only when it has
+the second. So the first may be a tensor that is yet to be filled. One that were looked at too early holds NaN, which the canaries see.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from configs.errors import ConfigError
+
+PASSES = ("cond", "uncond")  # the cache contexts in which pipelines make them
+
+
+class GuidancePasses:
+    """Stands between a pipeline and its denoiser: subclasses say what `forward` makes of each pass. what: the option, by name."""
+
+    def __init__(self, denoiser: Any, what: str) -> None:
+        if not hasattr(denoiser, "cache_context"):
+            raise ConfigError(f"{what}, but a {type(denoiser).__name__} does not tell its guidance passes apart; leave it out")
+        self._what = what
+        self._denoise, self._cache_context = denoiser.forward, denoiser.cache_context
+        self._out_channels: int = denoiser.config.out_channels
+        self._now: str | None = None
+        self._first: Any = None  # what the first pass of this step left for the second
+        denoiser.forward, denoiser.cache_context = self.forward, self.cache_context
+
+    @contextlib.contextmanager
+    def cache_context(self, name: str, **kwargs: Any) -> Iterator[None]:
+        self._now = name
+        try:
+            with self._cache_context(self._context_of(name), **kwargs):
+                yield
+        finally:
+            self._now = None
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, return_dict: bool = True, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+    def _context_of(self, name: str) -> str:
+        """The state that a cache is to use in a pass."""
+        return name
+
+    def _expect_its_turn(self, return_dict: bool) -> None:
+        if self._now not in PASSES or (self._first is None) != (self._now == PASSES[0]) or return_dict:
+            self._first = None
+            raise RuntimeError(f"{self._what}, but this pipeline does not make its two guidance passes one after the other")
+
+    def _empty(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """An answer that is yet to be filled."""
+        shape = (hidden_states.shape[0], self._out_channels, *hidden_states.shape[2:])
+        return torch.full(shape, torch.nan, dtype=hidden_states.dtype, device=hidden_states.device)
+
+
+class GuidanceBatch(GuidancePasses):
+    """Both passes in one call of the denoiser, at the second. It reads the weights once for both; memory for activations doubles."""
+
+    def __init__(self, denoiser: Any) -> None:
+        super().__init__(denoiser, "option 'guidance_batch' is on")
+        self.num_batched = 0  # steps so far in which both passes were one call
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, return_dict: bool = True, **kwargs: Any) -> Any:
+        self._expect_its_turn(return_dict)
+        if self._first is None:
+            self._first = (self._empty(hidden_states), (hidden_states, *args), kwargs)
+            return (self._first[0],)
+        empty, first_args, first_kwargs = self._first
+        self._first = None
+        size = hidden_states.shape[0]
+        both = [_joined(one, two, size) for one, two in zip(first_args, (hidden_states, *args), strict=True)]
+        named = {name: _joined(first_kwargs[name], value, size) for name, value in kwargs.items()}
+        noise = self._denoise(*both, return_dict=False, **named)[0]
+        empty.copy_(noise[:size])
+        self.num_batched += 1
+        return (noise[size:],)
+
+    def _context_of(self, name: str) -> str:
+        return PASSES[0] if name in PASSES else name  # one state for what is one call
+
+
+def _joined(one: Any, two: Any, size: int) -> Any:
+    """Two values of one argument as one: tensors of a batch's size after each other, anything else must be the same."""
+    if isinstance(one, torch.Tensor) and isinstance(two, torch.Tensor) and one.ndim and one.shape[0] == size:
+        return torch.cat([one, two])
+    same = torch.equal(one, two) if isinstance(one, torch.Tensor) else one == two
+    if not same:
+        raise RuntimeError("option 'guidance_batch' is on, but the two passes differ in an argument that is not of a batch")
+    return one
