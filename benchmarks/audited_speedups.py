@@ -78,7 +78,7 @@ def candidates(folder: Path) -> dict[str, Candidate]:
     found["both passes in one batch"] = Candidate(("pipeline.guidance_batch=true",), short=True)
     found["compile"] = Candidate(("pipeline.compile=true",), short=True)
     found["both passes on two ranks"] = Candidate(("parallel.cfg=2",), 2, short=True)
-    found["tokens over two ranks"] = Candidate(("parallel.context=2",), 2, short=True)
+    found["tokens over three ranks"] = Candidate(("parallel.context=3",), 3, short=True)  # a clip has 45
     found["VAE over two ranks"] = Candidate(("parallel.cfg=2", "pipeline.vae_split=true", "pipeline.vae_overlap=1"), 2)
     found["bfloat16"] = Candidate(("pipeline.dtype=bfloat16",), short=True)
     for storage in ("float8_e4m3fn", "float8_e5m2"):

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+import ssl
+import subprocess
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,7 +33,8 @@ PNG = b"\x89PNG and the rest"
 class FaultServer:
     """Runs on a thread of its own. asked: how often each path was; bodies, headers: of the requests for answers."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.asked: Counter[str] = Counter()
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
@@ -57,8 +62,8 @@ class FaultServer:
         app.router.add_get("/v1/videos/v1", self._video)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        return f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self._tls).start()
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self._runner.addresses[0][1]}"
 
     async def _models(self, request: web.Request) -> web.Response:
         if self.models is None:
@@ -371,3 +376,38 @@ def test_events_are_the_same_wherever_the_network_cuts_them() -> None:
 
     for at in range(len(content)):
         assert asyncio.run(read(at)) == ["{1}", "two\nlines", "é", "[DONE]"], at
+
+
+@pytest.fixture
+def tls_server(tmp_path: Path) -> Iterator[tuple[FaultServer, Path]]:
+    """Over TLS, with a certificate of its own making; the certificate."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    asked = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
+    asked += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(asked, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    found = FaultServer(context)
+    yield found, certificate
+    found.stop()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+@pytest.mark.feature("endpoint", "TLS")
+def test_a_server_is_believed_over_tls_by_its_authority_alone(tls_server: tuple[FaultServer, Path]) -> None:
+    server, certificate = tls_server
+
+    def load(**options: Any) -> Endpoint:
+        endpoint: Endpoint = make("pipelines", "endpoint", {"url": server.url} | options)
+        endpoint.load(torch.device("cpu"))
+        return endpoint
+
+    with pytest.raises(ConfigError, match="certificate verify failed"):
+        load()
+    for verify, told in ((str(certificate), "verified where the url is https"), (False, "not verified")):
+        endpoint = load(tls_verify=verify)
+        assert asked(endpoint, "fine")[0].text == "one two three"
+        assert endpoint.effective()["tls"] == told
+        endpoint.close()
+    with pytest.raises(ConfigError, match=r"nowhere\.pem"):
+        load(tls_verify="nowhere.pem")
