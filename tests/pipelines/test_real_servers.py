@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -39,7 +41,8 @@ def started(tmp_path: Path) -> Iterator[Callable[..., str]]:
         log = tmp_path / "server.log"
         env = suite_env() | {"OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path), "VLLM_CPU_KVCACHE_SPACE": "1"}
         with log.open("wb") as stream:
-            running.append(subprocess.Popen([sys.executable, *command, "--port", str(port)], env=env, stdout=stream, stderr=stream))
+            words = [sys.executable, *command, "--port", str(port)]
+            running.append(subprocess.Popen(words, env=env, stdout=stream, stderr=stream, start_new_session=True))
         end = time.monotonic() + READY_S
         while time.monotonic() < end and running[-1].poll() is None:
             try:
@@ -51,7 +54,7 @@ def started(tmp_path: Path) -> Iterator[Callable[..., str]]:
 
     yield start
     for process in running:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # with the processes of its engine
         process.wait()
 
 
