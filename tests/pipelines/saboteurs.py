@@ -118,12 +118,13 @@ class ForgetsSteps(DiffusersT2V):
     sabotage: bool = True
 
     def generate(self, samples: Sequence[Sample], queries: Sequence[Query]) -> Sequence[Response]:
-        asked, few = self.num_inference_steps, len(queries) == self.batch_size and self.sabotage
-        self.num_inference_steps = 4 if few else asked
+        given: Any = self._family._given
+        asked, few = given["num_inference_steps"], len(queries) == self.batch_size and self.sabotage
+        given["num_inference_steps"] = 4 if few else asked
         try:
             return super().generate(samples, queries)
         finally:
-            self.num_inference_steps = asked
+            given["num_inference_steps"] = asked
 
 
 @register("differs_by_rank")
