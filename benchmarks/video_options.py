@@ -1,0 +1,85 @@
+"""What options of diffusers_t2v save on this processor: the embedded video model with each, beside itself without, in one process.
+
+python benchmarks/video_options.py [--rounds 3] [--folder FOLDER]
+
+Each candidate takes turns with the baseline on the same four prompts, 20 steps, one thread. Told is the ratio of processor seconds, which
+other work on the machine disturbs less than the clock: the median over the rounds, and how far pixels moved. Options whose package is
+missing, or that cannot be here, are named with the reason. Prints a table and one JSON line. Ten minutes on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+
+from benchmarks.audited_speedups import candidates, write_checkpoints
+from benchmarks.outcome import conclude
+from configs.errors import ConfigError
+from configs.registry import make
+from configs.run_config import load_config
+from workloads.records import Query, Sample
+from workloads.t2v import draw_captions
+
+NUM_CLIPS = 4
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3, help="how often each candidate takes its turn")
+    parser.add_argument("--folder", type=Path, default=Path("outputs/video_options"), help="where checkpoints are kept that some need")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    wanted = {name: one for name, one in candidates(given.folder).items() if one.ranks == 1}
+    baseline = loaded(())
+    rows = []
+    print(f"{'candidate':42}{'speed':>8}{'pixels moved':>14}")
+    for name, one in wanted.items():
+        try:
+            write_checkpoints(given.folder, {name: one})
+            pipeline = loaded(one.settings)
+        except (ConfigError, ImportError) as error:
+            rows.append({"candidate": name, "speed": None, "why": str(error)})
+            print(f"{name:42}       -  {error}", flush=True)
+            continue
+        answer(pipeline)  # compiles, and imports what it has not yet
+        times: list[tuple[float, float]] = []
+        for _ in range(given.rounds):
+            before, expected = answer(baseline)
+            after, found = answer(pipeline)
+            times.append((before, after))
+        ratio = statistics.median(before / after for before, after in times)
+        moved = float(np.abs(found - expected).mean())
+        rows.append({"candidate": name, "speed": round(ratio, 2), "pixels_moved": round(moved, 2)})
+        print(f"{name:42}{ratio:7.2f}x{moved:14.2f}", flush=True)
+    tried = sum(row["speed"] is not None for row in rows)
+    conclude("video_options", tried, "options timed", 1, tried > 0, rounds=given.rounds, rows=rows)
+
+
+def loaded(settings: tuple[str, ...]) -> Any:
+    changes = ["pipeline.num_inference_steps=20", *(s for s in settings if s.startswith("pipeline."))]
+    config = load_config("t2v", None, changes)
+    pipeline = make("pipelines", config.pipeline_name, config.pipeline_options)
+    pipeline.workload = "t2v"
+    pipeline.load(torch.device("cpu"))
+    return pipeline
+
+
+def answer(pipeline: Any) -> tuple[float, Any]:
+    """Processor seconds of one batch, and its pixels."""
+    samples = [Sample(i, text) for i, (_, text) in enumerate(draw_captions("simple", NUM_CLIPS, "any"))]
+    begun = time.process_time()
+    responses = pipeline.generate(samples, [Query(i, i, i) for i in range(NUM_CLIPS)])
+    return time.process_time() - begun, np.array([r.video_THWC for r in responses]).astype(int)
+
+
+if __name__ == "__main__":
+    main()
