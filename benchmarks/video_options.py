@@ -40,7 +40,7 @@ def main() -> None:
     torch.set_num_threads(1)
     wanted = {name: one for name, one in candidates(given.folder).items() if one.ranks == 1}
     baseline = loaded(())
-    rows = []
+    rows: list[dict[str, Any]] = []
     print(f"{'candidate':42}{'speed':>8}{'pixels moved':>14}")
     for name, one in wanted.items():
         try:
