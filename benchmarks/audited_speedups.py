@@ -88,9 +88,7 @@ def candidates(folder: Path) -> dict[str, Candidate]:
         found[f"torchao {kind.removesuffix('Config')}"] = Candidate((setting,), short=True, needs="torchao")
     for kind in ("Q8_0", "Q4_0"):
         files = ", ".join(f"{expert}: {folder / f'{expert}-{kind}.gguf'}" for expert in EXPERTS)
-        found[f"GGUF {kind}"] = Candidate(
-            (f"pipeline.quantisation={{name: gguf, files: {{{files}}}}}",), short=kind == "Q8_0", needs="gguf"
-        )
+        found[f"GGUF {kind}"] = Candidate((f"pipeline.quantisation={{name: gguf, files: {{{files}}}}}",), short=True, needs="gguf")
     found["Quark MXFP4"] = Candidate((f"pipeline.model={folder / 'quark'}",), short=True, needs="quark")
     for name in ("FlowMatchEulerDiscreteScheduler", "DPMSolverMultistepScheduler"):
         found[name.removesuffix("Scheduler")] = Candidate((f"pipeline.scheduler={name}",), short=True)

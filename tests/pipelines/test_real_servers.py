@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import signal
 import socket
@@ -31,7 +32,7 @@ SERVING = ("fastapi", "uvicorn", "openai", "multipart")  # what `transformers se
 
 @pytest.fixture
 def started(tmp_path: Path) -> Iterator[Callable[..., str]]:
-    """Start a server's command, with `--port N` behind it, and wait until it answers; its url."""
+    """Start a server's command, with `--port N` behind it, and wait until it has answered; its url."""
     running: list[subprocess.Popen[bytes]] = []
 
     def start(*command: str) -> str:
@@ -46,9 +47,9 @@ def started(tmp_path: Path) -> Iterator[Callable[..., str]]:
         end = time.monotonic() + READY_S
         while time.monotonic() < end and running[-1].poll() is None:
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
+                with urllib.request.urlopen(_question(port), timeout=READY_S):
                     return f"http://127.0.0.1:{port}"
-            except OSError:
+            except OSError:  # it does not listen yet, or breaks off while it loads its model at the first question
                 time.sleep(0.5)
         raise AssertionError(log.read_text(errors="replace")[-3000:])
 
@@ -93,3 +94,9 @@ def test_vllms_own_server_gives_the_engines_answers(started: Callable[..., str])
     asked = answers(make("pipelines", "endpoint", {"url": url, "max_new_tokens": 64}))
     own = answers(make("pipelines", "transformers_llm", {"max_new_tokens": 64}))
     assert sum(one == other for one, other in zip(asked, own, strict=True)) >= len(own) - 1
+
+
+def _question(port: int) -> urllib.request.Request:
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "count from 1 to 2."}], "max_tokens": 2}
+    url, kind = f"http://127.0.0.1:{port}/v1/chat/completions", {"Content-Type": "application/json"}
+    return urllib.request.Request(url, json.dumps(body).encode(), kind)

@@ -14,11 +14,13 @@ import torch
 
 from configs.errors import ConfigError
 from configs.registry import make
-from configs.run_config import ParallelSettings
+from configs.run_config import ParallelSettings, load_config
 from pipelines.diffusers_t2v import DiffusersT2V
 from pipelines.replica import Replica
 from pipelines.split_vae import merge, strips
 from workloads.records import Query, Sample
+from workloads.t2v import draw_captions
+from workloads.world_checker import check_clip
 
 CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {
@@ -215,7 +217,7 @@ def lora(tiny_wan: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "few-steps.safetensors"
 
 
-@pytest.mark.feature("diffusers_t2v", "LoRA adapters", note="none that was distilled for few steps")
+@pytest.mark.feature("diffusers_t2v", "LoRA adapters")
 def test_a_lora_changes_the_clip_by_its_scale_and_costs_nothing_when_fused(tiny_wan: Path, lora: Path, plain: Any) -> None:
     apart, fused = (load(tiny_wan, lora={"path": str(lora), "scale": 0.5, "fuse": fuse}) for fuse in (False, True))
     told = "few-steps.safetensors x 0.5 in 4 layers of transformer, rank 2"
@@ -224,6 +226,23 @@ def test_a_lora_changes_the_clip_by_its_scale_and_costs_nothing_when_fused(tiny_
     assert np.abs(ask(apart) - plain[:1]).max() > 1
     assert np.abs(ask(apart) - ask(fused)).max() <= 1
     assert np.abs(ask(load(tiny_wan, lora={"path": str(lora), "scale": 0.0})) - plain[:1]).max() <= 1
+
+
+@pytest.mark.feature("diffusers_t2v", "LoRA distilled into two steps", note="the embedded model's own")
+def test_the_distilled_lora_gets_in_two_calls_right_what_two_steps_do_not() -> None:
+    config = load_config(None, "t2v/embedded-two-steps", ["dataset.num_prompts=8"])
+    prompts = [text for _, text in draw_captions("simple", 8, "any")]
+
+    def right(**changes: Any) -> int:
+        pipeline: DiffusersT2V = make("pipelines", "diffusers_t2v", config.pipeline_options | {"batch_size": 8} | changes)
+        pipeline.load(CPU)
+        responses = pipeline.generate([Sample(i, p) for i, p in enumerate(prompts)], [Query(i, i, i) for i in range(8)])
+        assert pipeline.fallbacks() == []
+        clips = [r.video_THWC for r in responses]
+        return sum(all(check_clip(clip, p).values()) for clip, p in zip(clips, prompts, strict=True) if clip is not None)
+
+    assert right() >= 6
+    assert right(lora=None) <= 3
 
 
 def test_an_expert_of_two_gets_the_lora_that_is_meant_for_it(tiny_wan: Path, lora: Path) -> None:
