@@ -283,7 +283,12 @@ def test_random_weights_of_a_family_with_two_tokenizers_are_refused(tiny_family:
 def test_a_family_runs_from_load_to_report(suite: SuiteRun, tiny_family: Folder, name: str) -> None:
     words = [f"pipeline.{k}={v}" for k, v in options(name, model=tiny_family(name), batch_size=4).items()]
     off = "canaries={noise: off, black: off}"  # of weights that know no pictures
-    done = suite("--workload", "t2v", *QUICK, *[w for change in (*words, off, "pipeline.guidance_scale=3") for w in ("--set", change)])
+    done = suite(
+        "--workload",
+        "t2v",
+        *QUICK,
+        *[w for change in (*words, off, "pipeline.guidance_scale=3", "load.min_duration_s=0.05") for w in ("--set", change)],
+    )
     assert done.returncode == 0, done.stderr
     report = read_report(done)
     assert report["verdict"] == "VALID"
