@@ -287,7 +287,7 @@ def test_a_family_runs_from_load_to_report(suite: SuiteRun, tiny_family: Folder,
         "--workload",
         "t2v",
         *QUICK,
-        *[w for change in (*words, off, "pipeline.guidance_scale=3", "load.min_duration_s=0.05") for w in ("--set", change)],
+        *[w for change in (*words, off, "pipeline.guidance_scale=3", "load.min_duration_s=0.1") for w in ("--set", change)],
     )
     assert done.returncode == 0, done.stderr
     report = read_report(done)
