@@ -25,10 +25,10 @@ from typing import Any
 
 import torch
 
-from configs.errors import ConfigError, unknown
+from configs.errors import ConfigError
 from pipelines.denoiser_work import DenoiserWork
 from pipelines.diffusers_outline import Outline
-from pipelines.library_options import build, first_line
+from pipelines.library_options import build, first_line, named
 
 CONFIGS = {
     "first_block": "FirstBlockCacheConfig",
@@ -66,13 +66,8 @@ class DenoiserCache:
     """
 
     def __init__(self, options: str | Mapping[str, Any]) -> None:
-        given = {"name": options} if isinstance(options, str) else dict(options)
-        if "name" not in given:
-            raise ConfigError(f"pipeline 'diffusers_t2v': option 'cache' has no 'name'; known: {', '.join(sorted(CONFIGS))}")
-        self.name = str(given.pop("name"))
+        self.name, given = named("pipeline 'diffusers_t2v'", "cache", options, sorted(CONFIGS))
         self.what = f"pipeline 'diffusers_t2v': cache {self.name!r}"
-        if self.name not in CONFIGS:
-            raise ConfigError(f"pipeline 'diffusers_t2v': {unknown('cache', self.name, CONFIGS)}")
         ratios: Any = given.pop("mag_ratios", None) if self.name == "mag" else None
         nested = isinstance(ratios, list) and ratios and isinstance(ratios[0], list)
         self._ratios: list[Any] | None = None if ratios is None else ratios if nested else [ratios]

@@ -123,6 +123,10 @@ class DiffusersT2V(Pipeline):
             from pipelines.scheduler_choice import SchedulerChoice
 
             self._scheduler = SchedulerChoice(self.scheduler)
+            if self.first_frame == "held":
+                raise ConfigError(
+                    f"{self._scheduler.what} and first_frame 'held' do not go together: that has steps of its own; leave one out"
+                )
         if self.lora is not None:
             from pipelines.lora_weights import LoraWeights
 
@@ -332,10 +336,6 @@ class DiffusersT2V(Pipeline):
         """What is done to the pipeline's parts once they are there, and before they go to the device."""
         denoisers = self._named_denoisers()
         if self._scheduler:
-            if self.first_frame == "held":
-                raise ConfigError(
-                    f"{self._scheduler.what} and first_frame 'held' do not go together: that has steps of its own; leave one out"
-                )
             self._scheduler.apply(self._pipe, self._family.value("num_inference_steps") or 1)
         if self._lora:
             self._lora.apply(self._pipe, denoisers)

@@ -7,6 +7,7 @@ the second. So the first may be a tensor that is yet to be filled. One that were
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +18,7 @@ from configs.errors import ConfigError
 PASSES = ("cond", "uncond")  # the cache contexts in which pipelines make them
 
 
-class GuidancePasses:
+class GuidancePasses(ABC):
     """Stands between a pipeline and its denoiser: subclasses say what `forward` makes of each pass. what: the option, by name."""
 
     def __init__(self, denoiser: Any, what: str) -> None:
@@ -39,8 +40,9 @@ class GuidancePasses:
         finally:
             self._now = None
 
+    @abstractmethod
     def forward(self, hidden_states: torch.Tensor, *args: Any, return_dict: bool = True, **kwargs: Any) -> Any:
-        raise NotImplementedError
+        """What the pipeline gets from the denoiser in the pass that is on."""
 
     def _context_of(self, name: str) -> str:
         """The state that a cache is to use in a pass."""

@@ -6,7 +6,7 @@ import dataclasses
 import enum
 import inspect
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -43,6 +43,21 @@ def build(
         return cls(**values, **(ours or {}))
     except (TypeError, ValueError, AssertionError, ImportError) as error:
         raise ConfigError(f"{what}: {first_line(error)}") from error
+
+
+def named(what: str, option: str, value: str | Mapping[str, Any], known: Iterable[str]) -> tuple[str, dict[str, Any]]:
+    """An option that is a name, or a mapping with `name` and parameters: the name, and the parameters.
+
+    Raises ConfigError where there is no name, or it is none of the known.
+    """
+    given = {"name": value} if isinstance(value, str) else dict(value)
+    known = list(known)
+    if "name" not in given:
+        raise ConfigError(f"{what}: option {option!r} has no 'name'; known: {', '.join(known)}")
+    name = str(given.pop("name"))
+    if name not in known:
+        raise ConfigError(f"{what}: {unknown(option, name, known)}")
+    return name, given
 
 
 def first_line(error: BaseException) -> str:

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from configs.errors import ConfigError, unknown
-from pipelines.library_options import build, first_line
+from configs.errors import ConfigError
+from pipelines.library_options import build, first_line, named
 
 if TYPE_CHECKING:
     import torch
@@ -40,10 +40,7 @@ class Offload:
     """One way to offload. Raises ConfigError where the options are wrong."""
 
     def __init__(self, options: str | Mapping[str, Any]) -> None:
-        given = {"name": options} if isinstance(options, str) else dict(options)
-        self.name = str(given.pop("name", ""))
-        if self.name not in KINDS:
-            raise ConfigError(f"pipeline 'diffusers_t2v': {unknown('offload', self.name, KINDS)}")
+        self.name, given = named("pipeline 'diffusers_t2v'", "offload", options, KINDS)
         self.what = f"pipeline 'diffusers_t2v': offload {self.name!r}"
         self._group = build(Group, self.what, given) if self.name == "group" else None
         if given and not self._group:

@@ -27,11 +27,10 @@ from configs.errors import ConfigError, unknown
 from pipelines import quantised_files
 from pipelines.device import require
 from pipelines.diffusers_outline import Outline
-from pipelines.library_options import build, first_line
+from pipelines.library_options import build, first_line, named
 
 KINDS = ("round", "torchao", "bitsandbytes", "gguf", "quark", "layerwise")
 PACKAGES = ("torchao", "bitsandbytes", "gguf")  # kinds that are a package's; quark's is found by another name
-OURS = ("round", "layerwise")  # done to weights that were read as they are
 TRIED_OUTPUTS = 256  # of the layer that a library's kernel is tried on
 ROWS_LOOKED_AT = 8  # of each layer
 
@@ -57,13 +56,8 @@ class Quantisation:
     """One kind of quantised weights, for every denoiser of a pipeline. Raises ConfigError where the options are wrong."""
 
     def __init__(self, options: str | Mapping[str, Any]) -> None:
-        given = {"name": options} if isinstance(options, str) else dict(options)
-        if "name" not in given:
-            raise ConfigError(f"pipeline 'diffusers_t2v': option 'quantisation' has no 'name'; known: {', '.join(KINDS)}")
-        self.name = str(given.pop("name"))
+        self.name, given = named("pipeline 'diffusers_t2v'", "quantisation", options, KINDS)
         self.what = f"pipeline 'diffusers_t2v': quantisation {self.name!r}"
-        if self.name not in KINDS:
-            raise ConfigError(f"pipeline 'diffusers_t2v': {unknown('quantisation', self.name, KINDS)}")
         if self.name in PACKAGES and importlib.util.find_spec(self.name) is None:
             raise ConfigError(f"{self.what} needs a package: pip install {self.name}")
         self._given = given
@@ -79,7 +73,6 @@ class Quantisation:
             plain = [f"{name} is {outline.quantised.get(name) or 'not quantised'}" for name in outline.denoisers]
             if set(outline.quantised.values()) != {"quark"} or len(outline.quantised) < len(outline.denoisers):
                 raise ConfigError(f"{self.what} is for a folder that Quark has written, but the model's {', '.join(plain)}; leave it out")
-            quantised_files.know_quark(self.what)
             if self._config.native:
                 quantised_files.check_native(self.what, device)
             return

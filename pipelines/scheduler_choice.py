@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from configs.errors import ConfigError, unknown
-from pipelines.library_options import first_line
+from pipelines.library_options import first_line, named
 
 SHIFTS = ("flow_shift", "shift")  # one thing under two names
 
@@ -23,11 +23,8 @@ class SchedulerChoice:
     def __init__(self, options: str | Mapping[str, Any]) -> None:
         import diffusers
 
-        given = {"name": options} if isinstance(options, str) else dict(options)
         known = [n for n in dir(diffusers.schedulers) if n.endswith("Scheduler") and not n.startswith(("Flax", "_"))]
-        self.name = str(given.pop("name", ""))
-        if self.name not in known:
-            raise ConfigError(f"pipeline 'diffusers_t2v': {unknown('scheduler', self.name, known)}")
+        self.name, given = named("pipeline 'diffusers_t2v'", "scheduler", options, known)
         self.what = f"pipeline 'diffusers_t2v': scheduler {self.name!r}"
         self._class: Any = getattr(diffusers, self.name)
         self._takes = set(inspect.signature(self._class.__init__).parameters) - {"self"}
