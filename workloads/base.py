@@ -6,7 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+from configs.errors import ConfigError
 from workloads.records import Sample
+
+
+def check_num_prompts(workload: str, num_prompts: int | None) -> None:
+    """Raises ConfigError where none are asked for."""
+    if num_prompts is not None and num_prompts < 1:
+        raise ConfigError(f"workload {workload!r}: option 'num_prompts' is {num_prompts}: at least 1 is needed")
 
 
 class Workload(ABC):

@@ -12,7 +12,7 @@ import numpy as np
 
 from configs.errors import ConfigError, unknown
 from configs.registry import register
-from workloads.base import Workload
+from workloads.base import Workload, check_num_prompts
 from workloads.given_image import read_image
 from workloads.prompt_file import numbered_lines
 from workloads.records import Sample
@@ -58,8 +58,7 @@ class ImageToVideo(Workload):
     )
 
     def __post_init__(self) -> None:
-        if self.num_prompts is not None and self.num_prompts < 1:
-            raise ConfigError(f"workload 'i2v': option 'num_prompts' is {self.num_prompts}: at least 1 is needed")
+        check_num_prompts("i2v", self.num_prompts)
 
     def samples(self) -> Sequence[Sample]:
         if self.prompts is not None:

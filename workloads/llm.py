@@ -10,7 +10,7 @@ import numpy as np
 
 from configs.errors import ConfigError, unknown
 from configs.registry import register
-from workloads.base import Workload
+from workloads.base import Workload, check_num_prompts
 from workloads.mlperf_data import check_options, read_source
 from workloads.prompt_file import read_prompt_items
 from workloads.records import Sample
@@ -57,8 +57,7 @@ class Language(Workload):
     )
 
     def __post_init__(self) -> None:
-        if self.num_prompts is not None and self.num_prompts < 1:
-            raise ConfigError(f"workload 'llm': option 'num_prompts' is {self.num_prompts}: at least 1 is needed")
+        check_num_prompts("llm", self.num_prompts)
         for task in self.tasks:
             if task not in TASKS:
                 raise ConfigError(f"workload 'llm': {unknown('task', task, TASKS)}")

@@ -10,7 +10,7 @@ import numpy as np
 
 from configs.errors import ConfigError
 from configs.registry import register
-from workloads.base import Workload
+from workloads.base import Workload, check_num_prompts
 from workloads.mlperf_data import check_options, read_source
 from workloads.prompt_file import read_prompts
 from workloads.records import Sample
@@ -55,8 +55,7 @@ class TextToVideo(Workload):
     )
 
     def __post_init__(self) -> None:
-        if self.num_prompts is not None and self.num_prompts < 1:
-            raise ConfigError(f"workload 't2v': option 'num_prompts' is {self.num_prompts}: at least 1 is needed")
+        check_num_prompts("t2v", self.num_prompts)
         check_options("t2v", self.source, self.path, self.sha256, {"prompts": self.prompts})
 
     def samples(self) -> Sequence[Sample]:

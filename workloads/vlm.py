@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from configs.errors import ConfigError, unknown
 from configs.registry import register
-from workloads.base import Workload
+from workloads.base import Workload, check_num_prompts
 from workloads.mlperf_data import check_options, read_source
 from workloads.prompt_file import numbered_lines
 from workloads.records import Sample
@@ -59,8 +59,7 @@ class VisionLanguage(Workload):
     )
 
     def __post_init__(self) -> None:
-        if self.num_prompts is not None and self.num_prompts < 1:
-            raise ConfigError(f"workload 'vlm': option 'num_prompts' is {self.num_prompts}: at least 1 is needed")
+        check_num_prompts("vlm", self.num_prompts)
         if not self.tasks:
             raise ConfigError(f"workload 'vlm': option 'tasks' is empty; known: {', '.join(TASKS)}")
         for task in self.tasks:
