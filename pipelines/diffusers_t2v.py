@@ -14,6 +14,7 @@ from configs.errors import ConfigError
 from configs.registry import register
 from pipelines.base import Pipeline, Response
 from pipelines.checkpoint import check_diffusers_folder
+from pipelines.option_checks import check_above_nought
 from workloads.records import Query, Sample
 
 if TYPE_CHECKING:
@@ -96,10 +97,7 @@ class DiffusersT2V(Pipeline):
             from pipelines.random_weights import check_options
 
             check_options("diffusers_t2v", self.weights, self.architecture, self.shrink)
-        for name in ("num_frames", "height", "width", "num_inference_steps", "batch_size", "fps"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ConfigError(f"pipeline 'diffusers_t2v': option {name!r} is {value}; it must be above 0")
+        check_above_nought("diffusers_t2v", self, ("num_frames", "height", "width", "num_inference_steps", "batch_size", "fps"))
         if self.cache not in (None, "none"):
             from pipelines.denoiser_caches import BY_BATCH, DenoiserCache
 

@@ -14,6 +14,7 @@ from configs.registry import register
 from pipelines.base import Event, StreamingPipeline
 from pipelines.chat_prompts import prompt_ids
 from pipelines.checkpoint import check_transformers_folder
+from pipelines.option_checks import check_above_nought, check_sampling, check_share
 from pipelines.token_events import TokenEvents
 from workloads.records import Query, Sample
 
@@ -26,6 +27,7 @@ EMBEDDED = {
     "embedded": Path(__file__).parent / "embedded" / "llm_dense",
     "embedded-moe": Path(__file__).parent / "embedded" / "llm_moe",
 }
+ABOVE_NOUGHT = ("batch_size", "context", "max_new_tokens", "temperature", "top_k", "page_size", "num_blocks", "max_batch_tokens")
 LONGEST_CONTEXT = 4096  # where neither the option nor the model says less
 
 
@@ -83,14 +85,9 @@ class TransformersLLM(StreamingPipeline):
             from pipelines.random_weights import check_options
 
             check_options("transformers_llm", self.weights, self.architecture, self.shrink)
-        for name in ("batch_size", "context", "max_new_tokens", "temperature", "top_k", "page_size", "num_blocks", "max_batch_tokens"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ConfigError(f"pipeline 'transformers_llm': option {name!r} is {value}; it must be above 0")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ConfigError(f"pipeline 'transformers_llm': option 'top_p' is {self.top_p}; it must be above 0 and at most 1")
-        if not self.do_sample and (self.temperature != 1.0 or self.top_k or self.top_p):
-            raise ConfigError("pipeline 'transformers_llm': temperature, top_k and top_p need do_sample: true")
+        check_above_nought("transformers_llm", self, ABOVE_NOUGHT)
+        check_share("transformers_llm", self, ("top_p",))
+        check_sampling("transformers_llm", self)
         if not self.chat and self.system_prompt:
             raise ConfigError("pipeline 'transformers_llm': a system_prompt needs chat: true")
 

@@ -13,6 +13,7 @@ from configs.registry import register
 from pipelines.base import Event, StreamingPipeline
 from pipelines.chat_prompts import first_line, image_messages, prompt_ids
 from pipelines.checkpoint import check_transformers_folder
+from pipelines.option_checks import check_above_nought, check_sampling, check_share
 from pipelines.token_events import TokenEvents
 from pipelines.transformers_llm import EMBEDDED as LANGUAGE_MODELS
 from pipelines.transformers_vlm import EMBEDDED as VISION_MODEL
@@ -97,17 +98,11 @@ class Vllm(StreamingPipeline):
             from pipelines.random_weights import check_options
 
             check_options("vllm", self.weights, self.architecture, self.shrink)
-        for name in ABOVE_NOUGHT:
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ConfigError(f"pipeline 'vllm': option {name!r} is {value}; it must be above 0")
+        check_above_nought("vllm", self, ABOVE_NOUGHT)
         if self.mm_processor_cache_gb < 0:
             raise ConfigError(f"pipeline 'vllm': option 'mm_processor_cache_gb' is {self.mm_processor_cache_gb}; it must be 0 or more")
-        for name in ("top_p", "gpu_memory_utilization"):
-            if (value := getattr(self, name)) is not None and not 0 < value <= 1:
-                raise ConfigError(f"pipeline 'vllm': option {name!r} is {value}; it must be above 0 and at most 1")
-        if not self.do_sample and (self.temperature != 1.0 or self.top_k or self.top_p):
-            raise ConfigError("pipeline 'vllm': temperature, top_k and top_p need do_sample: true")
+        check_share("vllm", self, ("top_p", "gpu_memory_utilization"))
+        check_sampling("vllm", self)
         if not self.chat and (self.system_prompt or self.chat_template):
             raise ConfigError("pipeline 'vllm': system_prompt and chat_template need chat: true")
         self._rocm = RocmOptions(self.aiter, self.quick_reduce, self.quick_reduce_cast)
