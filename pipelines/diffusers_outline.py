@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -42,6 +42,14 @@ class Outline:
         return "self._pack_latents(" in self.source
 
 
+class Glance(NamedTuple):
+    """pipeline: the checkpoint's own class. diffusers 0.42's general one reads optional parts, as Wan's denoisers are, though it is given
+    them. quantised: as in Outline."""
+
+    pipeline: Any
+    quantised: Mapping[str, str]
+
+
 def read_outline(folder: str, revision: str | None) -> Outline:
     """Raises ConfigError where the pipeline or a denoiser is of a class that is not diffusers' own."""
     import diffusers
@@ -60,22 +68,14 @@ def read_outline(folder: str, revision: str | None) -> Outline:
     return Outline(denoisers, _methods(configs), inspect.getsource(pipeline))
 
 
-def pipeline_class(folder: str, revision: str | None) -> Any:
-    """The checkpoint's own class. diffusers 0.42's general one reads optional parts, as Wan's denoisers are, though it is given them."""
+def glance(folder: str, revision: str | None) -> Glance:
+    """What has to be known before a checkpoint is read at all."""
     import diffusers
 
     index = diffusers.DiffusionPipeline.load_config(folder, revision=revision)
-    return getattr(diffusers, str(index["_class_name"]), diffusers.DiffusionPipeline)
-
-
-def quantised_parts(folder: str, revision: str | None) -> dict[str, str]:
-    """By what method those denoisers of a checkpoint are quantised that come so."""
-    import diffusers
-
-    index = diffusers.DiffusionPipeline.load_config(folder, revision=revision)
-    parts = [name for name in DENOISERS if (index.get(name) or [None])[0] is not None]
-    known = {name: cls for name in parts if (cls := getattr(diffusers, str(index[name][1]), None)) is not None}
-    return _methods({name: cls.load_config(folder, subfolder=name, revision=revision) for name, cls in known.items()})
+    parts = {name: getattr(diffusers, str(kind), None) for name in DENOISERS for _, kind in [index.get(name) or (None, None)]}
+    configs = {name: cls.load_config(folder, subfolder=name, revision=revision) for name, cls in parts.items() if cls is not None}
+    return Glance(getattr(diffusers, str(index["_class_name"]), diffusers.DiffusionPipeline), _methods(configs))
 
 
 def _methods(configs: Mapping[str, Any]) -> dict[str, str]:

@@ -140,7 +140,6 @@ class DiffusersT2V(Pipeline):
         import torch
         from diffusers.utils import logging
 
-        from pipelines.diffusers_outline import pipeline_class
         from pipelines.stage_clock import StageClock
 
         if self._offload:
@@ -149,11 +148,11 @@ class DiffusersT2V(Pipeline):
         folder = self._folder()
         dtype = getattr(torch, self._dtype_name(device))
         try:
+            kind: Any = self._class_of(folder) if self.weights == "pretrained" else None
             special = self._check_speedups(folder, device, dtype)
             if self.weights == "random":
                 self._draw(torch.device("cpu") if self._offload else device, dtype, special)
             else:
-                kind = pipeline_class(folder, self.revision)
                 self._pipe = kind.from_pretrained(folder, dtype=dtype, revision=self.revision, use_safetensors=True, **special)
         except ConfigError:
             raise
@@ -299,7 +298,6 @@ class DiffusersT2V(Pipeline):
 
     def _check_speedups(self, folder: str, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         """Refuse what this model or device cannot do, before its weights are read; what loading has to be given."""
-        self._know_how_to_read(folder)
         if not (self._cache or self._quantisation or self._attention or self.guidance_batch):
             return {}
         from pipelines.diffusers_outline import read_outline
@@ -322,13 +320,15 @@ class DiffusersT2V(Pipeline):
             return dict(self._quantisation.for_loading(outline, folder, self.revision, dtype))
         return {}
 
-    def _know_how_to_read(self, folder: str) -> None:
-        """Have the library at hand that a checkpoint of quantised weights needs."""
-        from pipelines.diffusers_outline import quantised_parts
+    def _class_of(self, folder: str) -> Any:
+        """The class that reads the checkpoint, with the library at hand that quantised weights of it need."""
+        from pipelines.diffusers_outline import glance
         from pipelines.quantised_files import know_quark
 
-        if self.weights == "pretrained" and "quark" in quantised_parts(folder, self.revision).values():
+        seen = glance(folder, self.revision)
+        if "quark" in seen.quantised.values():
             know_quark(f"model {self.model!r}, whose denoisers AMD's Quark has quantised,")
+        return seen.pipeline
 
     def _speed_up(self) -> None:
         """What is done to the pipeline's parts once they are there, and before they go to the device."""
