@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipelines.diffusers_t2v import EMBEDDED
+from pipelines.models.embedded import VIDEO
 
 EXPERTS = ("transformer", "transformer_2")
 
@@ -20,7 +20,7 @@ def write_gguf(file: Path, expert: str, kind: str, named: Callable[[str], str] =
     import gguf
     from diffusers import WanTransformer3DModel
 
-    model = WanTransformer3DModel.from_pretrained(EMBEDDED, subfolder=expert)
+    model = WanTransformer3DModel.from_pretrained(VIDEO, subfolder=expert)
     writer = gguf.GGUFWriter(file, "wan")
     quantised = gguf.GGMLQuantizationType[kind]
     for name, tensor in model.state_dict().items():
@@ -50,9 +50,9 @@ def write_quark(folder: Path) -> Path:
     config: Any = importlib.import_module("quark.torch.quantization.config.config")
     spec = config.OCP_MXFP4Spec(ch_axis=-1, is_dynamic=False).to_quantization_spec()
     whole = config.QConfig(global_quant_config=config.QLayerConfig(weight=spec), exclude=["condition_embedder.*", "proj_out"])
-    shutil.copytree(EMBEDDED, folder)
+    shutil.copytree(VIDEO, folder)
     for expert in EXPERTS:
-        model: Any = WanTransformer3DModel.from_pretrained(EMBEDDED, subfolder=expert)
+        model: Any = WanTransformer3DModel.from_pretrained(VIDEO, subfolder=expert)
         model = library.ModelQuantizer.freeze(library.ModelQuantizer(whole).quantize_model(model, dataloader=None))
         shutil.rmtree(folder / expert)
         library.export_safetensors(model, str(folder / expert), weight_format="real_quantized")

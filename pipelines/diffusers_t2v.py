@@ -14,13 +14,12 @@ from configs.errors import ConfigError
 from configs.registry import register
 from pipelines.base import Pipeline, Response
 from pipelines.checkpoint import check_diffusers_folder
+from pipelines.models.embedded import VIDEO
 from pipelines.option_checks import check_above_nought
 from workloads.records import Query, Sample
 
 if TYPE_CHECKING:
     import torch
-
-EMBEDDED = Path(__file__).parent / "embedded" / "t2v"
 
 
 @register("diffusers_t2v")
@@ -268,7 +267,7 @@ class DiffusersT2V(Pipeline):
             from pipelines.architectures import folder_of
 
             return str(folder_of(str(self.architecture)))
-        folder = str(EMBEDDED) if self.model == "embedded" else self.model
+        folder = str(VIDEO) if self.model == "embedded" else self.model
         if Path(folder).exists() or self.model == "embedded":
             check_diffusers_folder(Path(folder))
         return folder

@@ -10,8 +10,8 @@ from typing import Any
 
 from configs.errors import ConfigError
 from pipelines.library_options import build, first_line
+from pipelines.models.embedded import VIDEO_TWO_STEPS
 
-EMBEDDED = Path(__file__).parent / "embedded" / "t2v_two_steps"
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 
 
@@ -57,7 +57,7 @@ class LoraWeights:
             second = {"load_into_transformer_2": True} if adapter.denoiser == "transformer_2" else {}
             try:
                 pipe.load_lora_weights(
-                    str(EMBEDDED) if adapter.path == "embedded" else adapter.path,
+                    str(VIDEO_TWO_STEPS) if adapter.path == "embedded" else adapter.path,
                     weight_name=adapter.weight_name,
                     adapter_name=f"lora{number}",
                     use_safetensors=True,

@@ -18,6 +18,7 @@ from configs.registry import find, make
 from configs.run_config import RunConfig
 from pipelines import architectures
 from pipelines.base import StreamingPipeline
+from pipelines.models.embedded import models_of
 from pipelines.plan_devices import PRECISIONS, Device, check_precision, find_device
 from pipelines.plan_roof import Candidate, Layout
 
@@ -85,7 +86,7 @@ def plan(config: RunConfig, preset: str, asked: Asked) -> Plan:
         if value is not None and value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} is {value}; it must be above 0")
     layout = _layout(config, pipeline, asked)
-    folder = _folder(config.pipeline_name, pipeline, preset)
+    folder = _folder(config.pipeline_name, config.workload, pipeline, preset)
     if (folder / "model_index.json").is_file():
         return _plan_video(config, preset, asked, device, pipeline, precision, layout, folder)
     return _plan_language(config, preset, asked, device, pipeline, precision, layout, folder)
@@ -167,7 +168,7 @@ def _layout(config: RunConfig, pipeline: Any, asked: Asked) -> Layout:
     return layout
 
 
-def _folder(name: str, pipeline: Any, preset: str) -> Path:
+def _folder(name: str, workload: str, pipeline: Any, preset: str) -> Path:
     """Where the architecture is described. Raises ConfigError where that is nowhere on this machine."""
     if architecture := getattr(pipeline, "architecture", None):
         return architectures.folder_of(architecture)
@@ -178,8 +179,7 @@ def _folder(name: str, pipeline: Any, preset: str) -> Path:
         from pipelines.packaged_weights import smollm2
 
         return smollm2()[0]
-    embedded = getattr(inspect.getmodule(type(pipeline)), "EMBEDDED", {})
-    path = embedded.get(model, Path(model)) if isinstance(embedded, Mapping) else embedded if model == "embedded" else Path(model)
+    path = models_of(workload).get(model, Path(model))
     if (path / "config.json").is_file() or (path / "model_index.json").is_file():
         return Path(path)
     raise ConfigError(

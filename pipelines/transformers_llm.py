@@ -14,6 +14,7 @@ from configs.registry import register
 from pipelines.base import Event, StreamingPipeline
 from pipelines.chat_prompts import prompt_ids
 from pipelines.checkpoint import check_transformers_folder
+from pipelines.models.embedded import LANGUAGE
 from pipelines.option_checks import check_above_nought, check_sampling, check_share
 from pipelines.token_events import TokenEvents
 from workloads.records import Query, Sample
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
 
     from pipelines.llm_engines import Cache
 
-EMBEDDED = {
-    "embedded": Path(__file__).parent / "embedded" / "llm_dense",
-    "embedded-moe": Path(__file__).parent / "embedded" / "llm_moe",
-}
 ABOVE_NOUGHT = ("batch_size", "context", "max_new_tokens", "temperature", "top_k", "page_size", "num_blocks", "max_batch_tokens")
 LONGEST_CONTEXT = 4096  # where neither the option nor the model says less
 
@@ -122,7 +119,7 @@ class TransformersLLM(StreamingPipeline):
         except Exception as error:  # transformers, safetensors, gguf and the hub raise many kinds
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ConfigError(
-                f"model {self.model!r} cannot be loaded: {reason}; built in are {', '.join(EMBEDDED)} and smollm2-135m; else give a "
+                f"model {self.model!r} cannot be loaded: {reason}; built in are {', '.join(LANGUAGE)} and smollm2-135m; else give a "
                 "folder, or a hub name that is in the cache or can be reached (a gated one needs HF_TOKEN)"
             ) from error
         if self.architecture:
@@ -226,8 +223,8 @@ class TransformersLLM(StreamingPipeline):
 
             folder, file = smollm2()
             return str(folder), file
-        path = EMBEDDED.get(self.model, Path(self.model))
-        if path.exists() or self.model in EMBEDDED:
+        path = LANGUAGE.get(self.model, Path(self.model))
+        if path.exists() or self.model in LANGUAGE:
             if not self.gguf_file:
                 check_transformers_folder(path)
             return str(path), self.gguf_file

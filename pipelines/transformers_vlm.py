@@ -23,13 +23,13 @@ from configs.registry import register
 from pipelines.base import Pipeline, Response
 from pipelines.chat_prompts import first_line, image_messages, one_template, read_image
 from pipelines.checkpoint import FIX, check_transformers_folder
+from pipelines.models.embedded import VISION
 from workloads.records import Query, Sample
 
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-EMBEDDED = Path(__file__).parent / "embedded" / "vlm"
 QWEN_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")  # prompts that QwenInputs can lay out
 
 
@@ -108,7 +108,7 @@ class TransformersVLM(Pipeline):
         if self.weights == "random":
             self._draw(device)
             return
-        where = str(EMBEDDED) if self.model == "embedded" else self.model
+        where = str(VISION) if self.model == "embedded" else self.model
         if self.model == "embedded" or Path(where).exists() or where.startswith((".", "/", "~")):
             check_transformers_folder(Path(where))
         common: dict[str, Any] = {"revision": self.revision, "trust_remote_code": False}

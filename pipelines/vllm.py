@@ -13,10 +13,9 @@ from configs.registry import register
 from pipelines.base import Event, StreamingPipeline
 from pipelines.chat_prompts import first_line, image_messages, prompt_ids
 from pipelines.checkpoint import check_transformers_folder
+from pipelines.models.embedded import models_of
 from pipelines.option_checks import check_above_nought, check_sampling, check_share
 from pipelines.token_events import TokenEvents
-from pipelines.transformers_llm import EMBEDDED as LANGUAGE_MODELS
-from pipelines.transformers_vlm import EMBEDDED as VISION_MODEL
 from pipelines.vllm_rocm import RocmOptions
 from workloads.records import Query, Sample
 
@@ -205,7 +204,7 @@ class Vllm(StreamingPipeline):
 
             self._made, self._facts = write_description(self)
             return self._made
-        embedded = LANGUAGE_MODELS if self.workload != "vlm" else {"embedded": VISION_MODEL}
+        embedded = models_of("vlm" if self.workload == "vlm" else "llm")
         path = embedded.get(self.model, Path(self.model))
         if path.exists() or self.model in embedded or self.model.startswith((".", "/", "~")):
             from pipelines.vllm_checkpoint import told_for_vllm

@@ -19,8 +19,8 @@ import torch
 import typer
 from scipy import stats
 
-from pipelines.diffusers_t2v import EMBEDDED
 from pipelines.embedded.t2v_vae import to_clips, to_model
+from pipelines.models.embedded import VIDEO
 from workloads.records import query_seed
 from workloads.t2v import draw_captions
 from workloads.world import Split, render
@@ -36,7 +36,7 @@ EVERY_SET: tuple[tuple[str, Split], ...] = (("simple", "train"), ("simple", "hel
 
 
 def main(
-    model: Annotated[Path, typer.Option(help="A diffusers folder.")] = EMBEDDED,
+    model: Annotated[Path, typer.Option(help="A diffusers folder.")] = VIDEO,
     prompts: Annotated[int, typer.Option(help="Captions of the simple grade, half of them held out; rich has half as many.")] = 200,
     guidance: Annotated[float, typer.Option(help="guidance_scale.")] = 2.0,
     only: Annotated[str | None, typer.Option(help="Score this setting alone, such as '8 steps'.")] = None,

@@ -24,13 +24,13 @@ import typer
 
 from pipelines.embedded.llm_models import BUILDERS, END_ID, MAX_LENGTH, build_tokenizer
 from pipelines.embedded.training import Ema, Progress, cosine, load_state, save_state
+from pipelines.models.embedded import LANGUAGE
 from workloads.world import COLOURS, DIRECTIONS, SHAPES, SPEEDS
 from workloads.world_language import TASKS, Item, draw_item
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-EMBEDDED = Path(__file__).parent
 BATCH_ITEMS = 128  # of all tasks, so that every step is a step for all of them
 # How often each task is drawn. Those that ask for one thing in the text are learnt last and are short; the long ones teach copying early.
 WEIGHTS = {"colour": 3, "motion": 2, "find": 6, "count": 1.5, "summary": 1.5} | dict.fromkeys(("lines", "json", "repeat", "backwards"), 0.4)
@@ -58,7 +58,7 @@ def main(
     if kind not in BUILDERS:
         raise typer.BadParameter(f"unknown kind {kind!r}; known: {', '.join(BUILDERS)}")
     torch.set_num_threads(threads)
-    folder = output or EMBEDDED / f"llm_{kind}"
+    folder = output or LANGUAGE["embedded" if kind == "dense" else "embedded-moe"]
     if not score_only:
         model, tokenizer = _train(kind, work / f"{kind}.pt", steps or STEPS[kind], seed)
         model.generation_config.update(max_new_tokens=256, do_sample=False)

@@ -24,12 +24,12 @@ import numpy as np
 import torch
 import typer
 
-from pipelines.diffusers_t2v import EMBEDDED
 from pipelines.embedded.score_t2v import round_trip
 from pipelines.embedded.t2v_clips import load_clips
 from pipelines.embedded.t2v_denoiser import BOUNDARY, EXPERT_STEPS, FLOW_SHIFT, Latents, build_transformer, train_base, train_expert
 from pipelines.embedded.t2v_text import build_text_encoder, build_tokenizer, teach_grammar, tokenize
 from pipelines.embedded.t2v_vae import build_vae, encode_clips, train_vae, tune_decoder
+from pipelines.models.embedded import VIDEO
 from workloads.world import parse_caption
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ EXPERTS = {"high_noise": "transformer", "low_noise": "transformer_2"}  # and whe
 
 def main(
     work: Annotated[Path, typer.Option(help="Where states and clips are kept.")] = Path("build/t2v"),
-    output: Annotated[Path, typer.Option(help="The diffusers folder to write.")] = EMBEDDED,
+    output: Annotated[Path, typer.Option(help="The diffusers folder to write.")] = VIDEO,
     seed: Annotated[int, typer.Option(help="Decides clips, weights and batches.")] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads; the experts get half each.")] = 2,
     start: Annotated[Path | None, typer.Option(help="Go on from this diffusers folder: only its experts are trained further.")] = None,

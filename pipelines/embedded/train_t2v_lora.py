@@ -20,14 +20,13 @@ import torch
 import torch.nn.functional as F
 import typer
 
-from pipelines.diffusers_t2v import EMBEDDED
 from pipelines.embedded.t2v_denoiser import FLOW_SHIFT, plain_attention, training_attention
 from pipelines.embedded.t2v_text import build_tokenizer, tokenize
 from pipelines.embedded.training import Progress, cosine, load_state, save_state
+from pipelines.models.embedded import VIDEO, VIDEO_TWO_STEPS
 from workloads.world import caption, sample_scene
 
 EXPERTS = {"high_noise": "transformer", "low_noise": "transformer_2"}
-FOLDER = EMBEDDED.parent / "t2v_two_steps"
 CLIP: dict[str, Any] = {"num_frames": 9, "height": 48, "width": 48}
 TEACHER: dict[str, Any] = {"num_inference_steps": 8, "guidance_scale": 2.0}
 STUDENT: dict[str, Any] = {  # of first order and without its corrector, UniPC is Euler's method; its two steps lie well apart
@@ -43,7 +42,7 @@ CAPTION_SEED = 40_961  # training's; the prompts of runs are drawn from another
 
 def main(
     work: Annotated[Path, typer.Option(help="Where pairs and states are kept.")] = Path("build/t2v_lora"),
-    output: Annotated[Path, typer.Option(help="The folder for the two files.")] = FOLDER,
+    output: Annotated[Path, typer.Option(help="The folder for the two files.")] = VIDEO_TWO_STEPS,
     pairs: Annotated[int, typer.Option(help="Clips that the teacher makes.")] = 4096,
     steps: Annotated[int, typer.Option(help="Batches that the student sees.")] = 2500,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
@@ -53,7 +52,7 @@ def main(
     from peft import get_peft_model_state_dict
 
     torch.set_num_threads(threads)
-    pipe: Any = WanPipeline.from_pretrained(EMBEDDED, dtype=torch.float32)
+    pipe: Any = WanPipeline.from_pretrained(VIDEO, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     captions = draw(pairs)
     clips = teach(pipe, captions, work / "pairs")

@@ -34,7 +34,8 @@ from numpy.typing import NDArray
 
 from pipelines.embedded.training import Ema, Progress, cosine, load_state, save_state
 from pipelines.embedded.vlm_model import IMAGE_ID, TOKENS_PER_IMAGE, build_model, build_tokenizer, patches, save, use_training_attention
-from pipelines.transformers_vlm import EMBEDDED, TransformersVLM
+from pipelines.models.embedded import VISION
+from pipelines.transformers_vlm import TransformersVLM
 from workloads.records import Query, Sample
 from workloads.vlm import encode_png
 from workloads.world import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, SIZE, Scene
@@ -89,7 +90,7 @@ class Packed:
 
 def main(
     work: Annotated[Path, typer.Option(help="Where states and pictures are kept.")] = Path("build/vlm"),
-    output: Annotated[Path, typer.Option(help="The checkpoint folder to write.")] = EMBEDDED,
+    output: Annotated[Path, typer.Option(help="The checkpoint folder to write.")] = VISION,
     seed: Annotated[int, typer.Option(help="Decides pictures, weights and batches.")] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
     see_steps: Annotated[int, typer.Option(help="Steps of the vision tower alone.")] = SEE_STEPS,

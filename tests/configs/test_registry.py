@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,14 +9,23 @@ import pytest
 from configs.errors import ConfigError, PluginError
 from configs.registry import BUILT_IN, KINDS, find, load_plugin_file, make, names, register
 from pipelines.base import Pipeline
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_built_in_is_found_under_its_files_name(kind: str) -> None:
+def test_every_built_in_is_found_in_its_module_and_says_what_it_is(kind: str) -> None:
     for name, module in BUILT_IN[kind].items():
         assert find(kind, name).__module__ == module
-        assert module.endswith(name)
         assert find(kind, name).__doc__
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_table_of_built_ins_and_the_decorators_in_the_tree_agree(kind: str) -> None:
+    registered = {}
+    for path in sorted((ROOT / kind).rglob("*.py")):
+        for name in re.findall(r'^@register\("(\w+)"\)', path.read_text(encoding="utf-8"), re.MULTILINE):
+            registered[name] = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    assert registered == BUILT_IN[kind], f"configs/registry.py: BUILT_IN[{kind!r}] and the files that register a plugin differ"
 
 
 def test_unknown_name_gives_the_nearest() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from configs.errors import ConfigError
 from pipelines.checkpoint import check_diffusers_folder
-from pipelines.diffusers_t2v import EMBEDDED
+from pipelines.models.embedded import VIDEO
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def folder(tiny_wan: Path, tmp_path: Path) -> Path:
 
 def test_whole_checkpoints_pass(folder: Path) -> None:
     check_diffusers_folder(folder)
-    check_diffusers_folder(EMBEDDED)
+    check_diffusers_folder(VIDEO)
 
 
 @pytest.mark.parametrize("part", ["model_index.json", "transformer_2", "vae/config.json", "text_encoder/model.safetensors"])

@@ -12,7 +12,8 @@ import torch
 from configs.errors import ConfigError
 from configs.registry import make
 from configs.run_config import ParallelSettings
-from pipelines.diffusers_t2v import EMBEDDED, DiffusersT2V
+from pipelines.diffusers_t2v import DiffusersT2V
+from pipelines.models.embedded import VIDEO
 from pipelines.replica import Replica
 from workloads.records import Query, Sample, query_seed
 from workloads.t2v import draw_captions
@@ -106,7 +107,7 @@ def test_a_cache_taken_out_of_an_expert_is_a_fallback(tiny_wan: Path) -> None:
 def test_a_threshold_cache_decides_for_a_batch_at_once_and_is_declared_so() -> None:
     """On the trained model, whose captions differ in how long the first block's output keeps changing."""
     options = {"num_frames": 9, "height": 48, "width": 48, "guidance_scale": 2.0, "max_sequence_length": 64, "batch_size": 2}
-    pipeline = load(EMBEDDED, {"name": "first_block", "threshold": 0.15}, **options)
+    pipeline = load(VIDEO, {"name": "first_block", "threshold": 0.15}, **options)
     captions = [text for _, text in draw_captions("simple", 4, "any")]
     samples, queries = [Sample(i, captions[i]) for i in (0, 3)], [Query(i, i, query_seed(42, i)) for i in (0, 3)]
     (alone,) = pipeline.generate(samples[1:], queries[1:])

@@ -22,7 +22,7 @@ from configs.registry import make
 from pipelines.base import Event, Response
 from pipelines.endpoint import Endpoint
 from pipelines.endpoint_text import events_of
-from pipelines.transformers_llm import EMBEDDED
+from pipelines.models.embedded import LANGUAGE
 from workloads.records import Query, Sample
 
 USAGE = {"prompt_tokens": 5, "completion_tokens": 4}
@@ -262,7 +262,7 @@ def test_the_key_comes_from_the_environment_and_is_never_shown(
 @pytest.mark.feature("endpoint", "token counts by usage, deltas or tokenizer")
 @pytest.mark.parametrize(
     ("options", "count"),
-    [({}, 4), ({"count_by": "deltas"}, 3), ({"count_by": "tokenizer", "tokenizer": str(EMBEDDED["embedded"])}, None)],
+    [({}, 4), ({"count_by": "deltas"}, 3), ({"count_by": "tokenizer", "tokenizer": str(LANGUAGE["embedded"])}, None)],
 )
 def test_tokens_are_counted_as_said(loaded: Callable[..., Endpoint], options: dict[str, Any], count: int | None) -> None:
     endpoint = loaded(**options)

@@ -15,7 +15,8 @@ import torch
 from benchmarks.quantised_checkpoints import EXPERTS, write_gguf, write_quark
 from configs.errors import ConfigError
 from configs.registry import make
-from pipelines.diffusers_t2v import EMBEDDED, DiffusersT2V
+from pipelines.diffusers_t2v import DiffusersT2V
+from pipelines.models.embedded import VIDEO
 from workloads.records import Query, Sample
 
 CLIP: dict[str, Any] = {
@@ -63,7 +64,7 @@ def ask(pipeline: DiffusersT2V) -> Any:
 
 @pytest.fixture(scope="module")
 def plain() -> Any:
-    return ask(load(EMBEDDED))
+    return ask(load(VIDEO))
 
 
 def original_name(name: str) -> str:
@@ -85,7 +86,7 @@ def gguf_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, 
 def test_gguf_weights_are_in_force_packed_and_fewer_bits_move_an_answer_further(plain: Any, gguf_files: dict[str, dict[str, str]]) -> None:
     moved = {}
     for kind, files in gguf_files.items():
-        pipeline = load(EMBEDDED, {"name": "gguf", "files": files})
+        pipeline = load(VIDEO, {"name": "gguf", "files": files})
         assert pipeline.effective()["quantisation"] == f"GGUF {kind} in {BLOCK_LAYERS} of {ALL_LAYERS} linear layers"
         assert pipeline.fallbacks() == []
         assert pipeline._pipe.transformer.blocks[0].attn1.to_q.weight.dtype is torch.uint8
@@ -95,8 +96,8 @@ def test_gguf_weights_are_in_force_packed_and_fewer_bits_move_an_answer_further(
 
 def test_a_gguf_file_with_the_model_s_original_names_is_read_as_well(gguf_files: dict[str, dict[str, str]], tmp_path: Path) -> None:
     files = {e: write_gguf(tmp_path / f"{e}.gguf", e, "Q8_0", original_name) for e in EXPERTS}
-    theirs = load(EMBEDDED, {"name": "gguf", "files": files})
-    assert np.array_equal(ask(theirs), ask(load(EMBEDDED, {"name": "gguf", "files": gguf_files["Q8_0"]})))
+    theirs = load(VIDEO, {"name": "gguf", "files": files})
+    assert np.array_equal(ask(theirs), ask(load(VIDEO, {"name": "gguf", "files": gguf_files["Q8_0"]})))
 
 
 def test_a_gguf_file_that_is_another_s_or_damaged_is_refused_by_name(
@@ -107,12 +108,12 @@ def test_a_gguf_file_that_is_another_s_or_damaged_is_refused_by_name(
     cut.write_bytes(Path(good["transformer"]).read_bytes()[:5000])
     text.write_text("not weights")
     for model, given, why in (
-        (EMBEDDED, {"file": good["transformer"]}, "has files for transformer, but the model has transformer, transformer_2"),
-        (EMBEDDED, {"files": good | {"transformer": "gone.gguf"}}, "file 'gone.gguf' of transformer does not exist"),
-        (EMBEDDED, {"files": good | {"transformer": str(text)}}, f"{str(text)!r} is not a GGUF file"),
-        (EMBEDDED, {"files": good | {"transformer": str(cut)}}, f"{str(cut)!r} cannot be read as the WanTransformer3DModel"),
+        (VIDEO, {"file": good["transformer"]}, "has files for transformer, but the model has transformer, transformer_2"),
+        (VIDEO, {"files": good | {"transformer": "gone.gguf"}}, "file 'gone.gguf' of transformer does not exist"),
+        (VIDEO, {"files": good | {"transformer": str(text)}}, f"{str(text)!r} is not a GGUF file"),
+        (VIDEO, {"files": good | {"transformer": str(cut)}}, f"{str(cut)!r} cannot be read as the WanTransformer3DModel"),
         (tiny_wan, {"files": good}, "cannot be read as the WanTransformer3DModel of 'transformer'"),
-        (EMBEDDED, {}, "give 'file', or for a model with two denoisers 'files'"),
+        (VIDEO, {}, "give 'file', or for a model with two denoisers 'files'"),
     ):
         with pytest.raises(ConfigError) as error:
             load(model, {"name": "gguf", **given})
@@ -154,9 +155,9 @@ def test_quark_s_layers_are_multiplied_natively(quark_folder: Path) -> None:
 
 def test_quark_is_refused_where_it_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="is for a folder that Quark has written, but the model's transformer is not quantised"):
-        load(EMBEDDED, "quark")
+        load(VIDEO, "quark")
     folder = tmp_path / "t2v"
-    shutil.copytree(EMBEDDED, folder)
+    shutil.copytree(VIDEO, folder)
     for expert in EXPERTS:
         config = json.loads((folder / expert / "config.json").read_text())
         (folder / expert / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "quark"}}))

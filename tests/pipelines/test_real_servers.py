@@ -19,12 +19,12 @@ import pytest
 import torch
 
 from configs.registry import make
-from pipelines.transformers_llm import EMBEDDED
+from pipelines.models.embedded import LANGUAGE
 from tests.conftest import suite_env
 from workloads.llm import Language
 from workloads.records import Query
 
-MODEL = str(EMBEDDED["embedded"])
+MODEL = str(LANGUAGE["embedded"])
 READY_S = 120.0
 PAGED = ["--continuous-batching", "--cb-num-blocks", "64", "--cb-max-batch-tokens", "512", "--cb-block-size", "32"]
 SERVING = ("fastapi", "uvicorn", "openai", "multipart")  # what `transformers serve` needs beside transformers

@@ -29,7 +29,8 @@ from pipelines.embedded.vlm_model import (
     save,
     use_training_attention,
 )
-from pipelines.transformers_vlm import EMBEDDED, LibraryInputs, QwenInputs, TransformersVLM
+from pipelines.models.embedded import VISION
+from pipelines.transformers_vlm import LibraryInputs, QwenInputs, TransformersVLM
 from workloads.records import Query, Sample
 from workloads.vlm import VisionLanguage, encode_png
 from workloads.world_vision import draw_scene, show
@@ -433,7 +434,7 @@ def _loss_alone(model: Any, batch: Any, row: int, segment: int) -> float:
     return -sum(float(logits[place].log_softmax(-1)[token]) for place, token in said)
 
 
-needs_weights = pytest.mark.skipif(not (EMBEDDED / "model.safetensors").exists(), reason="the embedded weights are not there")
+needs_weights = pytest.mark.skipif(not (VISION / "model.safetensors").exists(), reason="the embedded weights are not there")
 
 
 @pytest.mark.feature("transformers_vlm", "embedded Qwen3-VL")
