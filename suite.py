@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from configs.verdict_command import VerdictCommand
+from configs.command_line import VerdictCommand
 
 if TYPE_CHECKING:
     from metrics.report import Report
@@ -127,8 +127,8 @@ def bundle(
     output: Annotated[Path | None, typer.Option(help="The file to write; RUN.zip if not given.")] = None,
 ) -> None:
     """Pack a run folder into one file from which another machine makes the same report: suite.py report RUN.zip."""
-    from workloads.bundle import write_bundle
-    from workloads.manifest import distrust
+    from workloads.run_folder.bundle import write_bundle
+    from workloads.run_folder.manifest import distrust
 
     written = write_bundle(run_folder, output)
     for reason in distrust(run_folder):
@@ -274,7 +274,7 @@ def submit(
     from metrics.submission import write_submission
     from metrics.submission_check import check as check_submission
     from metrics.submission_check import print_refusals
-    from workloads.under_rules import UNVERIFIED
+    from workloads.mlperf.run_rules import UNVERIFIED
 
     for path in plugin or []:
         load_plugin_file(path)
@@ -495,7 +495,7 @@ def _write_report(folder: Path, brief: bool = False) -> Report:
 
 def _report_on_bundle(packed: Path, output: Path | None) -> None:
     from metrics.rescored import print_comparison, report_bytes
-    from workloads.bundle import unpack
+    from workloads.run_folder.bundle import unpack
 
     folder = unpack(packed, output)
     before = report_bytes(folder)

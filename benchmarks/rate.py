@@ -113,7 +113,7 @@ def measure(given: argparse.Namespace, folder: Path) -> None:
 def run_trial(test: LaunchedTest, config: RunConfig, folder: Path) -> Trial | None:
     """One test, with a line about it; None on ranks other than the first."""
     from pipelines.launcher import begin_run
-    from workloads.loadgen import read_summary
+    from workloads.loadgen.load_test import read_summary
 
     first = test.ranks.rank == 0
     if first:

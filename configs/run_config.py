@@ -24,7 +24,8 @@ Fallback = Literal["dtype", "attention", "quantisation", "cache", "compile", "pa
 # Signs in single answers that make a run INVALID, which a run can be let off, or told how much of to bear, by name (metrics/canaries.py).
 Canary = Literal["nan", "black", "frozen", "noise", "identical", "unreadable", "empty", "looping", "cut_off", "utf8"]
 
-PRESETS = Path(__file__).parent
+CONFIGS = Path(__file__).parent
+PRESETS = CONFIGS / "presets"
 
 
 class _Settings(BaseModel):
@@ -358,4 +359,4 @@ def apply_change(values: dict[str, Any], change: str) -> None:
 
 def presets() -> list[str]:
     """Names of the shipped presets, such as `t2v/embedded`."""
-    return sorted(str(p.relative_to(PRESETS).with_suffix("")) for p in PRESETS.glob("*/*.yaml") if p.parent.name != "accelerate")
+    return sorted(str(p.relative_to(PRESETS).with_suffix("")) for p in PRESETS.glob("*/*.yaml"))

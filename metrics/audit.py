@@ -33,8 +33,8 @@ from metrics.run_facts import differing, facts
 from metrics.sample_size import Effect, parse_effect
 from metrics.speed import speed_up, throughput
 from metrics.worked_out import scored_by, scores_by_sample, worked_out
+from workloads.mlperf.run_rules import notices, shown_benchmark
 from workloads.records import Record
-from workloads.under_rules import notices, shown_benchmark
 
 SCHEMA = "triptych-audit/1"
 USUAL_MARGIN = "1%"

@@ -10,7 +10,7 @@ from typing import Any
 from metrics.plots import BAD, GOOD, GRID, INK, SOFT, new_figure, to_svg
 from metrics.report_html import label, number, render
 from pipelines.media import browser_video, read_video
-from workloads.run_folder import write_json, write_text
+from workloads.run_folder.files import write_json, write_text
 
 FPS = 8.0
 COLOURS = {"PASS": GOOD, "FAIL": BAD, "INCONCLUSIVE": SOFT}

@@ -20,10 +20,10 @@ from configs.errors import ConfigError
 from metrics.base import Run
 from metrics.code_sandbox import STRONG, Limits, Outcome, fences, run_tests
 from metrics.reasoning_answers import deepseek_program, gpt_oss_program
-from workloads.livecodebench import Problem, problem_of, read_problems
-from workloads.manifest import add_file, distrust
+from workloads.mlperf.livecodebench import Problem, problem_of, read_problems
 from workloads.records import Record
-from workloads.run_folder import write_json
+from workloads.run_folder.files import write_json
+from workloads.run_folder.manifest import add_file, distrust
 
 FILE = "code_results.json"
 SCHEMA = "triptych-code-results/1"

@@ -11,8 +11,8 @@ from metrics import plots, token_plots
 from metrics.report import Report, load_report
 from metrics.report_html import key_figures, png_uri, render, report_link
 from metrics.run_facts import titles
-from workloads.run_folder import write_text
-from workloads.under_rules import notices
+from workloads.mlperf.run_rules import notices
+from workloads.run_folder.files import write_text
 
 
 def write_combined(folders: Sequence[Path], out: Path) -> Path:

@@ -16,7 +16,7 @@ from metrics.report import QUALITY, Report
 from metrics.run_facts import differing, facts, hardware, model_name, num_devices
 from metrics.speed import KINDS, Ratio, Speed, best_share, geometric_mean, pooled, slowness, speed_up, throughput
 from metrics.worked_out import worked_out
-from workloads.under_rules import notices
+from workloads.mlperf.run_rules import notices
 
 SCHEMA = "triptych-compare/1"
 BY = ("auto", "throughput", *KINDS)

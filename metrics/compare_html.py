@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from metrics.plots import AMBER, BLUE, GRID, INK, new_figure, to_svg
 from metrics.report_html import label, number, render, report_link
-from workloads.run_folder import write_json, write_text
+from workloads.run_folder.files import write_json, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -30,11 +30,11 @@ from metrics.base import Run
 from metrics.comply_verdicts import Verdict, judge, needs_controls, not_held
 from metrics.report import load_run
 from pipelines.audit_tests import AuditTest, check_ranks, run_audits
-from workloads.loadgen import LoadTest
-from workloads.manifest import distrust
+from workloads.loadgen.load_test import LoadTest
+from workloads.mlperf.run_rules import UNVERIFIED, shown_benchmark
 from workloads.records import Sample
-from workloads.run_folder import write_json
-from workloads.under_rules import UNVERIFIED, shown_benchmark
+from workloads.run_folder.files import write_json
+from workloads.run_folder.manifest import distrust
 
 TESTS = ("TEST01", "TEST04", "TEST06", "TEST07", "TEST09")
 OF_UNIT = {"tokens": TESTS, "frames": ("TEST01", "TEST04", "TEST07")}  # of runs that are no MLPerf benchmark, by what a workload counts

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from configs.registry import make
 from metrics.base import Run, SampleMetric
 from metrics.report import QUALITY, load_run
-from workloads.loadgen_log import LoadGenLog, Logged, read_answers, read_detail
+from workloads.loadgen.logs import LoadGenLog, Logged, read_answers, read_detail
 from workloads.records import Record
 
 TOLERANCE, TOLERANCE_OF_SHORT = 0.10, 0.20  # of performance; the latter where a stream's latency is under these many nanoseconds

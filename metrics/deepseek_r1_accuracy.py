@@ -9,7 +9,7 @@ from typing import ClassVar
 from configs.registry import register
 from metrics.reasoning_answers import deepseek_letter, deepseek_program
 from metrics.reasoning_score import ReasoningScore
-from workloads.mlperf_language import CHOICES
+from workloads.mlperf.language import CHOICES
 
 
 @register("deepseek_r1_accuracy")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from configs.registry import register
 from metrics.base import Figure, Metric, Run
-from workloads.power_log import PowerSample, read_power
+from workloads.run_folder.power_log import PowerSample, read_power
 
 MIN_SAMPLES = 10  # within the timed test, of each device
 MAX_GAP_S, MAX_GAP_INTEGRATED_S = 1.0, 0.5  # between two samples: of a counter, which misses nothing, and of power, which is summed up

@@ -9,7 +9,7 @@ from typing import ClassVar
 from configs.registry import register
 from metrics.base import Run, SampleMetric
 from metrics.closeness_video import psnr
-from workloads.given_image import fitted, read_image
+from workloads.readers.image_file import fitted, read_image
 from workloads.records import Record, Sample
 
 
@@ -19,7 +19,8 @@ class FirstFramePsnr(SampleMetric):
     """Peak signal-to-noise ratio of the saved video's first frame against the given image, dB. Higher is better; 100 is said of equal ones.
 
     PSNR = 10 log10(255^2 / mean squared difference)
-    The image is brought to the video's size as pipelines bring it (workloads/given_image.py). A failed or unreadable answer scores 0.
+    The image is brought to the video's size as pipelines bring it (workloads/readers/image_file.py).
+    A failed or unreadable answer scores 0.
     What a video does after that frame, this figure does not see.
     """
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from metrics.base import Figure, Run
-from workloads.mlperf_rules import Benchmark, Gate, ScenarioRules
-from workloads.under_rules import shown_benchmark
+from workloads.mlperf.rules import Benchmark, Gate, ScenarioRules
+from workloads.mlperf.run_rules import shown_benchmark
 
 # The metric that each figure of a benchmark's gate comes from.
 SCORERS = {

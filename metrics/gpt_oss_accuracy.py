@@ -9,7 +9,7 @@ from typing import ClassVar
 from configs.registry import register
 from metrics.reasoning_answers import gpt_oss_letter, gpt_oss_program
 from metrics.reasoning_score import ReasoningScore
-from workloads.mlperf_language import CHOICES
+from workloads.mlperf.language import CHOICES
 
 
 @register("gpt_oss_accuracy")

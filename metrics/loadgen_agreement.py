@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from metrics.base import Run
 from metrics.latency import query_latencies
 from metrics.statistics import percentile
-from workloads.loadgen import read_summary
+from workloads.loadgen.load_test import read_summary
 from workloads.records import Record
 
 TOLERANCE = 0.01  # relative

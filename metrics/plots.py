@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workloads.mlperf.run_rules import UNVERIFIED
 from workloads.records import Record
-from workloads.under_rules import UNVERIFIED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,7 +14,7 @@ from metrics.code_results import passed
 from metrics.math_answers import same_result
 from metrics.reasoning_answers import aime_number, boxed
 from metrics.statistics import mean_interval
-from workloads.mlperf_language import CHOICES
+from workloads.mlperf.language import CHOICES
 from workloads.records import Record, Sample
 
 

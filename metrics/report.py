@@ -27,12 +27,12 @@ from metrics.base import Figure, Run, SampleMetric
 from metrics.check import Check
 from metrics.goodput import limits_in_force
 from metrics.rate_search import read_search
-from workloads import manifest
-from workloads.loadgen import read_summary
-from workloads.record_log import without_record
-from workloads.rules_kept import departures
-from workloads.run_folder import read_run, write_json
-from workloads.under_rules import benchmark_of, notice, unlike_reference
+from metrics.validity.mlperf_rules import departures
+from workloads.loadgen.load_test import read_summary
+from workloads.mlperf.run_rules import benchmark_of, notice, unlike_reference
+from workloads.run_folder import manifest
+from workloads.run_folder.files import read_run, write_json
+from workloads.run_folder.record_log import without_record
 
 SCHEMA = "triptych-report/1"
 # The figures that say most of answers' quality, one a kind.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.provenance import package_versions, suite_commit
-from workloads.manifest import read_manifest
+from workloads.run_folder.manifest import read_manifest
 
 SHOWN = 5
 ROUNDING = 1e-6

@@ -9,7 +9,7 @@ from typing import Any
 
 from metrics.base import Run
 from metrics.report import Report
-from workloads.manifest import read_manifest
+from workloads.run_folder.manifest import read_manifest
 
 WITHOUT_EFFECT = ("workload", "scenario", "report_videos", "heartbeat_timeout_s", "answer_timeout_s")  # or shown elsewhere
 

@@ -41,10 +41,10 @@ from metrics.submission_files import (
 from metrics.submission_system import describe as describe_system
 from metrics.submission_system import num_devices, of_all, read_told
 from pipelines.provenance import suite_commit
-from workloads.manifest import read_manifest
-from workloads.mlperf_rules import Benchmark, benchmark
-from workloads.run_folder import write_json, write_text
-from workloads.under_rules import embedded_round, unlike_reference
+from workloads.mlperf.rules import Benchmark, benchmark
+from workloads.mlperf.run_rules import embedded_round, unlike_reference
+from workloads.run_folder.files import write_json, write_text
+from workloads.run_folder.manifest import read_manifest
 
 LOGS = ("mlperf_log_summary.txt", "mlperf_log_detail.txt")
 

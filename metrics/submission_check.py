@@ -28,12 +28,12 @@ from metrics.submission_files import (
     sha256,
 )
 from metrics.submission_system import MEANINGFUL, OTHERS, contradictions
-from workloads.loadgen import read_summary
-from workloads.loadgen_log import LoadGenLog, read_detail
-from workloads.manifest import distrust
-from workloads.mlperf_rules import MIN_DURATION_S, Benchmark, ScenarioRules, benchmark
-from workloads.rules_kept import departures
-from workloads.under_rules import embedded_round, unlike_reference
+from metrics.validity.mlperf_rules import departures
+from workloads.loadgen.load_test import read_summary
+from workloads.loadgen.logs import LoadGenLog, read_detail
+from workloads.mlperf.rules import MIN_DURATION_S, Benchmark, ScenarioRules, benchmark
+from workloads.mlperf.run_rules import embedded_round, unlike_reference
+from workloads.run_folder.manifest import distrust
 
 MAX_FILE_BYTES = 50 * 2**20
 ROUNDING = 1e-4  # between accuracy.txt and what is computed again

@@ -17,7 +17,7 @@ from metrics.base import Figure, Run
 from metrics.gates import Held, hold
 from metrics.report import has_random_weights, load_run
 from pipelines.media import read_video
-from workloads.mlperf_rules import Gate
+from workloads.mlperf.rules import Gate
 
 FOLDERS = {"offline": "Offline", "server": "Server", "interactive": "Interactive", "single_stream": "SingleStream"}
 SCENARIOS = {folder: scenario for scenario, folder in FOLDERS.items()}

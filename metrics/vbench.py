@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from configs.errors import ConfigError
 from configs.registry import register
 from metrics.base import Figure, Metric, Run
-from workloads.mlperf_video import DIMENSIONS
+from workloads.mlperf.vbench_prompts import DIMENSIONS
 from workloads.records import Record, Sample
 
 FILE = "vbench_results.json"  # in the run folder; made by `suite.py vbench RUN`

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from configs.errors import ConfigError, RunError
 from metrics.base import Run
 from metrics.vbench import ALL, FILE, SCHEMA, videos
-from workloads.manifest import add_file, distrust
-from workloads.run_folder import write_json
+from workloads.run_folder.files import write_json
+from workloads.run_folder.manifest import add_file, distrust
 
 RUNNER = Path(__file__).with_name("vbench_runner.py")
 NAME = "triptych"  # of VBench's own files

@@ -11,7 +11,7 @@ from typing import Any
 from configs.errors import ConfigError
 from metrics.report import Report, make_report, measured, own_metrics
 from metrics.rescored import ROUNDING, differences, relative
-from workloads.manifest import distrust
+from workloads.run_folder.manifest import distrust
 
 
 def worked_out(folder: Path) -> Report:

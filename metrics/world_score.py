@@ -9,8 +9,8 @@ from typing import ClassVar
 from configs.registry import register
 from metrics.base import Run, SampleMetric
 from workloads.records import Record, Sample
-from workloads.world import parse_caption
-from workloads.world_checker import ATTRIBUTES, check_clip
+from workloads.world.checker import ATTRIBUTES, check_clip
+from workloads.world.scenes import parse_caption
 
 
 @register("world_score")
@@ -18,7 +18,7 @@ from workloads.world_checker import ATTRIBUTES, check_clip
 class WorldScore(SampleMetric):
     """Share of prompts with every attribute right, 0 to 1, and one share for each attribute. Higher is better.
 
-    Read off the saved pixels by `workloads.world_checker`, which knows nothing of the model. Prompts that are not of
+    Read off the saved pixels by `workloads.world.checker`, which knows nothing of the model. Prompts that are not of
     the embedded world are not scored.
     """
 

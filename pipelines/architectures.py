@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import ConfigError, unknown
-from configs.run_config import PRESETS
+from configs.run_config import CONFIGS
 
-ARCHITECTURES = PRESETS / "architectures"
+ARCHITECTURES = CONFIGS / "architectures"
 MIN_VOCABULARY = 300  # 256 bytes and the tokens that a chat needs
 MATCHED = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_local_experts", "num_experts", "n_routed_experts")
 

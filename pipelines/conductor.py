@@ -35,11 +35,11 @@ from pipelines.listening import listen, listen_across_nodes
 from pipelines.progress import RunProgress
 from pipelines.replay import REPLAY, plan
 from pipelines.vigil import Vigil
-from workloads.loadgen import LoadTest
-from workloads.power_log import PowerLog
-from workloads.record_log import RecordLog
+from workloads.loadgen.load_test import LoadTest
 from workloads.records import Query, Record, query_seed
-from workloads.run_folder import write_outcome
+from workloads.run_folder.files import write_outcome
+from workloads.run_folder.power_log import PowerLog
+from workloads.run_folder.record_log import RecordLog
 
 POLL_MS = 100
 SWITCH_S = 0.001  # how long one thread may keep the other from Python; by default it is five times that

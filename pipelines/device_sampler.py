@@ -16,7 +16,7 @@ from configs.errors import ConfigError
 from configs.run_config import PowerSettings
 from pipelines.clock import ConductorClock
 from pipelines.device_meters import Meter, MeterError, find_meter
-from workloads.power_log import MeterFacts, PowerSample
+from workloads.run_folder.power_log import MeterFacts, PowerSample
 
 if TYPE_CHECKING:
     import torch

@@ -32,7 +32,7 @@ class DiffusersT2V(Pipeline):
     fps: of the saved file, and what LTX-Video is told; the family's own where not given. true_cfg_scale: of HunyuanVideo. extra: further
     arguments of diffusers' call, such as LTX-Video's decode_timestep. What a family does with its options: pipelines/video_families.py.
     first_frame: how a given image gets into the clip: `trained`, by an image-to-video model; `held`, in a Wan that was trained on text
-    alone (held_frame.py). A given image is fitted to height and width by workloads/given_image.py.
+    alone (held_frame.py). A given image is fitted to height and width by workloads/readers/image_file.py.
     These take a name, or a mapping with `name` and parameters: cache (denoiser_caches.py), quantisation (quantised_weights.py), offload
     (offloading.py), scheduler (scheduler_choice.py); the first two are for the denoisers alone. attention: a backend of
     attention_backends.py, for the denoisers. lora: adapters of lora_weights.py. guidance_batch: both guidance passes of a step in one

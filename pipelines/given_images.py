@@ -11,10 +11,10 @@ import numpy as np
 
 from configs.errors import ConfigError
 from pipelines.video_families import VideoFamily
-from workloads.given_image import fitted, read_image
+from workloads.readers.image_file import fitted, read_image
 from workloads.records import Sample
 from workloads.vlm import encode_png
-from workloads.world import parse_caption, render
+from workloads.world.scenes import parse_caption, render
 
 if TYPE_CHECKING:
     import torch

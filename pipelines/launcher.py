@@ -39,10 +39,10 @@ from pipelines.resume import prepare_rest
 from pipelines.wire import Address
 from pipelines.worker import Worker
 from workloads.base import Workload
-from workloads.record_log import fail_the_rest
+from workloads.mlperf.run_rules import check_data, check_generation, under_rules
 from workloads.records import Sample
-from workloads.run_folder import create_run_folder, read_run, write_config, write_outcome, write_samples
-from workloads.under_rules import check_data, check_generation, under_rules
+from workloads.run_folder.files import create_run_folder, read_run, write_config, write_outcome, write_samples
+from workloads.run_folder.record_log import fail_the_rest
 
 if TYPE_CHECKING:
     import torch

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from workloads.record_log import DISK_FULL
+from workloads.run_folder.record_log import DISK_FULL
 
 MAX_WAITING = 64  # videos held in memory before `put` waits for the disk
 SMALL = 128 * 128  # pixels: starting threads takes longer than to decode smaller frames

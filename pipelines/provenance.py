@@ -15,9 +15,9 @@ from configs.registry import find, names, plugin_file
 from configs.run_config import RunConfig
 from pipelines.device import accelerators
 from pipelines.device_environment import settings
-from workloads.manifest import SCHEMA, file_hashes
 from workloads.records import Sample
-from workloads.run_folder import prompt_set_hash, read_run, write_json
+from workloads.run_folder.files import prompt_set_hash, read_run, write_json
+from workloads.run_folder.manifest import SCHEMA, file_hashes
 
 PACKAGES = (
     "torch",

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from configs.errors import RunError
 from configs.run_config import RunConfig
 from pipelines.provenance import seal
-from workloads.loadgen import read_summary
-from workloads.run_folder import write_json
+from workloads.loadgen.load_test import read_summary
+from workloads.run_folder.files import write_json
 
 if TYPE_CHECKING:
     from pipelines.launcher import Test

@@ -15,9 +15,9 @@ from configs.errors import ConfigError
 from configs.run_config import RunConfig, parse_config, read_yaml
 from pipelines.conductor import Rest
 from pipelines.provenance import suite_commit, system_facts, write_manifest
-from workloads.manifest import changes
 from workloads.records import Record, Sample
-from workloads.run_folder import check_at_rest, prompt_set_hash, read_run, write_bytes, write_outcome
+from workloads.run_folder.files import check_at_rest, prompt_set_hash, read_run, write_bytes, write_outcome
+from workloads.run_folder.manifest import changes
 
 DECISIVE = ("workload", "seed", "dataset", "pipeline", "parallel", "device", "num_threads")  # what of a RunConfig answers depend on
 

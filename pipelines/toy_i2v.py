@@ -15,9 +15,9 @@ import numpy as np
 
 from configs.registry import register
 from pipelines.base import Pipeline, Response
-from workloads.given_image import read_image
+from workloads.readers.image_file import read_image
 from workloads.records import Query, Sample
-from workloads.world import DIRECTIONS, FPS, NUM_FRAMES, SPEEDS, parse_caption
+from workloads.world.scenes import DIRECTIONS, FPS, NUM_FRAMES, SPEEDS, parse_caption
 
 if TYPE_CHECKING:
     import torch

@@ -14,8 +14,8 @@ import numpy as np
 from configs.registry import register
 from pipelines.base import Event, Response, StreamingPipeline
 from workloads.records import Query, Sample
-from workloads.world import SHAPES, Group, parse_caption
-from workloads.world_language import backwards_answer, count_answer, find_answer, motion_answer, number_answer, summary_answer
+from workloads.world.language import backwards_answer, count_answer, find_answer, motion_answer, number_answer, summary_answer
+from workloads.world.scenes import SHAPES, Group, parse_caption
 
 if TYPE_CHECKING:
     import torch
@@ -98,7 +98,7 @@ class _Running:
 
 
 def solve(prompt: str) -> str:
-    """The answer to a prompt of `workloads.world_language`, from its words alone; `unsure` for any other prompt."""
+    """The answer to a prompt of `workloads.world.language`, from its words alone; `unsure` for any other prompt."""
     *sentences, question = re.split(r"(?<=\.) (?=[a-z])", prompt)
     if re.match(r"repeat|say that again", question):
         return " ".join(sentences)

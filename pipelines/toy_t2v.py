@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from configs.registry import register
 from pipelines.base import Pipeline, Response
 from workloads.records import Query, Sample
-from workloads.world import FPS, NUM_FRAMES, SIZE, parse_caption, render
+from workloads.world.scenes import FPS, NUM_FRAMES, SIZE, parse_caption, render
 
 if TYPE_CHECKING:
     import torch

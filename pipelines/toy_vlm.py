@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from configs.registry import register
 from pipelines.base import Pipeline, Response
 from workloads.records import Query, Sample
-from workloads.world import COLOURS, DIRECTIONS, SHAPES, Group
-from workloads.world_checker import FAST_FROM, STILL_BELOW, GroupReading, read_background, read_clip
-from workloads.world_vision import CLIP_FRAMES, COUNTS, QUESTIONS, catalogue_entry, centre, place_of
+from workloads.world.checker import FAST_FROM, STILL_BELOW, GroupReading, read_background, read_clip
+from workloads.world.scenes import COLOURS, DIRECTIONS, SHAPES, Group
+from workloads.world.vision import CLIP_FRAMES, COUNTS, QUESTIONS, catalogue_entry, centre, place_of
 
 if TYPE_CHECKING:
     import torch

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from workloads.power_log import MeterFacts, PowerSample
 from workloads.records import Query, Status
+from workloads.run_folder.power_log import MeterFacts, PowerSample
 
 
 class Hello(msgspec.Struct, tag=True, frozen=True):

@@ -13,12 +13,12 @@ import numpy as np
 from configs.errors import ConfigError, unknown
 from configs.registry import register
 from workloads.base import Workload, check_num_prompts
-from workloads.given_image import read_image
-from workloads.prompt_file import numbered_lines
+from workloads.readers.image_file import read_image
+from workloads.readers.prompt_file import numbered_lines
 from workloads.records import Sample
 from workloads.t2v import draw_captions, meta_of_prompt, meta_of_scene
 from workloads.vlm import encode_png
-from workloads.world import Split, render
+from workloads.world.scenes import Split, render
 
 _DATA_SEED = 20_264  # of the places where the shipped images have their objects; captions are drawn as for t2v
 _KEYS = ("prompt", "image")

@@ -11,11 +11,11 @@ import numpy as np
 from configs.errors import ConfigError, unknown
 from configs.registry import register
 from workloads.base import Workload, check_num_prompts
-from workloads.mlperf_data import check_options, read_source
-from workloads.prompt_file import read_prompt_items
+from workloads.mlperf.datasets import check_options, read_source
+from workloads.readers.prompt_file import read_prompt_items
 from workloads.records import Sample
-from workloads.world import Split
-from workloads.world_language import TASKS, Item, draw_item, is_unseen
+from workloads.world.language import TASKS, Item, draw_item, is_unseen
+from workloads.world.scenes import Split
 
 _DATA_SEED = 90_217  # of the shipped prompt set; training draws from other seeds
 
@@ -27,7 +27,7 @@ class Language(Workload):
 
     prompts: a file of prompts: one a line, or JSON lines {"prompt": ..., "answer": ...} in a file that ends in .jsonl; an
     answer that is a reference rather than the only right one is scored by ROUGE. source: one of MLPerf's sets
-    (workloads/mlperf_data.py); path: where its files lie; sha256: of its file. Else tasks are drawn from the embedded
+    (workloads/mlperf/datasets.py); path: where its files lie; sha256: of its file. Else tasks are drawn from the embedded
     world. tasks: which ones; all where empty. num_prompts: how many to draw, or at most to read. split: whether drawn
     scenes are `train` (combinations of the kind that training drew), `held_out` or `any`.
     """

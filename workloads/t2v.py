@@ -11,10 +11,10 @@ import numpy as np
 from configs.errors import ConfigError
 from configs.registry import register
 from workloads.base import Workload, check_num_prompts
-from workloads.mlperf_data import check_options, read_source
-from workloads.prompt_file import read_prompts
+from workloads.mlperf.datasets import check_options, read_source
+from workloads.readers.prompt_file import read_prompts
 from workloads.records import Sample
-from workloads.world import Scene, Split, caption, is_held_out, parse_caption, sample_scene
+from workloads.world.scenes import Scene, Split, caption, is_held_out, parse_caption, sample_scene
 
 GIVE_UP_AFTER = 300  # captions in a row that were all drawn before
 _DATA_SEED = 20_261  # of the shipped prompt sets; training draws from other seeds

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from configs.errors import ConfigError, unknown
 from configs.registry import register
 from workloads.base import Workload, check_num_prompts
-from workloads.mlperf_data import check_options, read_source
-from workloads.prompt_file import numbered_lines
+from workloads.mlperf.datasets import check_options, read_source
+from workloads.readers.prompt_file import numbered_lines
 from workloads.records import Sample
-from workloads.world import Split
-from workloads.world_vision import ANSWERS, TASKS, Item, draw_item
+from workloads.world.scenes import Split
+from workloads.world.vision import ANSWERS, TASKS, Item, draw_item
 
 _DATA_SEED = 20_263  # of the shipped questions; training draws from other seeds
 _KEYS = ("prompt", "images", "answer")  # of a line of the user's own file
@@ -33,7 +33,7 @@ class VisionLanguage(Workload):
     prompts: a JSON-lines file of your own questions, each `{"prompt": ..., "images": [paths], "answer": ...}`; paths
     count from the file's folder, several images are one clip, and `answer` may be left out. source: `shopify`, MLPerf's
     set; path: where its files lie; sha256: of its file. Else questions are drawn from the embedded world: num_prompts:
-    how many (of a file, at most). tasks: which, of `workloads.world_vision`. split: scenes as in training, held out
+    how many (of a file, at most). tasks: which, of `workloads.world.vision`. split: scenes as in training, held out
     from it, or half and half (`any`).
     """
 

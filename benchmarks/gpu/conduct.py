@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.gpu.child import Child, Ended
 from benchmarks.gpu.part import Job, Part
-from workloads.run_folder import write_json
+from workloads.run_folder.files import write_json
 
 SCHEMA = "triptych-gpu/1"
 DEVICE_LIMIT_S = 60.0  # to say what it is

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from configs.errors import ConfigError
-from workloads.run_folder import write_json
+from workloads.run_folder.files import write_json
 
 T = TypeVar("T")
 

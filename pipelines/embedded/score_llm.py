@@ -13,8 +13,8 @@ import numpy as np
 import torch
 import typer
 
-from workloads.world import Split
-from workloads.world_language import TASKS, Item, draw_item
+from workloads.world.language import TASKS, Item, draw_item
+from workloads.world.scenes import Split
 
 
 def main(

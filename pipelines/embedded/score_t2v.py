@@ -23,8 +23,8 @@ from pipelines.embedded.t2v_vae import to_clips, to_model
 from pipelines.models.embedded import VIDEO
 from workloads.records import query_seed
 from workloads.t2v import draw_captions
-from workloads.world import Split, render
-from workloads.world_checker import check_clip
+from workloads.world.checker import check_clip
+from workloads.world.scenes import Split, render
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan

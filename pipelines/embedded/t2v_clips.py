@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from workloads.world import NUM_FRAMES, SIZE, Grade, caption, render, sample_scene
+from workloads.world.scenes import NUM_FRAMES, SIZE, Grade, caption, render, sample_scene
 
 SIMPLE_SHARE = 0.4  # of the clips; the others are rich
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pipelines.embedded.training import Progress, cosine
-from workloads.world import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, SPEEDS, parse_caption, vocabulary
+from workloads.world.scenes import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, SPEEDS, parse_caption, vocabulary
 
 if TYPE_CHECKING:
     from transformers import T5Tokenizer, UMT5EncoderModel

@@ -1,6 +1,6 @@
 """Train an embedded language model from nothing: `python -m pipelines.embedded.train_llm --kind dense` (or moe).
 
-Items of `workloads.world_language` are drawn as training goes and never held-out ones, so no item is seen twice but by
+Items of `workloads.world.language` are drawn as training goes and never held-out ones, so no item is seen twice but by
 chance. Every batch mixes all tasks and goes through the model in parts of like length; only the answer's tokens count in the
 loss. `repeat` and `backwards` teach copying: every token of theirs is a lesson. What teaches finding, which else is no better than a
 guess after thousands of steps, is that linear readers are to tell, half-way up the network and at every token of a described object,
@@ -25,8 +25,8 @@ import typer
 from pipelines.embedded.llm_models import BUILDERS, END_ID, MAX_LENGTH, build_tokenizer
 from pipelines.embedded.training import Ema, Progress, cosine, load_state, save_state
 from pipelines.models.embedded import LANGUAGE
-from workloads.world import COLOURS, DIRECTIONS, SHAPES, SPEEDS
-from workloads.world_language import TASKS, Item, draw_item
+from workloads.world.language import TASKS, Item, draw_item
+from workloads.world.scenes import COLOURS, DIRECTIONS, SHAPES, SPEEDS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

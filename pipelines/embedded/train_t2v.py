@@ -30,7 +30,7 @@ from pipelines.embedded.t2v_denoiser import BOUNDARY, EXPERT_STEPS, FLOW_SHIFT, 
 from pipelines.embedded.t2v_text import build_text_encoder, build_tokenizer, teach_grammar, tokenize
 from pipelines.embedded.t2v_vae import build_vae, encode_clips, train_vae, tune_decoder
 from pipelines.models.embedded import VIDEO
-from workloads.world import parse_caption
+from workloads.world.scenes import parse_caption
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan

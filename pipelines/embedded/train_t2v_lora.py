@@ -24,7 +24,7 @@ from pipelines.embedded.t2v_denoiser import FLOW_SHIFT, plain_attention, trainin
 from pipelines.embedded.t2v_text import build_tokenizer, tokenize
 from pipelines.embedded.training import Progress, cosine, load_state, save_state
 from pipelines.models.embedded import VIDEO, VIDEO_TWO_STEPS
-from workloads.world import caption, sample_scene
+from workloads.world.scenes import caption, sample_scene
 
 EXPERTS = {"high_noise": "transformer", "low_noise": "transformer_2"}
 CLIP: dict[str, Any] = {"num_frames": 9, "height": 48, "width": 48}

@@ -38,8 +38,8 @@ from pipelines.models.embedded import VISION
 from pipelines.transformers_vlm import TransformersVLM
 from workloads.records import Query, Sample
 from workloads.vlm import encode_png
-from workloads.world import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, SIZE, Scene
-from workloads.world_vision import CLIP_FRAMES, TASKS, ask, colour_mask, draw_item, draw_scene, place_of, show
+from workloads.world.scenes import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, SIZE, Scene
+from workloads.world.vision import CLIP_FRAMES, TASKS, ask, colour_mask, draw_item, draw_scene, place_of, show
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Qwen3VLForConditionalGeneration

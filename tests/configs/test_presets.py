@@ -10,8 +10,8 @@ import pytest
 from configs.errors import ConfigError
 from configs.run_config import PRESETS, load_config, parse_config
 from tests.conftest import SuiteRun, last_line, read_report
-from workloads.mlperf_video import NEGATIVE_PROMPT
-from workloads.under_rules import under_rules
+from workloads.mlperf.run_rules import under_rules
+from workloads.mlperf.vbench_prompts import NEGATIVE_PROMPT
 
 SCENARIOS = {
     "llm/llama2-70b": ("offline", "server", "interactive"),

@@ -15,7 +15,7 @@ from metrics.base import Run
 from pipelines.provenance import seal
 from workloads.llm import Language
 from workloads.records import Record, Sample
-from workloads.run_folder import write_config, write_samples, write_text
+from workloads.run_folder.files import write_config, write_samples, write_text
 
 TOKEN_LIMITS = {"load": {"target_ttft_s": 1.0, "target_tpot_s": 0.1}}
 

@@ -27,9 +27,9 @@ from pipelines.provenance import seal
 from suite import app
 from tests.conftest import SuiteRun, last_line, record
 from tests.metrics.conftest import write_run
-from workloads.manifest import file_hashes
 from workloads.records import Record, Sample
-from workloads.run_folder import write_json
+from workloads.run_folder.files import write_json
+from workloads.run_folder.manifest import file_hashes
 
 Make = Callable[..., Path]
 NUM = 200

@@ -21,8 +21,8 @@ from metrics.gpt_oss_accuracy import GptOssAccuracy
 from metrics.report import load_run
 from tests.conftest import record
 from tests.metrics.conftest import write_run
-from workloads.manifest import distrust
 from workloads.records import Sample
+from workloads.run_folder.manifest import distrust
 
 LIMITS = Limits(seconds=15)
 ADD = "a, b = map(int, input().split())\nprint(a + b)"
@@ -199,7 +199,7 @@ def test_a_pickle_among_the_tests_that_holds_more_than_a_text_is_refused(tmp_pat
     import base64
     import zlib
 
-    from workloads.livecodebench import read_problems
+    from workloads.mlperf.livecodebench import read_problems
 
     harmful = base64.b64encode(zlib.compress(b"cos\nsystem\n(S'touch pwned'\ntR.")).decode()
     row = {"question_id": "q1", "public_test_cases": "[]", "private_test_cases": harmful, "metadata": "{}"}

@@ -23,7 +23,7 @@ from pipelines.provenance import seal
 from tests.conftest import record
 from tests.metrics.conftest import write_run
 from workloads.records import Record, Sample
-from workloads.run_folder import write_json
+from workloads.run_folder.files import write_json
 
 Make = Callable[..., Path]
 NUM = 40

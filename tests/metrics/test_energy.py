@@ -16,8 +16,8 @@ from metrics.energy import Energy, withheld
 from metrics.report import build_report
 from pipelines.provenance import seal
 from tests.metrics.conftest import write_run
-from workloads.power_log import MeterFacts, PowerLine, PowerSample
 from workloads.records import Record, Sample
+from workloads.run_folder.power_log import MeterFacts, PowerLine, PowerSample
 
 MakeRun = Callable[..., Run]
 # Ten seconds: a query that failed and two that were answered with 300 tokens.

@@ -9,7 +9,7 @@ from metrics.base import Run
 from metrics.loadgen_agreement import compare
 from tests.conftest import record
 from tests.metrics.conftest import TOKEN_LIMITS
-from workloads.loadgen import read_summary
+from workloads.loadgen.load_test import read_summary
 
 SUMMARY = """================================================
 MLPerf Results Summary

@@ -26,9 +26,9 @@ from metrics.vbench import ALL, FILE, VBench
 from metrics.vbench_environment import evaluate, plan_setup
 from tests.conftest import record
 from tests.metrics.conftest import write_run
-from workloads.manifest import distrust
-from workloads.mlperf_data import MADE_UP, read_source
+from workloads.mlperf.datasets import MADE_UP, read_source
 from workloads.records import Record, Sample
+from workloads.run_folder.manifest import distrust
 
 MakeRun = Callable[..., Run]
 

@@ -24,10 +24,10 @@ from pipelines.media import read_video, write_video
 from pipelines.provenance import seal
 from tests.conftest import record
 from tests.metrics.conftest import write_run
-from workloads.loadgen import LOADGEN_SCENARIOS
-from workloads.mlperf_rules import benchmark, seeds
+from workloads.loadgen.load_test import LOADGEN_SCENARIOS
+from workloads.mlperf.rules import benchmark, seeds
+from workloads.mlperf.run_rules import UNVERIFIED
 from workloads.records import Sample
-from workloads.under_rules import UNVERIFIED
 
 NAME = "qwen3-vl-235b-a22b"
 GOODS = json.dumps({"category": "Home > Kitchen"})

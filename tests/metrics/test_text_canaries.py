@@ -10,7 +10,7 @@ from metrics.base import Run
 from metrics.canaries import TEXT_CANARIES, VIDEO_CANARIES, alarms, applying, listen
 from metrics.text_canaries import REPLACEMENT, watch_text
 from tests.conftest import record
-from workloads.world_language import TASKS, draw_item
+from workloads.world.language import TASKS, draw_item
 
 MakeRun = Callable[..., Run]
 

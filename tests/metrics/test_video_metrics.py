@@ -15,7 +15,7 @@ from metrics.optical_flow import flow
 from metrics.temporal_flickering import TemporalFlickering
 from metrics.world_score import WorldScore
 from tests.conftest import record
-from workloads.world import parse_caption, render
+from workloads.world.scenes import parse_caption, render
 
 MakeRun = Callable[..., Run]
 FAST, SLOW, STILL = "a red square moves quickly to the right", "a red square moves slowly to the right", "a red square stays still"

@@ -21,7 +21,7 @@ from pipelines.provenance import seal
 from tests.conftest import record
 from tests.metrics.conftest import write_run
 from workloads.records import Sample
-from workloads.run_folder import write_json
+from workloads.run_folder.files import write_json
 
 
 def texts(folder: Path, num_wrong: int = 0, **config: Any) -> Path:

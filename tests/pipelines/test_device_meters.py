@@ -23,7 +23,7 @@ from pipelines.clock import ConductorClock
 from pipelines.device_meters import MeterError, RaplMeter, find_meter
 from pipelines.device_sampler import PowerSampler, power_sampler
 from tests.conftest import SuiteRun, last_line, read_report
-from workloads.power_log import MeterFacts, PowerLog, PowerSample, read_power
+from workloads.run_folder.power_log import MeterFacts, PowerLog, PowerSample, read_power
 
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
 BUS = SimpleNamespace(pci_domain_id=0, pci_bus_id=0xC1, pci_device_id=0)

@@ -18,8 +18,8 @@ from pipelines.base import Response
 from pipelines.diffusers_t2v import DiffusersT2V
 from tests.conftest import QUICK, SuiteRun, last_line, read_report
 from tests.pipelines.tiny_families import IMAGE_TO_VIDEO
-from workloads.given_image import read_image
 from workloads.i2v import ImageToVideo
+from workloads.readers.image_file import read_image
 from workloads.records import Query, Sample, query_seed
 from workloads.vlm import encode_png
 

@@ -19,7 +19,7 @@ from pipelines.provenance import write_manifest, write_system
 from pipelines.resume import prepare_rest, resumed_config
 from tests.conftest import ROOT, TWO_RANKS, SuiteRun, read_report, record, suite_env
 from workloads.records import Sample
-from workloads.run_folder import write_config, write_json, write_samples
+from workloads.run_folder.files import write_config, write_json, write_samples
 
 NUM = 12
 ACCURACY = ["--config", "t2v/toy", "--mode", "accuracy", "--set", f"dataset.num_prompts={NUM}", "--set", "pipeline.batch_size=2"]
@@ -158,7 +158,7 @@ def test_performance_is_not_resumed(tmp_path: Path) -> None:
 
 
 def test_a_run_that_goes_on_is_left_alone(tmp_path: Path) -> None:
-    from workloads.record_log import RecordLog
+    from workloads.run_folder.record_log import RecordLog
 
     folder, config, samples = interrupted(tmp_path)
     log = RecordLog(folder, "accuracy", 5)

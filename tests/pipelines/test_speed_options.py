@@ -20,7 +20,7 @@ from pipelines.replica import Replica
 from pipelines.split_vae import merge, strips
 from workloads.records import Query, Sample
 from workloads.t2v import draw_captions
-from workloads.world_checker import check_clip
+from workloads.world.checker import check_clip
 
 CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {

@@ -33,7 +33,7 @@ from pipelines.models.embedded import VISION
 from pipelines.transformers_vlm import LibraryInputs, QwenInputs, TransformersVLM
 from workloads.records import Query, Sample
 from workloads.vlm import VisionLanguage, encode_png
-from workloads.world_vision import draw_scene, show
+from workloads.world.vision import draw_scene, show
 
 CPU = torch.device("cpu")
 Inputs = LibraryInputs | QwenInputs

@@ -17,7 +17,7 @@ from tokenizers.pre_tokenizers import Split
 from tokenizers.processors import TemplateProcessing
 
 from pipelines.embedded.t2v_text import TEXT_DIM, build_text_encoder, build_tokenizer
-from workloads.world import vocabulary
+from workloads.world.scenes import vocabulary
 
 TEXT_TO_VIDEO = ("wan21", "wan22", "wan22_5b", "ltx", "cogvideox", "hunyuan", "mochi")
 IMAGE_TO_VIDEO = ("wan21_i2v", "wan22_i2v", "wan22_5b_i2v", "ltx_i2v", "cogvideox_i2v", "hunyuan_i2v")

@@ -19,11 +19,11 @@ from pipelines.provenance import seal, write_manifest
 from pipelines.resume import prepare_rest
 from tests.conftest import QUICK, SuiteRun, last_line, read_report, record
 from tests.metrics.conftest import write_run
-from workloads.bundle import unpack, write_bundle
-from workloads.manifest import changes, read_manifest
-from workloads.record_log import RecordLog
 from workloads.records import Record, Sample
-from workloads.run_folder import read_run
+from workloads.run_folder.bundle import unpack, write_bundle
+from workloads.run_folder.files import read_run
+from workloads.run_folder.manifest import changes, read_manifest
+from workloads.run_folder.record_log import RecordLog
 
 METRIC = """
 from dataclasses import dataclass

@@ -20,11 +20,11 @@ from metrics.canaries import listen
 from metrics.first_frame_psnr import FirstFramePsnr
 from pipelines.toy_i2v import ToyI2V
 from tests.conftest import QUICK, SuiteRun, last_line, read_report
-from workloads.given_image import fitted, read_image
 from workloads.i2v import ImageToVideo
+from workloads.readers.image_file import fitted, read_image
 from workloads.records import Query
 from workloads.t2v import TextToVideo
-from workloads.world_checker import check_clip
+from workloads.world.checker import check_clip
 
 
 def test_each_caption_comes_with_the_first_frame_of_its_scene() -> None:

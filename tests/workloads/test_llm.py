@@ -7,8 +7,8 @@ import pytest
 
 from configs.errors import ConfigError
 from workloads.llm import Language, draw_items
-from workloads.prompt_file import read_prompt_items
-from workloads.world_language import TASKS
+from workloads.readers.prompt_file import read_prompt_items
+from workloads.world.language import TASKS
 
 
 def test_the_first_samples_of_a_larger_set_are_the_smaller_set() -> None:

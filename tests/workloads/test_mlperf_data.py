@@ -18,8 +18,8 @@ import pytest
 
 from configs.errors import ConfigError
 from configs.registry import make
-from workloads.mlperf_data import MADE_UP, SOURCES, read_source
-from workloads.mlperf_video import DIMENSIONS, STYLES
+from workloads.mlperf.datasets import MADE_UP, SOURCES, read_source
+from workloads.mlperf.vbench_prompts import DIMENSIONS, STYLES
 from workloads.records import Sample
 
 ORCA = {"input": "<s>[INST] why? [/INST]", "output": "because", "tok_input": [1, 2], "origin": "cot"}

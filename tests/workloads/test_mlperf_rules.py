@@ -21,15 +21,12 @@ from configs.run_config import RunConfig, load_config, parse_config, read_yaml
 from metrics.report import build_report
 from metrics.report_html import write_html
 from metrics.report_text import print_summary
+from metrics.validity.mlperf_rules import departures
 from tests.configs.test_presets import SCENARIOS
 from tests.conftest import record
 from tests.metrics.conftest import write_run
-from workloads.mlperf_rules import MIN_DURATION_S, ROUNDS, Benchmark, ScenarioRules, benchmark, seeds
-from workloads.mlperf_video import NEGATIVE_PROMPT
-from workloads.records import Sample
-from workloads.rules_kept import departures
-from workloads.run_folder import write_config
-from workloads.under_rules import (
+from workloads.mlperf.rules import MIN_DURATION_S, ROUNDS, Benchmark, ScenarioRules, benchmark, seeds
+from workloads.mlperf.run_rules import (
     UNVERIFIED,
     check_data,
     check_generation,
@@ -40,6 +37,9 @@ from workloads.under_rules import (
     under_rules,
     unlike_reference,
 )
+from workloads.mlperf.vbench_prompts import NEGATIVE_PROMPT
+from workloads.records import Sample
+from workloads.run_folder.files import write_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,8 +72,8 @@ print(json.dumps([ask(lambda: settings(m, s)) for m, s in json.loads(sys.argv[1]
 SET_UP = """
 from pathlib import Path
 from configs.run_config import parse_config
-from workloads.loadgen import LoadTest
-from workloads.under_rules import under_rules
+from workloads.loadgen.load_test import LoadTest
+from workloads.mlperf.run_rules import under_rules
 def settings(values, num_samples, folder):
     folder = Path(folder)
     folder.mkdir(parents=True)
@@ -86,8 +86,8 @@ LATE = """
 import statistics, time
 from pathlib import Path
 from configs.run_config import parse_config
-from workloads.loadgen import LoadTest
-from workloads.under_rules import under_rules
+from workloads.loadgen.load_test import LoadTest
+from workloads.mlperf.run_rules import under_rules
 config = under_rules(parse_config(json.loads(sys.argv[1]), "t"))
 config = config.model_copy(update={"load": config.load.model_copy(update={"min_duration_s": 1.0})})
 came = []

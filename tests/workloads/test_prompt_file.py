@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from configs.errors import ConfigError
-from workloads.prompt_file import read_prompts
+from workloads.readers.prompt_file import read_prompts
 
 
 def test_blank_lines_comments_and_a_byte_order_mark_are_skipped(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from tests.conftest import record
-from workloads.record_log import LAST_BYTES, RESERVE_BYTES, RecordLog, fail_the_rest, without_record
 from workloads.records import Record, query_seed
+from workloads.run_folder.record_log import LAST_BYTES, RESERVE_BYTES, RecordLog, fail_the_rest, without_record
 
 
 def read(folder: Path) -> list[Record]:

@@ -10,7 +10,7 @@ from configs.errors import ConfigError
 from configs.run_config import parse_config
 from tests.conftest import record
 from workloads.records import Sample
-from workloads.run_folder import create_run_folder, prompt_set_hash, read_run, write_config, write_samples
+from workloads.run_folder.files import create_run_folder, prompt_set_hash, read_run, write_config, write_samples
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workloads.run_folder.shutil.disk_usage", lambda _: type("Usage", (), {"free": 2**20})())
+    monkeypatch.setattr("workloads.run_folder.files.shutil.disk_usage", lambda _: type("Usage", (), {"free": 2**20})())
     with pytest.raises(ConfigError, match="1 MiB free"):
         create_run_folder(str(tmp_path / "run"), "t2v")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from configs.run_config import parse_config
-from workloads.loadgen import LoadTest
-from workloads.server_schedule import server_schedule
+from workloads.loadgen.load_test import LoadTest
+from workloads.loadgen.server_schedule import server_schedule
 
 
 def test_the_schedule_is_the_one_loadgen_keeps(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from configs.errors import ConfigError
 from workloads.t2v import TextToVideo, draw_captions
-from workloads.world import is_held_out
+from workloads.world.scenes import is_held_out
 
 
 def test_the_prompt_set_is_the_same_every_time_and_grows_at_its_end() -> None:

@@ -15,8 +15,8 @@ from configs.registry import make
 from pipelines.toy_vlm import ToyVLM
 from workloads.records import Query, Sample
 from workloads.vlm import VisionLanguage
-from workloads.world import BACKGROUNDS, Group, Scene, is_held_out
-from workloads.world_vision import (
+from workloads.world.scenes import BACKGROUNDS, Group, Scene, is_held_out
+from workloads.world.vision import (
     ANSWERS,
     CLIP_TASKS,
     HELD_OUT_GROUNDS,

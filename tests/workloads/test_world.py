@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from workloads.world import (
+from workloads.world.scenes import (
     COLOURS,
     DIRECTIONS,
     NUM_FRAMES,

@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from workloads.world import COLOURS, Grade, Group, Scene, caption, render, sample_scene
-from workloads.world_checker import check_clip, read_clip
+from workloads.world.checker import check_clip, read_clip
+from workloads.world.scenes import COLOURS, Grade, Group, Scene, caption, render, sample_scene
 
 Clip = NDArray[np.uint8]
 

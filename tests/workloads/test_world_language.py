@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipelines.toy_llm import solve
-from workloads.world_language import LAST_NUMBER, TASKS, draw_item, is_unseen
+from workloads.world.language import LAST_NUMBER, TASKS, draw_item, is_unseen
 
 
 def test_every_answer_follows_from_its_prompt_alone() -> None:

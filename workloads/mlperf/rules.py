@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 
 from configs.errors import ConfigError, unknown
 from configs.run_config import Limits, Scenario
-from workloads.mlperf_video import NEGATIVE_PROMPT
+from workloads.mlperf.vbench_prompts import NEGATIVE_PROMPT
 
 Round = Literal["v6.0", "v6.1"]
 

@@ -7,7 +7,7 @@ Every clip is 9 frames of 48 x 48 at 8 frames a second. Two grades:
           checked ground
 
 A `Scene` says what is true of a clip; `render` draws it, `caption` puts it in words, `parse_caption` reads the words
-back, and `workloads.world_checker` reads the pixels. A combination of colour, shape and direction for which
+back, and `workloads.world.checker` reads the pixels. A combination of colour, shape and direction for which
 `is_held_out` answers yes is never drawn for training in any grade.
 
 Shape letters: T frames, H height, W width, C channels (RGB).

@@ -2,7 +2,7 @@
 
 Until the run has ended the manifest holds the hashes of what does not change meanwhile; then it is sealed and holds those of all files.
 It shows what was damaged, lost or edited by the way. It is no signature: whoever can edit a file can edit its hash too, which is why a
-bundle has a hash of its own (workloads/bundle.py) to be told by another way.
+bundle has a hash of its own (workloads/run_folder/bundle.py) to be told by another way.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from workloads.run_folder import write_json
+from workloads.run_folder.files import write_json
 
 SCHEMA = "triptych-manifest/1"
 COMPUTED = ("manifest.json", "report.json", "report.html", "contact_sheet.png")  # from the other files, or over them

@@ -2,7 +2,7 @@
 
 `load` may set the rate and ask for more: longer, more queries, tighter limits. What would ask for less is refused with the
 fix, since such a run takes ten minutes at least and could only be INVALID. LoadGen's own log is held against the rules
-once more afterwards (workloads/rules_kept.py).
+once more afterwards (metrics/validity/mlperf_rules.py).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from configs.errors import ConfigError
 from configs.run_config import Limits, RunConfig
-from workloads.mlperf_rules import MIN_DURATION_S, NOT_AS_REFERENCE, ROUNDS, SEEDS, Benchmark, ScenarioRules, Setting, benchmark
+from workloads.mlperf.rules import MIN_DURATION_S, NOT_AS_REFERENCE, ROUNDS, SEEDS, Benchmark, ScenarioRules, Setting, benchmark
 
 TRADEMARK = (
     "The MLPerf\u2122 name and logo are registered and unregistered trademarks of MLCommons Association in the United States and other "

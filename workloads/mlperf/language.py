@@ -17,8 +17,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from configs.errors import unknown
+from workloads.readers.table_file import Row
 from workloads.records import Sample
-from workloads.table_file import Row
 
 # Part of the name in the column `dataset` -> subset; the first that fits counts.
 SUBSETS = {"gpqa": "gpqa", "mmlu": "mmlu", "math": "math", "aime": "aime", "livecodebench": "livecodebench"}

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from configs.errors import ConfigError
-from workloads.prompt_file import read_prompts
+from workloads.readers.prompt_file import read_prompts
+from workloads.readers.table_file import Row
 from workloads.records import Sample
-from workloads.table_file import Row
 
 NUM_PROMPTS = 248
 GROUPS = {"subject": 72, "style": 90, "scene": 86}  # in the file's order

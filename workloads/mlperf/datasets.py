@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs.errors import ConfigError, unknown
-from workloads import mlperf_catalogue, mlperf_language, mlperf_video
+from workloads.mlperf import language, shopify, vbench_prompts
+from workloads.readers.table_file import Row, read_rows
 from workloads.records import Sample
-from workloads.table_file import Row, read_rows
 
 MADE_UP = "builtin:made-up"
-_SHIPPED = Path(__file__).parent / "made_up"
+_SHIPPED = Path(__file__).parent / "example_data"
 _R2 = "bash <(curl -s https://raw.githubusercontent.com/mlcommons/r2-downloader/refs/heads/main/mlc-r2-downloader.sh) -d data "
 _STORE = "https://inference.mlcommons-storage.org/metadata/"
 _RAW = "https://raw.githubusercontent.com/mlcommons/inference/master/"
@@ -48,7 +48,7 @@ SOURCES: dict[str, Source] = {
         (24_576,),
         ("*sampled_24576*",),
         f"{_R2}{_STORE}llama-2-70b-open-orca-dataset.uri",
-        mlperf_language.openorca,
+        language.openorca,
     ),
     "gpt-oss-performance": Source(
         "llm",
@@ -56,7 +56,7 @@ SOURCES: dict[str, Source] = {
         (6_396,),
         ("*perf_eval_ref*",),
         f"{_R2}{_STORE}gpt-oss-data.uri",
-        mlperf_language.unscored,
+        language.unscored,
     ),
     "gpt-oss-accuracy": Source(
         "llm",
@@ -64,7 +64,7 @@ SOURCES: dict[str, Source] = {
         (4_395,),
         ("*acc_eval_ref*",),
         f"{_R2}{_STORE}gpt-oss-data.uri",
-        mlperf_language.reasoning,
+        language.reasoning,
         {"aime": 240, "gpqa": 990, "livecodebench": 3_165},
     ),
     "gpt-oss-gpqa": Source(
@@ -73,7 +73,7 @@ SOURCES: dict[str, Source] = {
         (990,),
         ("*acc_eval_compliance_gpqa*",),
         f"{_R2}{_STORE}gpt-oss-data.uri",
-        mlperf_language.reasoning,
+        language.reasoning,
         {"gpqa": 990},
     ),
     "deepseek-r1": Source(
@@ -82,7 +82,7 @@ SOURCES: dict[str, Source] = {
         (4_388,),
         ("*dataset_4388*", "deepseek_r1_eval*"),
         f"{_R2}{_STORE}deepseek-r1-datasets-fp8-eval.uri",
-        mlperf_language.reasoning,
+        language.reasoning,
     ),
     "cnn-dailymail": Source(
         "llm",
@@ -90,7 +90,7 @@ SOURCES: dict[str, Source] = {
         (13_368,),
         ("cnn_eval*",),
         f"{_R2}{_STORE}llama3-1-8b-cnn-eval.uri",
-        mlperf_language.cnn_dailymail,
+        language.cnn_dailymail,
     ),
     "shopify": Source(
         "vlm",
@@ -99,15 +99,15 @@ SOURCES: dict[str, Source] = {
         ("*",),
         "hf download Shopify/product-catalogue --repo-type dataset --local-dir data/shopify "
         "--revision d5c517c509f5aca99053897ef1de797d6d7e5aa5",
-        mlperf_catalogue.shopify,
+        shopify.shopify,
     ),
     "vbench": Source(
         "t2v",
         "the 248 prompts of VBench that wan-2.2-t2v-a14b is asked",
-        (mlperf_video.NUM_PROMPTS,),
+        (vbench_prompts.NUM_PROMPTS,),
         ("vbench_prompts.txt",),
         f"curl --create-dirs -o data/vbench_prompts.txt {_RAW}text_to_video/wan-2.2-t2v-a14b/data/vbench_prompts.txt",
-        mlperf_video.vbench,
+        vbench_prompts.vbench,
         {"subject": 72, "style": 90, "scene": 86},
     ),
 }
@@ -155,14 +155,14 @@ def check_options(workload: str, source: str | None, path: str | None, sha256: s
 
 def _rows(path: Path, source: Source, fix: str) -> Iterable[Row]:
     if source.workload == "t2v":
-        return mlperf_video.read_lines(path, source.patterns[0], fix)
+        return vbench_prompts.read_lines(path, source.patterns[0], fix)
     return read_rows(path, source.patterns, fix)
 
 
 def _drawn(rows: Iterable[Row]) -> Iterator[Row]:
     """Made-up products come without a picture; theirs is drawn."""
     for row in rows:
-        yield replace(row, values=mlperf_catalogue.with_picture(row.values)) if "drawn" in row.values else row
+        yield replace(row, values=shopify.with_picture(row.values)) if "drawn" in row.values else row
 
 
 def _check_hash(file: Path, sha256: str, fix: str) -> None:

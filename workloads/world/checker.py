@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from workloads.world import BACKGROUND_PERIOD, COLOURS, DIRECTIONS, NUM_FRAMES, SHAPES, SIZE, Group, coverage, parse_caption
+from workloads.world.scenes import BACKGROUND_PERIOD, COLOURS, DIRECTIONS, NUM_FRAMES, SHAPES, SIZE, Group, coverage, parse_caption
 
 ATTRIBUTES = ("colour", "shape", "direction", "speed", "count", "background")
 

@@ -18,8 +18,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from configs.errors import ConfigError
-from workloads.manifest import run_files
-from workloads.run_folder import MIN_FREE_BYTES, check_at_rest
+from workloads.run_folder.files import MIN_FREE_BYTES, check_at_rest
+from workloads.run_folder.manifest import run_files
 
 NEEDED = ("config.yaml", "samples.jsonl", "records.jsonl", "manifest.json")
 STORED = ("media", "inputs")  # whose files are compressed already

@@ -1,6 +1,6 @@
 """The embedded world in language: a described scene, a task about it, and the answer by program.
 
-A scene here is two to five single objects of different colours, each in a sentence of `workloads.world`. Tasks and the
+A scene here is two to five single objects of different colours, each in a sentence of `workloads.world.scenes`. Tasks and the
 tokens their answers take (by the embedded tokenizer):
 
   shape, colour, motion, find, number   a question about the scene, answered in one short sentence
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from workloads.world import COLOURS, DIRECTIONS, SHAPES, Group, Scene, Split, caption, is_held_out
+from workloads.world.scenes import COLOURS, DIRECTIONS, SHAPES, Group, Scene, Split, caption, is_held_out
 
 MIN_OBJECTS, MAX_OBJECTS = 2, 5
 LAST_NUMBER, MAX_COUNTED = 99, 96  # of the count task: its largest number, and how many it says at most

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from configs.run_config import RunConfig
-from workloads.mlperf_rules import ScenarioRules, Seeds, seeds
+from workloads.loadgen.server_schedule import server_schedule
+from workloads.mlperf.rules import ScenarioRules, Seeds, seeds
+from workloads.mlperf.run_rules import benchmark_of, scenario_rules
 from workloads.records import query_seed
-from workloads.server_schedule import server_schedule
-from workloads.under_rules import benchmark_of, scenario_rules
 
 OFFLINE_HEADROOM = 1.5  # over the warm-up's rate, so that a run that speeds up still lasts the minimum duration
 OFFLINE_EXTRA = 1.1  # times the expected rate is what LoadGen asks for in the minimum duration

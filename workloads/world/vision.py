@@ -10,7 +10,7 @@ The catalogue's taxonomy: Single or Set, then Round or Angular, then the shape, 
 `Set > Angular > Cross > Trio`. Besides its colour an entry says whether the ground has a pattern.
 
 Training never shows a colour and shape of `HELD_OUT_GROUNDS` together on the ground named there, nor a motion for which
-`workloads.world.is_held_out` answers yes.
+`workloads.world.scenes.is_held_out` answers yes.
 
 Shape letters: T frames, H height, W width, C channels (RGB).
 """
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workloads.world import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, SIZE, SPEEDS, Group, Scene, Split, is_held_out, render
+from workloads.world.scenes import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, SIZE, SPEEDS, Group, Scene, Split, is_held_out, render
 
 CLIP_FRAMES = (0, 4, 8)  # of the world's nine, those that a clip shows
 COUNTS = {1: "one", 2: "two", 3: "three"}

@@ -12,7 +12,7 @@ outputs/<run>/
   <mode>/           LoadGen's logs: mlperf_log_summary.txt, mlperf_log_detail.txt ...
   media/            answers that are files, named by query
   plugins/          plugin files that the run was given
-  manifest.json     seeds, hashes of all files; workloads/manifest.py
+  manifest.json     seeds, hashes of all files; workloads/run_folder/manifest.py
   report.json, report.html, contact_sheet.png
 """
 

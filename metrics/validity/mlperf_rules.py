@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import ConfigError
-from workloads.loadgen import LOADGEN_SCENARIOS
-from workloads.loadgen_log import LoadGenLog, read_detail
-from workloads.mlperf_rules import MIN_DURATION_S, Benchmark, ScenarioRules, seeds
+from workloads.loadgen.load_test import LOADGEN_SCENARIOS
+from workloads.loadgen.logs import LoadGenLog, read_detail
+from workloads.mlperf.rules import MIN_DURATION_S, Benchmark, ScenarioRules, seeds
 
 _MODES = {"performance": "PerformanceOnly", "accuracy": "AccuracyOnly"}
 

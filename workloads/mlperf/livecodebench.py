@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workloads.table_file import Row, read_rows
+from workloads.readers.table_file import Row, read_rows
 
 _FIX = "Fetch LiveCodeBench's tests: hf download livecodebench/code_generation_lite --repo-type dataset --local-dir data/livecodebench"
 _PATTERNS = ("test*.jsonl", "*.parquet", "*.arrow")

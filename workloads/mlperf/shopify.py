@@ -12,8 +12,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from workloads.readers.table_file import Row
 from workloads.records import Sample
-from workloads.table_file import Row
 
 # What MLPerf asks, in its own words (mlcommons/inference, multimodal/qwen3-vl, task.py): a result depends on every one of them, the
 # misspelt ones too. It sends the first part as the system's message; here both are one prompt.
