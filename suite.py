@@ -70,12 +70,12 @@ def run(
     from configs.errors import ConfigError, GivenUpError
     from configs.registry import load_plugin_file
     from configs.run_config import load_config
-    from pipelines.launcher import is_main_process, launch
+    from pipelines.launcher.launch import is_main_process, launch
 
     for path in plugin or []:
         load_plugin_file(path)
     if resume is not None:
-        from pipelines.resume import resumed_config
+        from pipelines.launcher.resume import resumed_config
 
         others = ("workload", "config", "scenario", "mode", "seed", "output", "variant", "set_", "find_max_rate")
         if given := [f"--{name.rstrip('_').replace('_', '-')}" for name in others if context.params[name]]:
@@ -91,7 +91,7 @@ def run(
         raise
     if not is_main_process():
         return
-    from pipelines.provenance import seal
+    from pipelines.launcher.provenance import seal
 
     seal(folder)
     _finish(_write_report(folder))
@@ -332,9 +332,9 @@ def plan(
     """
     from configs.registry import load_plugin_file
     from configs.run_config import load_config
-    from pipelines.plan import Asked
-    from pipelines.plan import plan as make_plan
-    from pipelines.plan_text import plain, print_plan
+    from pipelines.plan.plan import Asked
+    from pipelines.plan.plan import plan as make_plan
+    from pipelines.plan.table import plain, print_plan
 
     for path in plugin or []:
         load_plugin_file(path)
@@ -365,7 +365,7 @@ def serve(
     """Put a pipeline behind /v1/chat/completions, /v1/completions or /v1/videos, for other clients to measure. Ctrl-C ends it."""
     from configs.registry import load_plugin_file
     from configs.run_config import load_config
-    from pipelines.serving.serve import serve as serve_until_stopped
+    from pipelines.serving.server import serve as serve_until_stopped
 
     for path in plugin or []:
         load_plugin_file(path)
@@ -468,13 +468,13 @@ def main() -> None:
     try:
         app()
     except SuiteError as error:
-        from pipelines.launcher import is_main_process
+        from pipelines.launcher.launch import is_main_process
 
         if is_main_process():
             print(f"suite: {error}", file=sys.stderr, flush=True)
         raise SystemExit(130 if str(error).startswith("interrupted") else 1) from None
     except KeyboardInterrupt:
-        from pipelines.launcher import is_main_process
+        from pipelines.launcher.launch import is_main_process
 
         if is_main_process():
             print("suite: interrupted", file=sys.stderr)
@@ -505,7 +505,7 @@ def _report_on_bundle(packed: Path, output: Path | None) -> None:
 
 def _report_briefly(folder: Path) -> None:
     """After a run that was given up: its verdict and reasons in its folder, and on stdout; the message comes from `main`."""
-    from pipelines.provenance import seal
+    from pipelines.launcher.provenance import seal
 
     try:
         seal(folder)

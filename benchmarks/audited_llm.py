@@ -71,7 +71,7 @@ def make_models(folder: Path) -> None:
         weights = {key: tensor.float() for key, tensor in load_file(MODEL / "model.safetensors").items()}
         for key, tensor in list(weights.items()):
             if bits and key.endswith("_proj.weight"):
-                scale = tensor.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)  # as pipelines/quantised_weights.py's `round`
+                scale = tensor.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)  # as in speedups/quantisation.py
                 weights[key] = (tensor / scale).round() * scale
         if bits is None:
             weights = {key: tensor for key, tensor in weights.items() if f".layers.{last}." not in key}

@@ -28,9 +28,9 @@ import zmq
 
 from benchmarks.outcome import conclude
 from configs.run_config import RunConfig, parse_config
-from pipelines import wire
-from pipelines.conductor import JobSpec
-from pipelines.conductor_process import ConductorProcess
+from pipelines.launcher import messages
+from pipelines.launcher.conductor.conductor import JobSpec
+from pipelines.launcher.conductor.process import ConductorProcess
 
 GOAL = 0.98
 BATCH_SIZE, SAMPLE_S = 4, 0.1  # of every replica; the mean seconds a sample takes
@@ -133,19 +133,19 @@ def _answer(replicas: list[Simulated], rng: np.random.Generator) -> None:
     poller, by_socket = zmq.Poller(), {r.socket: r for r in replicas}
     for r in replicas:
         poller.register(r.socket, zmq.POLLIN)
-        r.beats.send(wire.encode(wire.Hello(r.rank, "simulated")))
-        r.socket.send(wire.encode(wire.Ready(r.rank, BATCH_SIZE, r.claimed_s, "none", {}, [])))
-    due: list[tuple[float, int, wire.Done]] = []
+        r.beats.send(messages.encode(messages.Hello(r.rank, "simulated")))
+        r.socket.send(messages.encode(messages.Ready(r.rank, BATCH_SIZE, r.claimed_s, "none", {}, [])))
+    due: list[tuple[float, int, messages.Done]] = []
     began: float | None = None
     beat_at, stopped = time.perf_counter(), 0
     while stopped < len(replicas):
         now = time.perf_counter()
         for socket, _ in poller.poll(max(0, int((due[0][0] - now) * 1000)) if due else 100):
             r = by_socket[socket]
-            message = wire.decode_from_conductor(socket.recv())
+            message = messages.decode_from_conductor(socket.recv())
             now = time.perf_counter()
-            if isinstance(message, wire.Stop):
-                socket.send(wire.encode(wire.Bye(r.rank, {})))
+            if isinstance(message, messages.Stop):
+                socket.send(messages.encode(messages.Bye(r.rank, {})))
                 stopped += 1
                 continue
             began = began or now
@@ -153,16 +153,16 @@ def _answer(replicas: list[Simulated], rng: np.random.Generator) -> None:
             if now - began > r.stall_after:
                 service_s += r.stall_s
                 r.stall_after = float("inf")
-            done = wire.Done(r.rank, [wire.Result(q.id, "done", num_units=1) for q in message.queries])
+            done = messages.Done(r.rank, [messages.Result(q.id, "done", num_units=1) for q in message.queries])
             heapq.heappush(due, (now + service_s, r.rank, done))
         now = time.perf_counter()
         while due and due[0][0] <= now:
             _, rank, done = heapq.heappop(due)
-            replicas[rank].socket.send(wire.encode(done))
+            replicas[rank].socket.send(messages.encode(done))
         if now > beat_at:
             beat_at = now + 2
             for r in replicas:
-                r.beats.send(wire.encode(wire.Beat(r.rank)))
+                r.beats.send(messages.encode(messages.Beat(r.rank)))
 
 
 def _connect(context: zmq.Context[zmq.Socket[bytes]], url: str, name: str) -> zmq.Socket[bytes]:

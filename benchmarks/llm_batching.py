@@ -6,7 +6,7 @@ Every round runs each way once, in turn; the best round of each counts, since ot
 Prints a table, and one JSON line last.
 
 Under transformers' own `sdpa` path continuous batching attends over all requests' keys at once, with work that grows with the square of
-the batch; on a processor the pipeline attends request by request instead (pipelines/paged_attention.py).
+the batch; on a processor the pipeline attends request by request instead (pipelines/transformers/paged_attention.py).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from benchmarks.outcome import conclude
-from pipelines.transformers_llm import TransformersLLM
+from pipelines.transformers.llm import TransformersLLM
 from workloads.llm import Language
 from workloads.records import Query, Sample, query_seed
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from configs.run_config import RunConfig
-    from pipelines.launcher import Test as LaunchedTest
+    from pipelines.launcher.launch import Test as LaunchedTest
 
 ROOT = Path(__file__).resolve().parents[1]
 GOAL_QPS, GOAL_P99_S = 40_000, 0.020
@@ -78,7 +78,7 @@ def measure(given: argparse.Namespace, folder: Path) -> None:
     import benchmarks.null_engine  # noqa: F401  (registers the pipeline)
     from configs.registry import make
     from configs.run_config import parse_config
-    from pipelines.launcher import Test, join_ranks, share
+    from pipelines.launcher.launch import Test, join_ranks, share
 
     values: dict[str, Any] = {
         "workload": "llm",
@@ -112,7 +112,7 @@ def measure(given: argparse.Namespace, folder: Path) -> None:
 
 def run_trial(test: LaunchedTest, config: RunConfig, folder: Path) -> Trial | None:
     """One test, with a line about it; None on ranks other than the first."""
-    from pipelines.launcher import begin_run
+    from pipelines.launcher.launch import begin_run
     from workloads.loadgen.load_test import read_summary
 
     first = test.ranks.rank == 0

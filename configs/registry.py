@@ -20,21 +20,18 @@ from configs.errors import ConfigError, PluginError, unknown
 
 KINDS = ("pipelines", "workloads", "metrics")
 
-# The built-ins by kind: name -> module. A plugin's name is its file's name.
+# The built-ins by kind: name -> module.
 BUILT_IN: dict[str, dict[str, str]] = {
     "pipelines": {
-        n: f"pipelines.{n}"
-        for n in (
-            "diffusers_t2v",
-            "transformers_llm",
-            "transformers_vlm",
-            "vllm",
-            "endpoint",
-            "toy_t2v",
-            "toy_i2v",
-            "toy_llm",
-            "toy_vlm",
-        )
+        "diffusers_t2v": "pipelines.diffusers.t2v",
+        "transformers_llm": "pipelines.transformers.llm",
+        "transformers_vlm": "pipelines.transformers.vlm",
+        "vllm": "pipelines.vllm.pipeline",
+        "endpoint": "pipelines.endpoint.pipeline",
+        "toy_t2v": "pipelines.toy.t2v",
+        "toy_i2v": "pipelines.toy.i2v",
+        "toy_llm": "pipelines.toy.llm",
+        "toy_vlm": "pipelines.toy.vlm",
     },
     "workloads": {n: f"workloads.{n}" for n in ("t2v", "i2v", "llm", "vlm")},
     "metrics": {

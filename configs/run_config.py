@@ -89,7 +89,7 @@ class ParallelSettings(_Settings):
 
 
 class DispatchSettings(_Settings):
-    """Which replica is given which query; see pipelines/dispatch.py."""
+    """Which replica is given which query; see pipelines/distributed/dispatch.py."""
 
     policy: Literal["least_tokens", "shortest_queue", "round_robin"] = Field(
         "least_tokens", description="server and interactive: who gets a query; elsewhere replicas pull what they have room for"
@@ -101,14 +101,14 @@ class DispatchSettings(_Settings):
 
 
 class TruthSettings(_Settings):
-    """What the ranks are asked again when the clock has stopped, to tell whether the timed answers were true; pipelines/replay.py."""
+    """What the ranks answer again after the clock has stopped, to check the timed answers; pipelines/launcher/replay.py."""
 
     replays: int = Field(3, ge=0, description="timed answers that each rank gives again, one at a time; 0: none, and the report says so")
     max_s: float = Field(20.0, gt=0, description="no further one is begun after so many seconds; one always is")
 
 
 class PowerSettings(_Settings):
-    """Whether power and energy are sampled while a test lasts; pipelines/device_sampler.py."""
+    """Whether power and energy are sampled while a test lasts; pipelines/launcher/worker/power_sampler.py."""
 
     sample: Literal["auto", "always", "never"] = Field("auto", description="auto: where the device tells; always: or the run is refused")
     interval_s: float = Field(0.1, ge=0.01, le=1, description="seconds between two looks")

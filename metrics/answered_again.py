@@ -1,4 +1,4 @@
-"""Truth checks of what the ranks said when they were asked again; the asking is in pipelines/replay.py.
+"""Truth checks of what the ranks said when they were asked again; the asking is in pipelines/launcher/replay.py.
 
 replay          timed answers are given again by the rank that gave them, untimed; and so were they before the clock started
 ranks           timed answers are given again by another rank
@@ -29,10 +29,10 @@ from scipy.stats import mannwhitneyu
 
 from metrics.base import Run
 from metrics.check import Check, differs, holds, not_made
-from pipelines.media import read_video
-from pipelines.replay import CACHE_FACTOR, MAX_BUSY_S, SURE_PAIRS, TOO_SHORT_S, looks_cached
-from pipelines.wire import Answer
+from pipelines.launcher.messages import Answer
+from pipelines.launcher.replay import CACHE_FACTOR, MAX_BUSY_S, SURE_PAIRS, TOO_SHORT_S, looks_cached
 from workloads.records import Record
+from workloads.run_folder.media import read_video
 
 MIN_PSNR = {True: 40.0, False: 30.0}  # dB; by whether all weights are float32
 MAX_RATE = 0.05  # of words at which a text parts ways with another

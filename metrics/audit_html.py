@@ -9,8 +9,8 @@ from typing import Any
 
 from metrics.plots import BAD, GOOD, GRID, INK, SOFT, new_figure, to_svg
 from metrics.report_html import label, number, render
-from pipelines.media import browser_video, read_video
 from workloads.run_folder.files import write_json, write_text
+from workloads.run_folder.media import browser_video, read_video
 
 FPS = 8.0
 COLOURS = {"PASS": GOOD, "FAIL": BAD, "INCONCLUSIVE": SOFT}

@@ -10,7 +10,7 @@ from metrics.base import Run
 from metrics.paired import Comparison, Verdict
 from metrics.report import Report
 from metrics.worked_out import scores_by_sample
-from pipelines.media import Form, video_form
+from workloads.run_folder.media import Form, video_form
 
 WORST = 12  # that are shown
 BY_VERDICT = ("FAIL", "INCONCLUSIVE", "PASS")

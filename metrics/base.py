@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from configs.run_config import RunConfig
 from metrics.statistics import mean_interval, wilson_interval
-from pipelines.media import read_video
 from workloads.base import Workload
 from workloads.records import Record, Sample
+from workloads.run_folder.media import read_video
 
 Better = Literal["higher", "lower", "neither"]
 

@@ -28,8 +28,8 @@ from configs.registry import make
 from configs.run_config import RunConfig
 from metrics.base import Run
 from metrics.comply_verdicts import Verdict, judge, needs_controls, not_held
+from metrics.mlperf.compliance.run_tests import AuditTest, check_ranks, run_audits
 from metrics.report import load_run
-from pipelines.audit_tests import AuditTest, check_ranks, run_audits
 from workloads.loadgen.load_test import LoadTest
 from workloads.mlperf.run_rules import UNVERIFIED, shown_benchmark
 from workloads.records import Sample
@@ -132,7 +132,7 @@ def _still_to_hold(tests: Sequence[str], wanted: Sequence[str], before: Mapping[
 
 
 def is_main() -> bool:
-    from pipelines.launcher import is_main_process
+    from pipelines.launcher.launch import is_main_process
 
     return is_main_process()
 

@@ -1,6 +1,6 @@
 """Truth checks of what was asked for and what was in force, one for each name under `allow_fallback`.
 
-Three sides are compared: the option as it was asked for, what the pipeline says is in force, and what pipelines/inspection.py saw of
+Three sides are compared: the option as it was asked for, what the pipeline says is in force, and what worker/inspection.py saw of
 the model. They are read before the clock starts and after it has stopped, on every rank.
 
 dtype         weights: the one asked for, and the one the pipeline names, holds most elements of every larger part of the model
@@ -25,7 +25,7 @@ from configs.required_versions import is_met
 from configs.run_config import Fallback
 from metrics.base import Run
 from metrics.check import Check, differs, holds, not_made
-from pipelines.inspection import OPTIONS
+from pipelines.launcher.worker.inspection import OPTIONS
 
 FLOATS = ("float64", "float32", "bfloat16", "float16")
 LARGE_PART = 0.1  # of all elements: smaller parts may be kept in a dtype of their own

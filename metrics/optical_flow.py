@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metrics.base import Run
-from pipelines.media import read_video
 from workloads.records import Record
+from workloads.run_folder.media import read_video
 
 
 def flow(first_HWC: NDArray[np.uint8], second_HWC: NDArray[np.uint8]) -> NDArray[np.float32]:

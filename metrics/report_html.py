@@ -19,8 +19,8 @@ from metrics.latency import query_latencies
 from metrics.rate_search import read_search
 from metrics.report import QUALITY, Report
 from metrics.text_page import text_plots, thumbnail, worst_answers
-from pipelines.media import browser_video
 from workloads.run_folder.files import write_text
+from workloads.run_folder.media import browser_video
 
 SHEET_CLIPS, SHEET_FRAMES = 12, 5  # rows and columns of the contact sheet
 SHEET_PIXELS = 96  # a frame's width on it

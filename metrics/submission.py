@@ -40,7 +40,7 @@ from metrics.submission_files import (
 )
 from metrics.submission_system import describe as describe_system
 from metrics.submission_system import num_devices, of_all, read_told
-from pipelines.provenance import suite_commit
+from pipelines.launcher.provenance import suite_commit
 from workloads.mlperf.rules import Benchmark, benchmark
 from workloads.mlperf.run_rules import embedded_round, unlike_reference
 from workloads.run_folder.files import write_json, write_text

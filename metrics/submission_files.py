@@ -16,8 +16,8 @@ from configs.registry import make
 from metrics.base import Figure, Run
 from metrics.gates import Held, hold
 from metrics.report import has_random_weights, load_run
-from pipelines.media import read_video
 from workloads.mlperf.rules import Gate
+from workloads.run_folder.media import read_video
 
 FOLDERS = {"offline": "Offline", "server": "Server", "interactive": "Interactive", "single_stream": "SingleStream"}
 SCENARIOS = {folder: scenario for scenario, folder in FOLDERS.items()}

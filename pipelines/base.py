@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.replica import Replica
+from pipelines.distributed.replica import Replica
 from workloads.records import Query, Sample
 
 if TYPE_CHECKING:

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 
 from configs.run_config import parse_config
 from metrics.base import Run
-from pipelines.media import write_video
 from tests import features
 from workloads.records import Record, Sample
+from workloads.run_folder.media import write_video
 from workloads.t2v import TextToVideo
 
 ROOT = Path(__file__).parent.parent
@@ -188,7 +188,7 @@ def tiny_wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 
-    from pipelines.embedded.t2v_text import TEXT_DIM, build_text_encoder, build_tokenizer
+    from pipelines.embedded.training.t2v.text import TEXT_DIM, build_text_encoder, build_tokenizer
 
     torch.manual_seed(0)
     tokenizer = build_tokenizer()

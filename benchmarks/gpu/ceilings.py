@@ -62,7 +62,7 @@ def _product(name: str, device: torch.device, m: int, n: int, k: int) -> Callabl
     """Raises what torch raises, and ValueError where the device has not the format."""
     import torch
 
-    from pipelines.device import architecture, can
+    from pipelines.devices.accelerators import architecture, can
 
     if name in ("bf16", "fp16", "fp32"):
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[name]
@@ -108,7 +108,7 @@ def _energy(device: torch.device, shrink: bool) -> dict[str, Any]:
     """Joules of the device's counter while it does nothing but products."""
     from benchmarks.gpu.timing import synchronise
     from configs.run_config import PowerSettings
-    from pipelines.device_meters import MeterError, find_meter
+    from pipelines.devices.power_meters import MeterError, find_meter
 
     try:
         meter = find_meter(device, Path(PowerSettings.model_fields["powercap"].default))
@@ -141,7 +141,7 @@ def _data_sheet(device: torch.device, products: Mapping[str, Any]) -> dict[str, 
     """Shares of the vendor's own figures, where configs/devices.yaml has a device of that name."""
     import torch
 
-    from pipelines.plan_devices import read_devices
+    from pipelines.plan.device_peaks import read_devices
 
     if device.type == "cpu":
         return not_run("a processor is not in configs/devices.yaml")

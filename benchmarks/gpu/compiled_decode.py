@@ -15,7 +15,7 @@ from benchmarks.gpu.llama import FULL, SHRUNK, Sizes, counted, guarded, ids_of, 
 from benchmarks.gpu.part import Job
 
 if TYPE_CHECKING:
-    from pipelines.transformers_llm import TransformersLLM
+    from pipelines.transformers.llm import TransformersLLM
 
 
 class Watch:

@@ -19,7 +19,7 @@ from benchmarks.gpu.part import Job, NotRunError, not_run
 if TYPE_CHECKING:
     import torch
 
-    from pipelines.diffusers_t2v import DiffusersT2V
+    from pipelines.diffusers.t2v import DiffusersT2V
 
 ARCHITECTURE = "wan2.1-t2v-1.3b"
 CHECKPOINT_BYTES = 4e9  # of 1.419 B parameters and the small parts in 16 bits, with room
@@ -45,7 +45,7 @@ class Denoiser:
     @contextmanager
     def loaded(self, **settings: Any) -> Iterator[DiffusersT2V]:
         """A pipeline with these settings, whose memory is free afterwards. Raises ConfigError where they cannot be."""
-        from pipelines.diffusers_t2v import DiffusersT2V
+        from pipelines.diffusers.t2v import DiffusersT2V
 
         pipeline = DiffusersT2V(model=self._model, **self._options, **settings)
         try:
@@ -113,7 +113,7 @@ def checkpoint(job: Job, device: torch.device) -> Path:
     """A diffusers folder; made where it is not there yet. Raises NotRunError where it has no room."""
     import torch
 
-    from pipelines.random_weights import video_pipeline
+    from pipelines.models.random_weights import video_pipeline
 
     folder = Path(job.folder) / "wan"
     if (folder / "model_index.json").is_file():
@@ -135,7 +135,7 @@ def checkpoint(job: Job, device: torch.device) -> Path:
 
 def _outline(folder: Path) -> Path:
     """The published architecture with a small encoder and VAE."""
-    from pipelines.architectures import folder_of
+    from pipelines.models.architectures import folder_of
 
     shutil.copytree(folder_of(ARCHITECTURE), folder, dirs_exist_ok=True)
     for part, less in (("text_encoder", {"num_layers": 2, "num_decoder_layers": 2, "vocab_size": 512}), ("vae", {"base_dim": 16})):

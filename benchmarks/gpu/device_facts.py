@@ -11,7 +11,7 @@ from benchmarks.gpu.part import Job, Keep
 def measure(job: Job, keep: Keep) -> None:
     import torch
 
-    from pipelines.provenance import suite_commit, system_facts
+    from pipelines.launcher.provenance import suite_commit, system_facts
 
     facts = system_facts()
     found = facts.pop("accelerators")

@@ -17,11 +17,11 @@ from benchmarks.gpu.part import Job, Keep, not_run
 if TYPE_CHECKING:
     import torch
 
-    from pipelines.plan_language import LanguageModel
-    from pipelines.transformers_llm import TransformersLLM
+    from pipelines.plan.language import LanguageModel
+    from pipelines.transformers.llm import TransformersLLM
 
 ARCHITECTURE = "llama3.1-8b"
-SPECIAL_TOKENS = 7  # of pipelines/byte_tokenizer.py, with the lowest ids
+SPECIAL_TOKENS = 7  # of pipelines/models/byte_tokenizer.py, with the lowest ids
 
 
 class Sizes(NamedTuple):
@@ -69,7 +69,7 @@ def summary(figures: Mapping[str, Any]) -> str:
 
 
 def load(device: torch.device, sizes: Sizes, **options: Any) -> TransformersLLM:
-    from pipelines.transformers_llm import TransformersLLM
+    from pipelines.transformers.llm import TransformersLLM
 
     texts, tokens = sizes.answers
     room = max(sizes.context + sizes.steps, *(t for _, t in sizes.prompts)) + tokens
@@ -88,7 +88,7 @@ def load(device: torch.device, sizes: Sizes, **options: Any) -> TransformersLLM:
 
 
 def counted(pipeline: TransformersLLM) -> LanguageModel:
-    from pipelines.plan_modules import build
+    from pipelines.plan.modules import build
 
     return build(pipeline._model.config, ARCHITECTURE)
 

@@ -30,7 +30,7 @@ def summary(figures: Mapping[str, Any]) -> str:
 
 
 def kinds(device: torch.device) -> dict[str, dict[str, Any]]:
-    """Options of pipelines/quantised_weights.py. Dynamic ones compute in the format, the others store weights in it."""
+    """Options of pipelines/diffusers/speedups/quantisation.py. Dynamic ones compute in the format, the others store weights in it."""
     return {
         "torchao int8, weights": {"name": "torchao", "quant_type": "Int8WeightOnlyConfig"},
         "torchao int8, dynamic": {"name": "torchao", "quant_type": "Int8DynamicActivationInt8WeightConfig"},
@@ -53,7 +53,7 @@ def float8_dynamic(device: torch.device) -> dict[str, Any]:
 
 def _form(device: torch.device, *options: str) -> dict[str, str]:
     """The fnuz form where it is the only one that the device computes in."""
-    from pipelines.device import can
+    from pipelines.devices.accelerators import can
 
     only_fnuz = can(device, "fp8_fnuz") and not can(device, "fp8_ocp")
     return dict.fromkeys(options, "float8_e4m3fnuz") if only_fnuz else {}

@@ -12,7 +12,7 @@ from benchmarks.gpu import mfu
 from benchmarks.gpu.part import Job, Keep
 
 if TYPE_CHECKING:
-    from pipelines.plan_trace import Cost
+    from pipelines.plan.trace import Cost
 
 ARCHITECTURE = "wan2.1-t2v-1.3b"
 FULL: dict[str, Any] = {"num_frames": 81, "height": 480, "width": 832, "num_inference_steps": 4, "max_sequence_length": 512}
@@ -31,7 +31,7 @@ STAGES = {"text_encoder": "text_encode", "denoiser": "denoise", "vae": "vae_deco
 def measure(job: Job, keep: Keep) -> None:
     import torch
 
-    from pipelines.diffusers_t2v import DiffusersT2V
+    from pipelines.diffusers.t2v import DiffusersT2V
     from workloads.records import Query, Sample
 
     device, options = torch.device(job.device), SHRUNK if job.shrink else FULL
@@ -67,11 +67,12 @@ def summary(figures: Mapping[str, Any]) -> str:
 
 
 def traced(options: Mapping[str, Any]) -> Mapping[str, Cost]:
-    """Of one caption's encoding, one pass of the denoiser and one decode: pipelines/plan_video.py's counts."""
-    from pipelines import architectures, plan_video
+    """Of one caption's encoding, one pass of the denoiser and one decode: pipelines/plan/video.py's counts."""
+    from pipelines.models import architectures
+    from pipelines.plan import video
 
     folder = architectures.folder_of(ARCHITECTURE)
     values = architectures.diffusers_values(folder, architectures.Shrink.parse(options.get("shrink")))
-    model = plan_video.build(values, architectures.read(folder, "model_index.json"), ARCHITECTURE)
+    model = video.build(values, architectures.read(folder, "model_index.json"), ARCHITECTURE)
     sizes = {name: options[name] for name in ("num_frames", "height", "width", "num_inference_steps")}
-    return model.costs(plan_video.VideoJob(batch=1, guided=True, text_tokens=options["max_sequence_length"], **sizes))
+    return model.costs(video.VideoJob(batch=1, guided=True, text_tokens=options["max_sequence_length"], **sizes))

@@ -14,7 +14,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import RunError
-from pipelines.device_environment import check_visible_devices
+from pipelines.devices.environment import check_visible_devices
 from pipelines.doctor import links
 from pipelines.doctor.examination import Collective, Examination, Pair, RankFacts, prepare, write_examination
 from pipelines.doctor.facts import rank_facts
@@ -22,7 +22,7 @@ from pipelines.doctor.findings import findings
 from pipelines.doctor.schedule import groups, rounds
 from pipelines.doctor.text import print_examination
 from pipelines.doctor.watchdog import Watchdog
-from pipelines.launcher import check_process_count, is_main_process
+from pipelines.launcher.launch import check_process_count, is_main_process
 
 if TYPE_CHECKING:
     import torch

@@ -9,11 +9,11 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.device import pci_bus
-from pipelines.device_environment import ENVIRONMENT
+from pipelines.devices.accelerators import pci_bus
+from pipelines.devices.environment import ENVIRONMENT
 from pipelines.doctor.examination import RankFacts
 from pipelines.doctor.topology import topology
-from pipelines.provenance import processor_name
+from pipelines.launcher.provenance import processor_name
 
 if TYPE_CHECKING:
     import torch

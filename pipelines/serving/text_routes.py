@@ -16,10 +16,10 @@ from typing import Any
 from aiohttp import web
 
 from pipelines.base import Event, Response
-from pipelines.serving.asked import TextRequest, read_chat, read_completion
-from pipelines.serving.bad_request import BadRequestError
 from pipelines.serving.engine import BrokenError, Engine, Question
-from pipelines.serving.served import Served
+from pipelines.serving.errors import BadRequestError
+from pipelines.serving.request_bodies import TextRequest, read_chat, read_completion
+from pipelines.serving.state import Served
 
 
 class TextRoutes:

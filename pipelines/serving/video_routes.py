@@ -18,12 +18,12 @@ from typing import Any
 from aiohttp import web
 
 from pipelines.base import Response
-from pipelines.media import mp4_of
-from pipelines.serving.asked import check_model, must_know, read_seed
-from pipelines.serving.bad_request import BadRequestError
 from pipelines.serving.engine import Question
-from pipelines.serving.served import Served
+from pipelines.serving.errors import BadRequestError
+from pipelines.serving.request_bodies import check_model, must_know, read_seed
+from pipelines.serving.state import Served
 from pipelines.serving.text_routes import answered, json_body
+from workloads.run_folder.media import mp4_of
 
 SETTINGS = ("negative_prompt", "num_frames", "fps", "num_inference_steps", "guidance_scale", "guidance_scale_2", "max_sequence_length")
 OWN = ("model", "prompt", "seed", "size", "seconds", "user")

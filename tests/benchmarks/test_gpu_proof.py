@@ -184,8 +184,8 @@ def test_mfu_and_bandwidth_use_of_round_numbers() -> None:
 def test_the_denoisers_flops_are_those_counted_by_hand_and_by_torch() -> None:
     from diffusers import WanTransformer3DModel
 
-    from pipelines.architectures import folder_of
-    from pipelines.plan_trace import on_meta
+    from pipelines.models.architectures import folder_of
+    from pipelines.plan.trace import on_meta
 
     config = WanTransformer3DModel.load_config(folder_of(wan.ARCHITECTURE) / "transformer")
     sizes = wan.FULL | {"num_frames": 33}

@@ -12,7 +12,7 @@ import pytest
 
 from configs.run_config import parse_config
 from metrics.base import Run
-from pipelines.provenance import seal
+from pipelines.launcher.provenance import seal
 from workloads.llm import Language
 from workloads.records import Record, Sample
 from workloads.run_folder.files import write_config, write_samples, write_text

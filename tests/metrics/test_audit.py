@@ -22,14 +22,14 @@ from metrics.audit_html import write_audit
 from metrics.base import Run, SampleMetric
 from metrics.plots import BAD, GOOD, SOFT
 from metrics.report import build_report
-from pipelines.media import write_video
-from pipelines.provenance import seal
+from pipelines.launcher.provenance import seal
 from suite import app
 from tests.conftest import SuiteRun, last_line, record
 from tests.metrics.conftest import write_run
 from workloads.records import Record, Sample
 from workloads.run_folder.files import write_json
 from workloads.run_folder.manifest import file_hashes
+from workloads.run_folder.media import write_video
 
 Make = Callable[..., Path]
 NUM = 200

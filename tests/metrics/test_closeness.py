@@ -20,8 +20,8 @@ from metrics.closeness_lpips import Lpips, load_lpips
 from metrics.closeness_text import edit_similarities, token_agreement
 from metrics.closeness_video import psnr, ssim
 from metrics.closeness_vmaf import enlarged, find_ffmpeg, vmaf
-from pipelines.media import write_video
 from tests.conftest import record
+from workloads.run_folder.media import write_video
 
 Make = Callable[..., Run]
 

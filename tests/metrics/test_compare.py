@@ -19,7 +19,7 @@ from metrics.compare import compare
 from metrics.compare_html import quality_svg, speed_up_svg, write_comparison
 from metrics.report import build_report, load_run
 from metrics.speed import Ratio, Speed, geometric_mean, pooled, slowness, speed_up, throughput
-from pipelines.provenance import seal
+from pipelines.launcher.provenance import seal
 from tests.conftest import record
 from tests.metrics.conftest import write_run
 from workloads.records import Record, Sample

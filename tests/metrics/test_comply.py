@@ -16,10 +16,10 @@ from configs.errors import ConfigError
 from metrics import comply, report_html
 from metrics.base import Run
 from metrics.comply_verdicts import Verdict, judge
+from metrics.mlperf.compliance.run_tests import check_ranks
 from metrics.report import load_run
-from pipelines import worker
-from pipelines.audit_tests import check_ranks
-from pipelines.provenance import seal
+from pipelines.launcher.provenance import seal
+from pipelines.launcher.worker import worker
 from tests.conftest import record
 from tests.metrics.conftest import write_run
 from workloads.records import Record, Sample

@@ -14,7 +14,7 @@ import pytest
 from metrics.base import Figure, Run
 from metrics.energy import Energy, withheld
 from metrics.report import build_report
-from pipelines.provenance import seal
+from pipelines.launcher.provenance import seal
 from tests.metrics.conftest import write_run
 from workloads.records import Record, Sample
 from workloads.run_folder.power_log import MeterFacts, PowerLine, PowerSample

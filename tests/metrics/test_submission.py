@@ -20,14 +20,14 @@ from metrics.submission import compliance_of, manifest_hash, write_submission
 from metrics.submission_check import Refusal, check
 from metrics.submission_files import PATTERNS, read_accuracy, truncated, write_mp4
 from metrics.submission_system import HARDWARE, MEANINGFUL, SOFTWARE
-from pipelines.media import read_video, write_video
-from pipelines.provenance import seal
+from pipelines.launcher.provenance import seal
 from tests.conftest import record
 from tests.metrics.conftest import write_run
 from workloads.loadgen.load_test import LOADGEN_SCENARIOS
 from workloads.mlperf.rules import benchmark, seeds
 from workloads.mlperf.run_rules import UNVERIFIED
 from workloads.records import Sample
+from workloads.run_folder.media import read_video, write_video
 
 NAME = "qwen3-vl-235b-a22b"
 GOODS = json.dumps({"category": "Home > Kitchen"})

@@ -16,12 +16,12 @@ from metrics.compare import compare
 from metrics.report import build_report
 from metrics.sample_size import plan
 from metrics.worked_out import scored_by, scores_by_sample, worked_out
-from pipelines.media import write_video
-from pipelines.provenance import seal
+from pipelines.launcher.provenance import seal
 from tests.conftest import record
 from tests.metrics.conftest import write_run
 from workloads.records import Sample
 from workloads.run_folder.files import write_json
+from workloads.run_folder.media import write_video
 
 
 def texts(folder: Path, num_wrong: int = 0, **config: Any) -> Path:

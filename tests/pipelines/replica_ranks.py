@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from configs.run_config import ParallelSettings
-from pipelines import parallel_denoise
-from pipelines.diffusers_t2v import DiffusersT2V
-from pipelines.replica import Replica, join_replica
-from pipelines.transformers_llm import TransformersLLM
+from pipelines.diffusers.speedups import parallel as parallel_denoise
+from pipelines.diffusers.t2v import DiffusersT2V
+from pipelines.distributed.replica import Replica, join_replica
+from pipelines.transformers.llm import TransformersLLM
 from workloads.records import Query, Sample
 
 CLIP: dict[str, Any] = {

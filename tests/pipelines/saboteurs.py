@@ -14,9 +14,9 @@ import numpy as np
 
 from configs.registry import register
 from pipelines.base import Event, Response
-from pipelines.diffusers_t2v import DiffusersT2V
-from pipelines.toy_llm import ToyLLM
-from pipelines.toy_t2v import ToyT2V
+from pipelines.diffusers.t2v import DiffusersT2V
+from pipelines.toy.llm import ToyLLM
+from pipelines.toy.t2v import ToyT2V
 from workloads.records import Query, Sample
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from configs.errors import ConfigError
-from pipelines.checkpoint import check_diffusers_folder
+from pipelines.models.checkpoint import check_diffusers_folder
 from pipelines.models.embedded import VIDEO
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipelines.clock import DRIFT, ConductorClock
+from pipelines.launcher.worker.clock_sync import DRIFT, ConductorClock
 
 AHEAD_S = 1234.5  # the conductor's clock before ours
 

@@ -12,9 +12,9 @@ import torch
 from configs.errors import ConfigError
 from configs.registry import make
 from configs.run_config import ParallelSettings
-from pipelines.diffusers_t2v import DiffusersT2V
+from pipelines.diffusers.t2v import DiffusersT2V
+from pipelines.distributed.replica import Replica
 from pipelines.models.embedded import VIDEO
-from pipelines.replica import Replica
 from workloads.records import Query, Sample, query_seed
 from workloads.t2v import draw_captions
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from configs.errors import ConfigError
-from pipelines.device import ARCHITECTURES, FEATURES, accelerators, can, require
-from pipelines.device_environment import check_visible_devices, settings
-from pipelines.quantised_weights import formats_needed
+from pipelines.devices.accelerators import ARCHITECTURES, FEATURES, accelerators, can, require
+from pipelines.devices.environment import check_visible_devices, settings
+from pipelines.diffusers.speedups.quantisation import formats_needed
 
 GPU = torch.device("cuda", 0)
 MI300X = SimpleNamespace(

@@ -19,9 +19,9 @@ import torch
 
 from configs.errors import ConfigError
 from configs.run_config import PowerSettings
-from pipelines.clock import ConductorClock
-from pipelines.device_meters import MeterError, RaplMeter, find_meter
-from pipelines.device_sampler import PowerSampler, power_sampler
+from pipelines.devices.power_meters import MeterError, RaplMeter, find_meter
+from pipelines.launcher.worker.clock_sync import ConductorClock
+from pipelines.launcher.worker.power_sampler import PowerSampler, power_sampler
 from tests.conftest import SuiteRun, last_line, read_report
 from workloads.run_folder.power_log import MeterFacts, PowerLog, PowerSample, read_power
 

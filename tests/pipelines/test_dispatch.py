@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from pipelines.dispatch import PullDispatch, PushDispatch, ReplicaState
+from pipelines.distributed.dispatch import PullDispatch, PushDispatch, ReplicaState
 
 
 @dataclass

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from pipelines.device_environment import ENVIRONMENT
+from pipelines.devices.environment import ENVIRONMENT
 from pipelines.doctor.examination import (
     Collective,
     Examination,
@@ -32,7 +32,7 @@ from pipelines.doctor.findings import findings
 from pipelines.doctor.links import both_sides, slowest
 from pipelines.doctor.schedule import groups, rounds
 from pipelines.doctor.topology import parse_amd_smi, parse_nvidia_smi, parse_rocm_smi
-from pipelines.provenance import write_system
+from pipelines.launcher.provenance import write_system
 from tests.conftest import ROOT, TWO_RANKS, SuiteRun, last_line, suite_env
 
 on_gpu_host = pytest.mark.skipif(bool(num_host_gpus()), reason="the doctor rightly finds fault with a GPU that is not used")
@@ -41,7 +41,7 @@ HANGING = """
 import os, sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from pipelines.device_environment import ENVIRONMENT
+from pipelines.devices.environment import ENVIRONMENT
 from pipelines.doctor import examine, links
 if os.environ["RANK"] == "1":
     links.product_tflops = lambda *_: time.sleep(100)

@@ -20,8 +20,8 @@ from aiohttp import web
 from configs.errors import ConfigError
 from configs.registry import make
 from pipelines.base import Event, Response
-from pipelines.endpoint import Endpoint
-from pipelines.endpoint_text import events_of
+from pipelines.endpoint.pipeline import Endpoint
+from pipelines.endpoint.text import events_of
 from pipelines.models.embedded import LANGUAGE
 from workloads.records import Query, Sample
 

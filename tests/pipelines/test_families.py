@@ -15,8 +15,8 @@ import torch
 from configs.errors import ConfigError
 from configs.run_config import ParallelSettings
 from pipelines.base import Response
-from pipelines.diffusers_t2v import DiffusersT2V
-from pipelines.replica import Replica
+from pipelines.diffusers.t2v import DiffusersT2V
+from pipelines.distributed.replica import Replica
 from tests.conftest import QUICK, SuiteRun, read_report
 from tests.pipelines.tiny_families import TEXT_TO_VIDEO
 from workloads.records import Query, Sample

@@ -22,7 +22,7 @@ FRAIL = '''
 import os, time
 from dataclasses import dataclass
 from configs.registry import register
-from pipelines.toy_t2v import ToyT2V
+from pipelines.toy.t2v import ToyT2V
 
 @register("frail")
 @dataclass
@@ -115,7 +115,7 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Launch]]:
             time.sleep(0.1)
         assert process.poll() is None, process.communicate()[1][-3000:]
         family = psutil.Process(process.pid).children(recursive=True)
-        conductor = next(p for p in family if "pipelines.conductor" in p.cmdline())
+        conductor = next(p for p in family if "pipelines.launcher.conductor.conductor" in p.cmdline())
         found = {int(p.environ()["RANK"]): p for p in family if "--output" in p.cmdline() and "RANK" in p.environ()}
         started.append(Launch(folder, process, found or {0: psutil.Process(process.pid)}, conductor))
         return started[-1]

@@ -18,11 +18,11 @@ import torch
 
 from configs.errors import ConfigError
 from configs.registry import make
-from pipelines.device import ARCHITECTURES, accelerators, architecture, can
-from pipelines.device_meters import MeterError, find_meter
-from pipelines.diffusers_t2v import DiffusersT2V
-from pipelines.transformers_llm import TransformersLLM
-from pipelines.transformers_vlm import TransformersVLM
+from pipelines.devices.accelerators import ARCHITECTURES, accelerators, architecture, can
+from pipelines.devices.power_meters import MeterError, find_meter
+from pipelines.diffusers.t2v import DiffusersT2V
+from pipelines.transformers.llm import TransformersLLM
+from pipelines.transformers.vlm import TransformersVLM
 from tests.conftest import QUICK, ROOT, TIMEOUT_S, last_line, read_report
 from workloads.llm import Language
 from workloads.records import Query, Sample, query_seed

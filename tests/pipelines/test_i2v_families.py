@@ -15,7 +15,7 @@ from configs.errors import ConfigError
 from configs.registry import make
 from metrics.closeness_video import psnr
 from pipelines.base import Response
-from pipelines.diffusers_t2v import DiffusersT2V
+from pipelines.diffusers.t2v import DiffusersT2V
 from tests.conftest import QUICK, SuiteRun, last_line, read_report
 from tests.pipelines.tiny_families import IMAGE_TO_VIDEO
 from workloads.i2v import ImageToVideo

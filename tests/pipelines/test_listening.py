@@ -8,8 +8,8 @@ import pytest
 import zmq
 
 from configs.errors import RunError
-from pipelines.listening import listen_across_nodes
-from pipelines.wire import Address
+from pipelines.launcher.conductor.sockets import listen_across_nodes
+from pipelines.launcher.messages import Address
 
 
 @pytest.fixture

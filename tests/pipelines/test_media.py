@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.media import Form, MediaWriter, browser_video, read_video, video_form, write_video
+from workloads.run_folder.media import Form, MediaWriter, browser_video, read_video, video_form, write_video
 
 
 def test_saving_is_lossless(tmp_path: Path) -> None:

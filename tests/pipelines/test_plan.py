@@ -17,15 +17,16 @@ from typer.testing import CliRunner
 from configs.errors import ConfigError
 from configs.registry import register
 from configs.run_config import load_config, parse_config
-from pipelines import architectures, plan_video
 from pipelines.base import StreamingPipeline
-from pipelines.plan import Asked, Plan, plan
-from pipelines.plan_devices import Device, find_device, read_devices
-from pipelines.plan_language import Attention, Job, LanguageModel
-from pipelines.plan_modules import build
-from pipelines.plan_roof import Candidate, Layout, Roof
-from pipelines.plan_trace import cost
-from pipelines.plan_video import build as build_video
+from pipelines.models import architectures
+from pipelines.plan import video
+from pipelines.plan.device_peaks import Device, find_device, read_devices
+from pipelines.plan.language import Attention, Job, LanguageModel
+from pipelines.plan.modules import build
+from pipelines.plan.plan import Asked, Plan, plan
+from pipelines.plan.roofline import Candidate, Layout, Roof
+from pipelines.plan.trace import cost
+from pipelines.plan.video import build as build_video
 from tests.configs.test_presets import SCENARIOS
 
 # What one device of round numbers can do: a GB and a GFLOP take a second at bandwidth and in bf16.
@@ -45,10 +46,10 @@ def config_of(name: str, **shrink: Any) -> Any:
 
 @pytest.fixture(autouse=True)
 def each_network_is_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_video, "build", lambda parts, index, name: _traced.setdefault(name, None) or _trace(parts, index, name))
+    monkeypatch.setattr(video, "build", lambda parts, index, name: _traced.setdefault(name, None) or _trace(parts, index, name))
 
 
-def _trace(parts: Any, index: Any, name: str) -> plan_video.VideoModel:
+def _trace(parts: Any, index: Any, name: str) -> video.VideoModel:
     _traced[name] = found = build_video(parts, index, name)
     return found
 

@@ -12,7 +12,7 @@ import torch
 
 from configs.errors import ConfigError
 from configs.registry import make
-from pipelines.diffusers_t2v import DiffusersT2V
+from pipelines.diffusers.t2v import DiffusersT2V
 from workloads.records import Query, Sample
 
 CPU = torch.device("cpu")

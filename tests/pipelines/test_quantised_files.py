@@ -15,7 +15,7 @@ import torch
 from benchmarks.quantised_checkpoints import EXPERTS, write_gguf, write_quark
 from configs.errors import ConfigError
 from configs.registry import make
-from pipelines.diffusers_t2v import DiffusersT2V
+from pipelines.diffusers.t2v import DiffusersT2V
 from pipelines.models.embedded import VIDEO
 from workloads.records import Query, Sample
 
@@ -169,7 +169,7 @@ def test_quark_is_refused_where_it_cannot_be(tmp_path: Path, monkeypatch: pytest
 
 
 def _as_if_quark_were_there(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    from pipelines import quantised_files
+    from pipelines.diffusers.speedups import quantised_files
 
     with monkeypatch.context() as patched:
         patched.setattr(quantised_files, "know_quark", lambda what: None)

@@ -9,12 +9,12 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, UMT5EncoderModel
 
 from configs.errors import ConfigError
-from pipelines.architectures import ARCHITECTURES, Shrink, diffusers_values, folder_of, transformers_values
-from pipelines.byte_tokenizer import byte_tokenizer
-from pipelines.diffusers_t2v import DiffusersT2V
-from pipelines.random_weights import drawn_diffusers, language_model
-from pipelines.transformers_llm import TransformersLLM
-from pipelines.transformers_vlm import TransformersVLM
+from pipelines.diffusers.t2v import DiffusersT2V
+from pipelines.models.architectures import ARCHITECTURES, Shrink, diffusers_values, folder_of, transformers_values
+from pipelines.models.byte_tokenizer import byte_tokenizer
+from pipelines.models.random_weights import drawn_diffusers, language_model
+from pipelines.transformers.llm import TransformersLLM
+from pipelines.transformers.vlm import TransformersVLM
 from workloads.records import Query, Sample
 
 CPU = torch.device("cpu")

@@ -9,8 +9,8 @@ import torch
 
 from configs.errors import RunError
 from configs.run_config import RunConfig, parse_config
-from pipelines.launcher import Ranks
-from pipelines.rate_search import CLOSE_ENOUGH, search_rate
+from pipelines.launcher.launch import Ranks
+from pipelines.launcher.rate_search import CLOSE_ENOUGH, search_rate
 from workloads.records import Sample
 
 

@@ -17,9 +17,9 @@ import torch
 
 from configs.errors import ConfigError
 from configs.run_config import ParallelSettings, parse_config
-from pipelines.diffusers_t2v import DiffusersT2V
-from pipelines.replica import Replica, check_parallelism
-from pipelines.tensor_parallel import check_heads
+from pipelines.diffusers.t2v import DiffusersT2V
+from pipelines.distributed.replica import Replica, check_parallelism
+from pipelines.transformers.tensor_parallel import check_heads
 from tests.conftest import QUICK, ROOT, TWO_RANKS, SuiteRun, last_line, read_report, suite_env
 from tests.pipelines.replica_ranks import CASES, CLIP, answer
 
@@ -35,7 +35,7 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """4 heads, 2 key-value heads, random weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from pipelines.embedded.train_llm import tokenizer_of_the_world
+    from pipelines.embedded.training.llm.train import tokenizer_of_the_world
 
     torch.manual_seed(0)
     tokenizer = tokenizer_of_the_world(0)
@@ -211,7 +211,7 @@ def test_a_follower_that_breaks_ends_the_run_by_name(suite: SuiteRun, tmp_path: 
 
 STUCK = """
 import sys, threading, time
-from pipelines import follower
+from pipelines.launcher.worker import follower
 follower.RETURN_S = 0.1
 follower.leave_where_stuck(lambda: True, threading.Event(), lambda: print("rank 1 is gone", flush=True))
 time.sleep(60)
@@ -290,5 +290,5 @@ def test_one_rank_is_a_replica_without_torch_distributed() -> None:
     alone = Replica()
     assert (alone.size, alone.leads, alone.mesh) == (1, True, None)
     alone.tell(b"nobody listens")
-    code = "import sys; from pipelines.replica import Replica; Replica().tell(b'x'); sys.exit('torch' in sys.modules)"
+    code = "import sys; from pipelines.distributed.replica import Replica; Replica().tell(b'x'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=dict(os.environ)).returncode == 0

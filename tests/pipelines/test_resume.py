@@ -15,8 +15,8 @@ import pytest
 
 from configs.errors import ConfigError
 from configs.run_config import RunConfig, parse_config
-from pipelines.provenance import write_manifest, write_system
-from pipelines.resume import prepare_rest, resumed_config
+from pipelines.launcher.provenance import write_manifest, write_system
+from pipelines.launcher.resume import prepare_rest, resumed_config
 from tests.conftest import ROOT, TWO_RANKS, SuiteRun, read_report, record, suite_env
 from workloads.records import Sample
 from workloads.run_folder.files import write_config, write_json, write_samples

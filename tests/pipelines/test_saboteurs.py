@@ -11,7 +11,7 @@ import pytest
 
 import suite as command
 from metrics import report_html
-from pipelines import worker
+from pipelines.launcher.worker import worker
 from tests.conftest import TWO_RANKS, SuiteRun, read_report
 
 PLUGIN = str(Path(__file__).with_name("saboteurs.py"))

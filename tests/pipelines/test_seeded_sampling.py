@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from pipelines.seeded_sampling import BatchNoise, gumbel_noise, place_seed
+from pipelines.transformers.seeded_sampling import BatchNoise, gumbel_noise, place_seed
 
 
 def test_argmax_with_noise_samples_the_distribution() -> None:

@@ -22,16 +22,16 @@ from aiohttp.test_utils import TestClient, TestServer
 from configs.errors import ConfigError
 from configs.run_config import parse_config
 from pipelines.base import Event, Pipeline, Response, StreamingPipeline
-from pipelines.media import read_mp4
 from pipelines.serving.engine import Engine, Question
-from pipelines.serving.serve import make_app, serve
-from pipelines.serving.served import Served
-from pipelines.toy_llm import ToyLLM, solve
-from pipelines.toy_t2v import ToyT2V
-from pipelines.toy_vlm import ToyVLM
+from pipelines.serving.server import make_app, serve
+from pipelines.serving.state import Served
+from pipelines.toy.llm import ToyLLM, solve
+from pipelines.toy.t2v import ToyT2V
+from pipelines.toy.vlm import ToyVLM
 from tests.conftest import ROOT, SuiteRun, last_line, read_report, suite_env
 from workloads.llm import Language
 from workloads.records import Query, Sample
+from workloads.run_folder.media import read_mp4
 from workloads.vlm import VisionLanguage
 
 PROMPT = Language(num_prompts=1).samples()[0].prompt

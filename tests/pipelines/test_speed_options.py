@@ -15,9 +15,9 @@ import torch
 from configs.errors import ConfigError
 from configs.registry import make
 from configs.run_config import ParallelSettings, load_config
-from pipelines.diffusers_t2v import DiffusersT2V
-from pipelines.replica import Replica
-from pipelines.split_vae import merge, strips
+from pipelines.diffusers.speedups.vae import merge, strips
+from pipelines.diffusers.t2v import DiffusersT2V
+from pipelines.distributed.replica import Replica
 from workloads.records import Query, Sample
 from workloads.t2v import draw_captions
 from workloads.world.checker import check_clip

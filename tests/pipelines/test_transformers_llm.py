@@ -9,9 +9,9 @@ import torch
 
 from configs.errors import ConfigError
 from pipelines.base import Event, Response
-from pipelines.embedded.llm_models import BUILDERS
-from pipelines.embedded.train_llm import tokenizer_of_the_world
-from pipelines.transformers_llm import TransformersLLM
+from pipelines.embedded.training.llm.models import BUILDERS
+from pipelines.embedded.training.llm.train import tokenizer_of_the_world
+from pipelines.transformers.llm import TransformersLLM
 from workloads.llm import Language
 from workloads.records import Query, Sample, query_seed
 

@@ -18,8 +18,7 @@ from PIL import Image
 from configs.errors import ConfigError
 from metrics.hierarchical_f1 import category
 from pipelines.base import Response
-from pipelines.embedded.train_vlm import pack, talk_loss
-from pipelines.embedded.vlm_model import (
+from pipelines.embedded.training.vlm.model import (
     END_ID,
     IMAGE_ID,
     IMAGE_SETTINGS,
@@ -29,8 +28,9 @@ from pipelines.embedded.vlm_model import (
     save,
     use_training_attention,
 )
+from pipelines.embedded.training.vlm.train import pack, talk_loss
 from pipelines.models.embedded import VISION
-from pipelines.transformers_vlm import LibraryInputs, QwenInputs, TransformersVLM
+from pipelines.transformers.vlm import LibraryInputs, QwenInputs, TransformersVLM
 from workloads.records import Query, Sample
 from workloads.vlm import VisionLanguage, encode_png
 from workloads.world.vision import draw_scene, show
@@ -371,8 +371,8 @@ def test_our_layout_equals_the_library_s(tiny_qwen: Path, settings: dict[str, An
 
 def _same_inputs(theirs: Inputs, ours: Inputs, pictures: Sequence[Sequence[bytes]], levels: float) -> None:
     """Everything equal, and pixels to so many of 256 grey levels."""
-    from pipelines.chat_prompts import read_image
-    from pipelines.transformers_vlm import _Row
+    from pipelines.models.chat_prompts import read_image
+    from pipelines.transformers.vlm import _Row
 
     def encode(inputs: Inputs) -> dict[str, torch.Tensor]:
         images = [[read_image(data, "it") for data in row] for row in pictures]
@@ -403,7 +403,7 @@ def test_training_patches_are_the_image_processor_s() -> None:
 @pytest.mark.parametrize(("kind", "tasks"), [("colour", ("colour", "catalogue", "count")), ("direction", ("speed", "direction"))])
 def test_questions_side_by_side_cost_what_they_cost_alone(kind: str, tasks: tuple[str, ...]) -> None:
     """The packed training batch, with training's attention, gives the loss of the model itself on each question alone."""
-    from pipelines.embedded.train_vlm import Views
+    from pipelines.embedded.training.vlm.train import Views
 
     torch.manual_seed(0)
     model, tokenizer = build_model(), build_tokenizer(["red"])

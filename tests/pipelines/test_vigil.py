@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.vigil import MIN_PATIENCE_S, Vigil
+from pipelines.launcher.conductor.liveness import MIN_PATIENCE_S, Vigil
 
 
 class Clock:
@@ -18,7 +18,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("pipelines.vigil.time", clock)
+    monkeypatch.setattr("pipelines.launcher.conductor.liveness.time", clock)
     return clock
 
 

@@ -18,11 +18,11 @@ import torch
 from configs.errors import ConfigError
 from configs.registry import make
 from pipelines.base import Event, Response
-from pipelines.device import can
-from pipelines.transformers_llm import TransformersLLM
-from pipelines.vllm import Vllm
-from pipelines.vllm_arguments import check_formats, computed_in, import_vllm
-from pipelines.vllm_rocm import RocmOptions, not_in_force
+from pipelines.devices.accelerators import can
+from pipelines.transformers.llm import TransformersLLM
+from pipelines.vllm.engine_args import check_formats, computed_in, import_vllm
+from pipelines.vllm.pipeline import Vllm
+from pipelines.vllm.rocm import RocmOptions, not_in_force
 from tests.conftest import QUICK, ROOT, TWO_RANKS, SuiteRun, read_report, suite_env
 from workloads.llm import Language
 from workloads.records import Query, Sample, query_seed
@@ -318,7 +318,7 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """4 heads of 32, 2 key-value heads, random weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from pipelines.embedded.train_llm import tokenizer_of_the_world
+    from pipelines.embedded.training.llm.train import tokenizer_of_the_world
 
     torch.manual_seed(0)
     tokenizer = tokenizer_of_the_world(0)
@@ -431,7 +431,7 @@ def test_vllm_knows_the_variables_and_can_be_asked_of_every_part() -> None:
     from vllm import envs
     from vllm._aiter_ops import rocm_aiter_ops
 
-    from pipelines.vllm_rocm import AITER, CAST, PARTS, QUICK_REDUCE
+    from pipelines.vllm.rocm import AITER, CAST, PARTS, QUICK_REDUCE
 
     for name in (AITER, QUICK_REDUCE, CAST, *(f"{AITER}_{part.upper()}" for part in PARTS)):
         assert name in envs.environment_variables
@@ -602,4 +602,4 @@ def test_a_folder_of_that_name_is_no_vllm(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_pipeline_does_not_stand_in_vllms_place() -> None:
     spec = importlib.util.find_spec("vllm")
     assert spec is None or spec.origin is None or Path(spec.origin).name == "__init__.py"
-    assert sys.modules["pipelines.vllm"].__file__ == str(ROOT / "pipelines/vllm.py")
+    assert sys.modules["pipelines.vllm.pipeline"].__file__ == str(ROOT / "pipelines/vllm/pipeline.py")

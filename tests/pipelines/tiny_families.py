@@ -16,7 +16,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from tokenizers.processors import TemplateProcessing
 
-from pipelines.embedded.t2v_text import TEXT_DIM, build_text_encoder, build_tokenizer
+from pipelines.embedded.training.t2v.text import TEXT_DIM, build_text_encoder, build_tokenizer
 from workloads.world.scenes import vocabulary
 
 TEXT_TO_VIDEO = ("wan21", "wan22", "wan22_5b", "ltx", "cogvideox", "hunyuan", "mochi")

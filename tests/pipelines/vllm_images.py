@@ -16,8 +16,8 @@ import msgspec
 import torch
 
 from pipelines.base import Pipeline
-from pipelines.transformers_vlm import TransformersVLM
-from pipelines.vllm import Vllm
+from pipelines.transformers.vlm import TransformersVLM
+from pipelines.vllm.pipeline import Vllm
 from workloads.records import Query, Sample
 from workloads.vlm import VisionLanguage
 

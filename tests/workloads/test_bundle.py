@@ -15,8 +15,8 @@ import pytest
 from configs.errors import ConfigError, PluginError
 from metrics.report import build_report
 from metrics.rescored import report_bytes
-from pipelines.provenance import seal, write_manifest
-from pipelines.resume import prepare_rest
+from pipelines.launcher.provenance import seal, write_manifest
+from pipelines.launcher.resume import prepare_rest
 from tests.conftest import QUICK, SuiteRun, last_line, read_report, record
 from tests.metrics.conftest import write_run
 from workloads.records import Record, Sample
@@ -42,7 +42,7 @@ FRAIL = """
 import os, time
 from dataclasses import dataclass
 from configs.registry import register
-from pipelines.toy_t2v import ToyT2V
+from pipelines.toy.t2v import ToyT2V
 
 @register("frail")
 @dataclass

@@ -18,7 +18,7 @@ from configs.errors import ConfigError
 from metrics.base import Run
 from metrics.canaries import listen
 from metrics.first_frame_psnr import FirstFramePsnr
-from pipelines.toy_i2v import ToyI2V
+from pipelines.toy.i2v import ToyI2V
 from tests.conftest import QUICK, SuiteRun, last_line, read_report
 from workloads.i2v import ImageToVideo
 from workloads.readers.image_file import fitted, read_image

@@ -12,7 +12,7 @@ from PIL import Image
 
 from configs.errors import ConfigError
 from configs.registry import make
-from pipelines.toy_vlm import ToyVLM
+from pipelines.toy.vlm import ToyVLM
 from workloads.records import Query, Sample
 from workloads.vlm import VisionLanguage
 from workloads.world.scenes import BACKGROUNDS, Group, Scene, is_held_out

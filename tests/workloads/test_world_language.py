@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pipelines.toy_llm import solve
+from pipelines.toy.llm import solve
 from workloads.world.language import LAST_NUMBER, TASKS, draw_item, is_unseen
 
 

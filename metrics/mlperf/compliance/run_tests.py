@@ -1,0 +1,94 @@
+"""LoadGen tests with other settings than the run's: MLPerf's compliance tests, all of one launch, on a pipeline that is loaded once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from configs.errors import ConfigError
+from configs.registry import make
+from configs.run_config import RunConfig
+from pipelines.base import Pipeline
+from pipelines.distributed.replica import check_parallelism, join_replica
+from pipelines.launcher.launch import Ranks, Test, begin_run, check_process_count, join_ranks, leave_ranks, share, signals_as_interrupts
+from pipelines.launcher.provenance import seal, write_manifest, write_system
+from workloads.base import Workload
+from workloads.records import Sample
+
+
+@dataclass(frozen=True)
+class AuditTest:
+    """settings: LoadGen's, as in an audit.config. folder: the run folder to make of it. fresh: on a pipeline that has answered nothing."""
+
+    name: str
+    config: RunConfig
+    samples: Sequence[Sample]
+    settings: Mapping[str, int]
+    folder: Path
+    fresh: bool = False
+
+
+def check_ranks(num_ranks: int, on_cpu: bool, what: str) -> None:
+    """Raises ConfigError, with the command that does better, where this launch has another number of ranks than the run had.
+
+    what: the command line after `suite.py`.
+    """
+    check_process_count()
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started == num_ranks:
+        return
+    processes = "--config_file configs/accelerate/cpu_2.yaml " if on_cpu and num_ranks > 1 else ""
+    better = f"accelerate launch {processes}--num_processes {num_ranks} suite.py {what}" if num_ranks > 1 else f"python suite.py {what}"
+    raise ConfigError(f"the run was made on {num_ranks} ranks and this launch has {started}; use: {better}")
+
+
+def run_audits(audits: Sequence[AuditTest], more: Callable[[AuditTest], Sequence[AuditTest]]) -> None:
+    """Run them one after the other, on all ranks. Raises GivenUpError where one had to be given up.
+
+    more: tests to add after one of them, from what it left; asked on the first rank.
+    """
+    config = audits[0].config
+    workload: Workload = make("workloads", config.workload, config.dataset)
+    with signals_as_interrupts():
+        ranks = join_ranks(config)
+        test: Test | None = None
+        try:
+            for audit in audits:
+                waiting = [audit]
+                while waiting:
+                    one = waiting.pop(0)
+                    if test is None or one.fresh:
+                        if test is not None:
+                            test.pipeline.close()
+                        test = Test(ranks, _pipeline(config, ranks), one.samples, workload.noun)
+                    _run(one, test)
+                    if one is audit:
+                        waiting = share(list(more(audit)) if ranks.rank == 0 else [], ranks)
+        finally:
+            if test is not None:
+                test.pipeline.close()
+        leave_ranks(ranks)
+
+
+def _pipeline(config: RunConfig, ranks: Ranks) -> Pipeline:
+    pipeline: Pipeline = make("pipelines", config.pipeline_name, config.pipeline_options)
+    pipeline.workload = config.workload
+    check_parallelism(config.parallel, config.pipeline_name, pipeline.parallelism)
+    pipeline.replica = join_replica(config.parallel, ranks.rank, ranks.world_size, ranks.device)
+    return pipeline
+
+
+def _run(audit: AuditTest, test: Test) -> None:
+    test.samples = audit.samples
+    if test.ranks.rank == 0:
+        (audit.folder / "media").mkdir(parents=True)
+        begin_run(audit.folder, audit.config, audit.samples)
+        write_system(audit.folder)
+        write_manifest(audit.folder, audit.config, audit.samples)
+        print(f"suite: {audit.name}", file=sys.stderr, flush=True)
+    test.run(audit.config, "performance", audit.folder, audit=dict(audit.settings))
+    if test.ranks.rank == 0:
+        seal(audit.folder)

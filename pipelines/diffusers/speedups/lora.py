@@ -1,0 +1,108 @@
+"""LoRA adapters of a denoiser, such as those that were distilled to answer in few steps. Needs the package peft."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.errors import ConfigError
+from pipelines.diffusers.library_options import build, first_line
+from pipelines.models.embedded import VIDEO_TWO_STEPS
+
+PICKLES = (".pt", ".pth", ".bin", ".ckpt")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """path: a safetensors file, a folder, a hub name, or `embedded`: the embedded model's own, distilled into two steps, whose files are
+    high_noise.safetensors and low_noise.safetensors. weight_name: the file in a folder or on the hub. denoiser: whose it is.
+
+    scale: how much of it counts. fuse: add it to the weights, so that it costs nothing afterwards.
+    """
+
+    path: str
+    weight_name: str | None = None
+    denoiser: str = "transformer"
+    scale: float = 1.0
+    fuse: bool = False
+
+
+class LoraWeights:
+    """One adapter or several. Raises ConfigError where the options are wrong or peft is missing."""
+
+    def __init__(self, options: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]) -> None:
+        self.what = "pipeline 'diffusers_t2v': option 'lora'"
+        each = [options] if isinstance(options, str | Mapping) else list(options)
+        self._adapters = [build(Adapter, self.what, {"path": one} if isinstance(one, str) else one) for one in each]
+        for adapter in self._adapters:
+            if any(file.endswith(PICKLES) for file in (adapter.path, adapter.weight_name or "")):
+                raise ConfigError(f"{self.what}: {adapter.path!r} may run a program when it is read; give a safetensors file")
+            if Path(adapter.path).suffix == ".safetensors" and not Path(adapter.path).is_file():
+                raise ConfigError(f"{self.what}: {adapter.path!r} does not exist")
+        if len({a.fuse for a in self._adapters}) > 1:
+            raise ConfigError(f"{self.what}: some adapters are fused and some are not; fuse all of them, or none")
+        if importlib.util.find_spec("peft") is None:
+            raise ConfigError(f"{self.what} needs a package: pip install peft")
+
+    def apply(self, pipe: Any, denoisers: Mapping[str, Any]) -> None:
+        """Put them into the pipeline's denoisers."""
+        if not hasattr(pipe, "load_lora_weights"):
+            raise ConfigError(f"{self.what}: diffusers reads no LoRA for a {type(pipe).__name__}; leave it out")
+        for number, adapter in enumerate(self._adapters):
+            if adapter.denoiser not in denoisers:
+                raise ConfigError(f"{self.what}: denoiser is {adapter.denoiser!r}, but the model has {', '.join(denoisers)}")
+            second = {"load_into_transformer_2": True} if adapter.denoiser == "transformer_2" else {}
+            try:
+                pipe.load_lora_weights(
+                    str(VIDEO_TWO_STEPS) if adapter.path == "embedded" else adapter.path,
+                    weight_name=adapter.weight_name,
+                    adapter_name=f"lora{number}",
+                    use_safetensors=True,
+                    **second,
+                )
+            except Exception as error:  # diffusers, peft, safetensors and the hub raise many kinds
+                raise ConfigError(f"{self.what}: {adapter.path!r} cannot be used in {adapter.denoiser!r}: {first_line(error)}") from error
+            if not any(f"lora{number}" in layer.lora_A for layer in _layers(denoisers[adapter.denoiser])):
+                raise ConfigError(f"{self.what}: {adapter.path!r} has no weights for the layers of {adapter.denoiser!r}")
+        for name, denoiser in denoisers.items():
+            mine = {f"lora{i}": a.scale for i, a in enumerate(self._adapters) if a.denoiser == name}
+            if mine:
+                denoiser.set_adapters(list(mine), weights=list(mine.values()))
+                if self._adapters[0].fuse:
+                    denoiser.fuse_lora(adapter_names=list(mine))
+        self._denoisers = denoisers
+
+    def in_force(self) -> str:
+        """Adapters, as the denoisers' layers hold them."""
+        told = []
+        for number, adapter in enumerate(self._adapters):
+            layers = self._layers_of(number, adapter)
+            ranks = sorted({layer.r[f"lora{number}"] for layer in layers})
+            merged = ", fused" if layers and all(layer.merged for layer in layers) else ""
+            where = f"{len(layers)} layers of {adapter.denoiser}, rank {', '.join(map(str, ranks))}"
+            told.append(f"{adapter.weight_name or Path(adapter.path).name} x {adapter.scale:g} in {where}{merged}")
+        return "; ".join(told)
+
+    def fallbacks(self) -> list[str]:
+        """What was asked for and is not in force."""
+        found = []
+        for number, adapter in enumerate(self._adapters):
+            layers = self._layers_of(number, adapter)
+            active = [layer for layer in layers if f"lora{number}" in layer.active_adapters and not layer.disable_adapters]
+            if not active:
+                found.append(f"option lora: {adapter.path} is in force in no layer of {adapter.denoiser}")
+            elif adapter.fuse and not all(layer.merged for layer in layers):
+                found.append(f"option lora: {adapter.path} is not fused")
+        return found
+
+    def _layers_of(self, number: int, adapter: Adapter) -> list[Any]:
+        return [layer for layer in _layers(self._denoisers[adapter.denoiser]) if f"lora{number}" in layer.lora_A]
+
+
+def _layers(denoiser: Any) -> list[Any]:
+    from peft.tuners.lora.layer import LoraLayer
+
+    return [module for module in denoiser.modules() if isinstance(module, LoraLayer)]

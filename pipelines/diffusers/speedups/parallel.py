@@ -1,0 +1,98 @@
+"""A diffusers denoiser on several ranks: its tokens split between them (context), or its two guidance passes (cfg).
+
+Shape letters: B batch, C channels, T frames, H height, W width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+
+from configs.errors import ConfigError
+from pipelines.diffusers.speedups.guidance import PASSES, GuidancePasses
+from pipelines.distributed.replica import Replica
+
+
+def split_tokens(denoiser: Any, replica: Replica, num_tokens: int | None) -> None:
+    """Context parallelism of diffusers: each rank holds a share of the clip's tokens and attends to all of them.
+
+    num_tokens: of one clip, None where not known. Raises ConfigError where they, or the heads, cannot be shared out evenly:
+    diffusers can (`ulysses_anything`, `ring_anything`), but gloo's all-gather cannot, so that it could not be tested.
+    """
+    from diffusers import ContextParallelConfig
+    from diffusers.utils import logging
+
+    settings, name = replica.settings, type(denoiser).__name__
+    degree, kind = settings.context, settings.context_kind
+    if getattr(denoiser, "_cp_plan", None) is None:
+        raise ConfigError(f"parallel.context is {degree}, but diffusers has no plan for splitting a {name}; leave it out")
+    num_heads = getattr(denoiser.config, "num_attention_heads", degree)
+    if kind == "ulysses" and num_heads % degree:
+        raise ConfigError(f"parallel.context is {degree} (ulysses), but a {name} of {num_heads} heads is split; give a divisor of them")
+    if num_tokens is not None and num_tokens % degree:
+        raise ConfigError(f"parallel.context is {degree}, but a clip of this size has {num_tokens} tokens; give a divisor of them")
+    if kind == "ring":
+        denoiser.set_attention_backend(_ring_backend(denoiser))
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()  # it warns that this is experimental, on every rank
+    try:
+        with _one_device_at_least():
+            denoiser.enable_parallelism(config=ContextParallelConfig(**{f"{kind}_degree": degree}, mesh=replica.mesh))
+    finally:
+        logging.set_verbosity(before)
+
+
+def _ring_backend(denoiser: Any) -> str:
+    """A kernel that also returns the log-sum-exp, with which a ring's parts are added up; torch's default one does not."""
+    if denoiser.device.type == "cpu":
+        raise ConfigError(
+            "parallel.context_kind is 'ring', which needs attention that returns its log-sum-exp; diffusers has none for a CPU; use ulysses"
+        )
+    if denoiser.dtype == torch.float32:
+        raise ConfigError("parallel.context_kind is 'ring', whose attention kernel has no float32; use bfloat16, float16 or ulysses")
+    return "_native_flash"
+
+
+@contextlib.contextmanager
+def _one_device_at_least() -> Iterator[None]:
+    """diffusers 0.42 divides by the number of accelerators, which is 0 on a CPU (modeling_utils.py, _resolve_parallel_config)."""
+    count = max(torch.accelerator.device_count(), 1)
+    with mock.patch.object(torch.accelerator, "device_count", return_value=count):
+        yield
+
+
+class SplitGuidance(GuidancePasses):
+    """Makes one of a step's two guidance passes on this rank, and takes the other from the rank that makes it.
+
+    The rank whose pass is the second gives an answer yet to be filled at once, makes its own pass at the second call while its peer, done
+    with the first, waits there for it; then they exchange.
+    """
+
+    def __init__(self, denoiser: Any, replica: Replica) -> None:
+        super().__init__(denoiser, "parallel.cfg is 2")
+        assert replica.mesh is not None
+        self._group = replica.mesh["cfg"].get_group()
+        self._own = PASSES[replica.mesh["cfg"].get_local_rank()]
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, return_dict: bool = True, **kwargs: Any) -> Any:
+        self._expect_its_turn(return_dict)
+        if self._now == self._own:
+            noise_BCTHW: torch.Tensor = self._denoise(hidden_states, *args, return_dict=False, **kwargs)[0].contiguous()
+        else:
+            noise_BCTHW = self._empty(hidden_states)
+        if self._first is None:
+            self._first = noise_BCTHW
+            return (noise_BCTHW,)
+        both = (self._first, noise_BCTHW)
+        self._first = None
+        mine = both[PASSES.index(self._own)]
+        gathered = [torch.empty_like(mine) for _ in PASSES]
+        dist.all_gather(gathered, mine, group=self._group)
+        for target, source in zip(both, gathered, strict=True):
+            target.copy_(source)
+        return (both[1],)

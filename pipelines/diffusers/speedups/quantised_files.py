@@ -1,0 +1,128 @@
+"""Denoisers whose weights come quantised: GGUF files, and folders written by AMD's Quark.
+
+GGUF files are read by diffusers: weights stay packed and are unpacked at every use. Quark's folders are read by its own integration
+with diffusers (amd-quark 0.13): MXFP4 and its other formats stay packed as well and, unless `native`, are unpacked at every use;
+natively they are multiplied as they are by AITER.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from configs.errors import ConfigError
+from pipelines.devices.accelerators import require
+from pipelines.diffusers.library_options import first_line
+
+GGUF_MAGIC = b"GGUF"
+
+
+class Place(NamedTuple):
+    """A folder or hub name, and its revision."""
+
+    folder: str
+    revision: str | None
+
+
+@dataclass(frozen=True)
+class GgufFiles:
+    """file: of a model with one denoiser. files: by the denoiser's name, where it has two."""
+
+    file: str | None = None
+    files: dict[str, str] | None = None
+    modules_to_not_convert: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.file is None) == (self.files is None):
+            raise ValueError("give 'file', or for a model with two denoisers 'files', such as {transformer: A.gguf, transformer_2: B.gguf}")
+
+    def of(self, what: str, denoisers: Sequence[str]) -> dict[str, Path]:
+        """The file of each denoiser. Raises ConfigError where one is missing, too many, or no GGUF file."""
+        given = self.files if self.files is not None else {denoisers[0]: str(self.file)}
+        if set(given) != set(denoisers):
+            names = ", ".join(denoisers)
+            raise ConfigError(f"{what} has files for {', '.join(given)}, but the model has {names}; give one for each in 'files'")
+        for name, file in given.items():
+            if not Path(file).is_file():
+                raise ConfigError(f"{what}: file {file!r} of {name} does not exist")
+            with Path(file).open("rb") as stream:
+                if stream.read(len(GGUF_MAGIC)) != GGUF_MAGIC:
+                    raise ConfigError(f"{what}: {file!r} is not a GGUF file")
+        return {name: Path(given[name]) for name in denoisers}
+
+
+@dataclass(frozen=True)
+class QuarkFolder:
+    """native: multiply packed weights by AITER's kernels, on AMD's GPUs that have the format."""
+
+    native: bool = False
+
+
+def read_gguf(files: GgufFiles, what: str, place: Place, empty: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """Each denoiser from its file. place: where their configuration is read. empty: the denoisers on the meta device."""
+    from diffusers import GGUFQuantizationConfig
+
+    read = {}
+    for name, file in files.of(what, list(empty)).items():
+        kind: Any = type(empty[name])
+        config = GGUFQuantizationConfig(compute_dtype=dtype)
+        config.modules_to_not_convert = list(files.modules_to_not_convert or ())
+        given = {
+            "config": place.folder,
+            "subfolder": name,
+            "config_revision": place.revision,
+            "quantization_config": config,
+            "dtype": dtype,
+        }
+        try:
+            model = kind.from_single_file(str(file), **given)
+        except Exception as error:  # diffusers and gguf raise many kinds, on damage as on another model's weights
+            raise ConfigError(f"{what}: {str(file)!r} cannot be read as the {kind.__name__} of {name!r}: {first_line(error)}") from error
+        if missing := [n for n, p in model.named_parameters() if p.is_meta]:
+            raise ConfigError(f"{what}: {str(file)!r} lacks {len(missing)} weights of the {kind.__name__}, first {missing[0]}")
+        read[name] = model
+    return read
+
+
+def know_quark(what: str) -> None:
+    """Make diffusers read Quark's folders. Raises ConfigError where amd-quark is not installed, or too old."""
+    if importlib.util.find_spec("quark") is None:
+        raise ConfigError(f"{what} needs a package: pip install amd-quark")
+    try:
+        importlib.import_module("quark.integrations.diffusers")
+    except Exception as error:  # it compiles kernels when it is imported, which can fail in many ways
+        raise ConfigError(f"{what} needs an amd-quark that reads diffusers' models, 0.13 or later: {first_line(error)}") from error
+
+
+def check_native(what: str, device: torch.device) -> None:
+    """Refuse `native` where there are no kernels for it."""
+    require(f"{what} with native: true", device, "aiter")
+    if importlib.util.find_spec("aiter") is None:
+        raise ConfigError(f"{what} with native: true needs AITER, which is not installed; leave out native, or use an image that has it")
+
+
+def compute_natively(what: str, denoisers: Mapping[str, Any]) -> None:
+    """Turn Quark's packed layers into AITER's. Raises ConfigError where a denoiser has none that can be."""
+    library: Any = importlib.import_module("quark.torch.quantization.utils")
+    for name, denoiser in denoisers.items():
+        if not library.enable_native_inference(denoiser):
+            raise ConfigError(f"{what} with native: true: AITER has no kernel for the weights of {name!r}; leave out native")
+
+
+def kind_of(layer: torch.nn.Module) -> str | None:
+    """What one of Quark's layers, or a GGUF weight, is stored as; None of any other."""
+    if (quant_type := getattr(getattr(layer, "weight", None), "quant_type", None)) is not None and hasattr(quant_type, "name"):
+        return f"GGUF {quant_type.name}"
+    if not type(layer).__module__.startswith("quark."):
+        return None
+    spec = getattr(getattr(layer, "weight_quantizer", None), "qspec", None)
+    stored = getattr(getattr(spec, "dtype", None), "value", None) or type(layer).__name__
+    scale = getattr(getattr(spec, "scale_format", None), "value", None) or getattr(spec, "scale_format", None)
+    by = "" if type(layer).__name__.startswith("QParams") else f" by {type(layer).__name__}"  # the classes that multiply natively
+    return f"Quark {'mx' if scale == 'e8m0' else ''}{stored}{by}"

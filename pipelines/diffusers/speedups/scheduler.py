@@ -1,0 +1,94 @@
+"""Another scheduler than the checkpoint's own, with the checkpoint's shift and prediction carried over."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from configs.errors import ConfigError, unknown
+from pipelines.diffusers.library_options import first_line, named
+
+SHIFTS = ("flow_shift", "shift")  # one thing under two names
+
+
+class SchedulerChoice:
+    """A class of diffusers with parameters of its own, such as {name: FlowMatchEulerDiscreteScheduler, shift: 5}.
+
+    Raises ConfigError where there is no such class, or it has no such parameter.
+    """
+
+    def __init__(self, options: str | Mapping[str, Any]) -> None:
+        import diffusers
+
+        known = [n for n in dir(diffusers.schedulers) if n.endswith("Scheduler") and not n.startswith(("Flax", "_"))]
+        self.name, given = named("pipeline 'diffusers_t2v'", "scheduler", options, known)
+        self.what = f"pipeline 'diffusers_t2v': scheduler {self.name!r}"
+        self._class: Any = getattr(diffusers, self.name)
+        self._takes = set(inspect.signature(self._class.__init__).parameters) - {"self"}
+        for option in given:
+            if option not in self._takes:
+                raise ConfigError(f"{self.what} has {unknown('option', option, self._takes)}")
+        self._given = given
+
+    def apply(self, pipe: Any, num_steps: int) -> None:
+        """Put it into the pipeline. Raises ConfigError where it cannot follow the model's predictions, or draws noise of its own."""
+        own = pipe.scheduler
+        if _is_flow(own) and not (self.name.startswith("FlowMatch") or "use_flow_sigmas" in self._takes):
+            raise ConfigError(f"{self.what} knows no flow matching, which the model was trained for; give one that does, or leave it out")
+        if not _is_flow(own) and self.name.startswith("FlowMatch"):
+            raise ConfigError(f"{self.what} is for flow matching, which the model was not trained for; leave it out")
+        try:
+            made = self._class.from_config(own.config, **self._carried_over(own), **self._given)
+            draws = _draws(made, num_steps)
+        except (ValueError, TypeError, NotImplementedError, AttributeError, IndexError) as error:
+            raise ConfigError(f"{self.what} does not work with {num_steps} steps: {first_line(error)}") from error
+        if draws:
+            raise ConfigError(
+                f"{self.what} adds noise at every step, which a {type(pipe).__name__} draws without the query's seed; a query would "
+                "get another answer each time; give one that adds none"
+            )
+        pipe.scheduler = made
+
+    def in_force(self, pipe: Any) -> str:
+        values = ", ".join(f"{option}={pipe.scheduler.config.get(option)}" for option in self._given)
+        return type(pipe.scheduler).__name__ + (f" ({values})" if values else "")
+
+    def fallbacks(self, pipe: Any) -> list[str]:
+        """What was asked for and is not in force."""
+        found = [] if type(pipe.scheduler) is self._class else [f"scheduler is {type(pipe.scheduler).__name__}, not {self.name}"]
+        wrong = {o: pipe.scheduler.config.get(o) for o, v in self._given.items() if pipe.scheduler.config.get(o) != v}
+        return found + [f"scheduler option {option} is {value}, not {self._given[option]}" for option, value in wrong.items()]
+
+    def _carried_over(self, own: Any) -> dict[str, Any]:
+        carried: dict[str, Any] = {}
+        if _is_flow(own) and "use_flow_sigmas" in self._takes:
+            carried = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+        shift = next((own.config[name] for name in SHIFTS if own.config.get(name) is not None), None)
+        carried |= {name: shift for name in SHIFTS if name in self._takes and shift is not None}
+        return {name: value for name, value in carried.items() if name in self._takes and name not in self._given}
+
+
+def _is_flow(scheduler: Any) -> bool:
+    config = scheduler.config
+    return (
+        type(scheduler).__name__.startswith("FlowMatch")
+        or bool(config.get("use_flow_sigmas"))
+        or config.get("prediction_type") == "flow_prediction"
+    )
+
+
+def _draws(scheduler: Any, num_steps: int) -> bool:
+    """Whether an answer of nothing but noughts depends on the process's own random numbers."""
+    ends = []
+    for seed in (0, 1):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            scheduler.set_timesteps(num_steps)
+            latents = torch.ones(1, 1, 1, 2, 2)
+            for t in scheduler.timesteps:
+                latents = scheduler.step(torch.zeros_like(latents), t, latents, return_dict=False)[0]
+            ends.append(latents)
+    return not torch.equal(*ends)

@@ -1,0 +1,260 @@
+"""Connections to one or several servers, kept alive, on a thread with an event loop of its own.
+
+Queries come from the pipeline's thread and events go back by a queue. What goes wrong with one of them is its failed Response.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import random
+import ssl
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import aiohttp
+import msgspec
+
+from configs.errors import ConfigError
+from pipelines.base import Event, Response
+from pipelines.distributed.dispatch import PushDispatch, ReplicaState
+from workloads.records import Query, Sample
+
+KEEP_ALIVE_S = 4.0  # uvicorn, under vLLM and SGLang, closes an idle connection after 5 s; a request on its way then would be lost
+FEW = 300  # characters of a server's own words in an error
+
+
+class Trouble(Exception):  # noqa: N818  (of one query, not of the program)
+    """Why a query has no answer. passing: another try may help."""
+
+    def __init__(self, message: str, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
+
+
+class Exchange(NamedTuple):
+    """One try of one query. say: call it when the first token is there."""
+
+    session: aiohttp.ClientSession
+    url: str
+    sample: Sample
+    query: Query
+    say: Callable[[], None]
+
+
+Talk = Callable[[Exchange], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """How servers are reached; as the options of `endpoint`."""
+
+    urls: tuple[str, ...]
+    policy: str
+    per_url: int
+    timeout_s: float
+    connect_timeout_s: float
+    retries: int
+    back_off_s: float
+    tls_verify: bool | str
+
+
+class Listing(NamedTuple):
+    """What a server says of itself. models: None where it has no such list."""
+
+    models: list[str] | None
+    server: str
+
+
+@dataclass(slots=True)
+class _Item:
+    sample: Sample
+    query: Query
+    since: float
+    sample_index: int
+    expected: float = 0.0  # for PushDispatch
+
+
+class Client:
+    """Raises ConfigError where the authorities' file cannot be read."""
+
+    def __init__(self, connections: Connections, key: str | None) -> None:
+        self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self.talk: Talk | None = None
+        self._how, self._secret = connections, key
+        self._dispatch = PushDispatch(connections.policy)
+        for place in range(len(connections.urls)):
+            self._dispatch.join(ReplicaState(place, connections.per_url, 1.0, True))
+        self._tasks: set[asyncio.Task[None]] = set()
+        tls = _tls(connections.tls_verify)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="endpoint", daemon=True)
+        self._thread.start()
+        self._session = asyncio.run_coroutine_threadsafe(self._open(tls), self._loop).result()
+
+    def models(self) -> list[Listing]:
+        """Of every server, in order. Raises ConfigError where one cannot be reached or refuses."""
+        return [asyncio.run_coroutine_threadsafe(self._models(url), self._loop).result() for url in self._how.urls]
+
+    def submit(self, samples: Sequence[Sample], queries: Sequence[Query]) -> None:
+        now = time.perf_counter()
+        items = [_Item(s, q, now, s.index) for s, q in zip(samples, queries, strict=True)]
+        self._loop.call_soon_threadsafe(self._take, items)
+
+    def check(self) -> None:
+        """Raises RuntimeError where the thread has ended."""
+        if not self._thread.is_alive():
+            raise RuntimeError("the thread with the connections has ended")
+
+    def close(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(timeout=5)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=5)
+        self._loop.close()
+
+    async def _open(self, tls: ssl.SSLContext | bool) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=tls, keepalive_timeout=KEEP_ALIVE_S),
+            timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_connect=self._how.connect_timeout_s, sock_read=None),
+            headers={"Authorization": f"Bearer {self._secret}"} if self._secret else {},
+        )
+
+    async def _close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._session.close()
+
+    async def _models(self, url: str) -> Listing:
+        fix = "start it, or mend pipeline.url"
+        try:
+            async with asyncio.timeout(self._how.connect_timeout_s), self._session.get(f"{url}/v1/models", allow_redirects=False) as answer:
+                server = answer.headers.get("Server", "gives no name")
+                if answer.status in (401, 403):
+                    fix = "give its key by pipeline.api_key_env"
+                    raise Trouble(f"{url}/v1/models: {await _status(answer)}")
+                if answer.status != 200:  # 404 of video servers; 500 of `transformers serve` without a hub cache
+                    return Listing(None, server)
+                listed = await answer.json(content_type=None)
+                return Listing([str(model["id"]) for model in listed["data"]], server)
+        except (Trouble, aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise ConfigError(f"pipeline 'endpoint': {self._shown(_told(error, url, self._how.connect_timeout_s))}; {fix}") from None
+        except (ValueError, KeyError, TypeError):
+            raise ConfigError(f"pipeline 'endpoint': {url}/v1/models answers with no list of models; {fix}") from None
+
+    def _take(self, items: Sequence[_Item]) -> None:
+        self._dispatch.add(items)
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Begin on as many queries as there are connections."""
+        for place, items in self._dispatch.assign(time.perf_counter()):
+            for item in items:
+                assert isinstance(item, _Item)
+                task = self._loop.create_task(self._answer(item, place))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, item: _Item, place: int) -> None:
+        url, began = self._how.urls[place], time.perf_counter()
+        stages = {"client_queue": began - item.since}
+        try:
+            async with asyncio.timeout(self._how.timeout_s):
+                response = await self._try(url, item, stages)
+        except TimeoutError:
+            response = Response(error=f"{url}: no end of the answer within {self._how.timeout_s:g} s (timeout_s)")
+        except Trouble as trouble:
+            response = Response(error=self._shown(str(trouble)))
+        except Exception as error:  # a bug of ours, or a server's that nobody thought of: of this query alone
+            response = Response(error=self._shown(f"{url}: {type(error).__name__}: {error}"))
+        response = msgspec.structs.replace(response, stages=stages | dict(response.stages))
+        self.events.put(Event(item.query.id, response=response))
+        self._dispatch.finished(place, [(item, response.num_input_tokens + response.num_units)], time.perf_counter())
+        self._hand_out()
+
+    async def _try(self, url: str, item: _Item, stages: dict[str, float]) -> Response:
+        assert self.talk is not None
+        said = False
+
+        def say() -> None:
+            nonlocal said
+            said = True
+            self.events.put(Event(item.query.id, first_token_id=0))  # servers tell no ids
+
+        for number in range(self._how.retries + 1):
+            try:
+                return await self.talk(Exchange(self._session, url, item.sample, item.query, say))
+            except (Trouble, aiohttp.ClientError, OSError) as error:
+                passing = error.passing if isinstance(error, Trouble) else isinstance(error, aiohttp.ClientConnectionError | OSError)
+                if said or not passing or number == self._how.retries:
+                    raise Trouble(_told(error, url, self._how.connect_timeout_s)) from None
+            wait_s = self._how.back_off_s * 2**number * random.uniform(0.5, 1.5)
+            stages["back_off"] = stages.get("back_off", 0.0) + wait_s
+            await asyncio.sleep(wait_s)
+        raise AssertionError("the last try returns or raises")
+
+    def _shown(self, text: str) -> str:
+        """Servers quote the key that they refuse."""
+        return text.replace(self._secret, "***") if self._secret else text
+
+
+async def checked(answer: aiohttp.ClientResponse, url: str) -> None:
+    """Raises Trouble unless the status is 200 or thereabouts."""
+    if not 200 <= answer.status < 300:
+        raise Trouble(f"{url}: {await _status(answer)}", passing=answer.status in (429, 500, 502, 503, 504))
+
+
+async def read_json(answer: aiohttp.ClientResponse, url: str) -> dict[str, Any]:
+    await checked(answer, url)
+    try:
+        body = await answer.json(content_type=None)
+    except ValueError:
+        raise Trouble(f"{url}: the answer of status {answer.status} is not JSON") from None
+    if not isinstance(body, dict):
+        raise Trouble(f"{url}: the answer of status {answer.status} is no JSON object")
+    return body
+
+
+def error_text(body: Any) -> str:
+    """A server's own words, of OpenAI's error JSON or another."""
+    found = body.get("error", body.get("detail", body)) if isinstance(body, Mapping) else body
+    if isinstance(found, Mapping):
+        found = found.get("message", found)
+    return " ".join(str(found).split())[:FEW]
+
+
+async def _status(answer: aiohttp.ClientResponse) -> str:
+    text = await answer.text(errors="replace")
+    try:
+        text = error_text(msgspec.json.decode(text))
+    except msgspec.DecodeError:
+        text = " ".join(text.split())[:FEW]
+    return f"status {answer.status} {answer.reason or ''}".rstrip() + (f": {text}" if text else "")
+
+
+def _told(error: Exception, url: str, connect_timeout_s: float) -> str:
+    if isinstance(error, Trouble):
+        return str(error)
+    if isinstance(error, TimeoutError):  # aiohttp's for sockets is one, too
+        return f"{url}: no connection within {connect_timeout_s:g} s (connect_timeout_s)"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return f"{url}: its certificate is not trusted ({error.certificate_error}); name the authority by tls_verify"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"{url}: no connection: {error.os_error.strerror or error.os_error}"
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return f"{url}: the server closed the connection without an answer"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return f"{url}: the answer was cut short"
+    return f"{url}: {type(error).__name__}: {error}"
+
+
+def _tls(verify: bool | str) -> ssl.SSLContext | bool:
+    if isinstance(verify, bool):
+        return verify
+    try:
+        return ssl.create_default_context(cafile=verify)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"pipeline 'endpoint': tls_verify names {verify!r}, which is no file of authorities: {error}") from None

@@ -1,0 +1,238 @@
+"""Any OpenAI-compatible server, or several: vLLM, SGLang, TensorRT-LLM, `transformers serve`, `suite.py serve`, video servers."""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from configs.errors import ConfigError, unknown
+from configs.registry import register
+from pipelines.base import Event, StreamingPipeline
+from workloads.records import Query, Sample
+
+if TYPE_CHECKING:
+    import torch
+
+WORKLOADS = {"chat": ("llm", "vlm"), "completions": ("llm",), "videos": ("t2v",), "video_generations": ("t2v",)}
+OF_TEXTS = ("max_new_tokens", "top_p", "top_k", "system_prompt", "tokenizer")
+OF_VIDEOS = (
+    "num_frames",
+    "height",
+    "width",
+    "num_inference_steps",
+    "guidance_scale",
+    "guidance_scale_2",
+    "negative_prompt",
+    "video_folder",
+)
+NOT_TOLD = "not known: the server does not tell"
+
+
+@register("endpoint")
+@dataclass
+class Endpoint(StreamingPipeline):
+    """None leaves the server's own default; what is not given is not sent.
+
+    url: of the server, without the path, or several: `dispatch` then says who is asked. api: chat (/v1/chat/completions), completions
+    (bare prompts), video_generations (/v1/videos/generations, answered with the video) or videos (/v1/videos, asked every poll_s whether
+    it is done). model: the only one that /v1/models lists where not given. stream: tokens as they come; without, a first token counts when
+    the whole answer is there. temperature: 0 takes the likeliest token; else every query sends its seed. num_frames to negative_prompt: of
+    videos, by diffusers' names. extra: further fields of every request's body.
+    concurrency: connections to each url. batch_size: queries held at the same time, as many as there are connections where it is 0; what
+    waits for one of them is the stage `client_queue`. timeout_s: of one query, from its connection on, tries included; keep it below the
+    run's answer_timeout_s. retries: further tries where a connection is refused or the status is 429 or 5xx, none by default, after
+    back_off_s, twice as long each time; the time counts. tls_verify: false, or a file with the authorities to trust. api_key_env: the
+    variable that holds the key.
+    count_by: whose count of tokens is taken: the server's `usage`, the `deltas` of a stream, or the `tokenizer`, a folder or hub name.
+    video_folder: where videos lie that the server answers with by path. repeats: `alone` where the server promises the same answer to the
+    same question whatever else it is at work on; it is then held to it.
+    """
+
+    url: str | list[str] = "http://127.0.0.1:8000"
+    api: Literal["chat", "completions", "videos", "video_generations"] = "chat"
+    model: str | None = None
+    stream: bool = True
+    max_new_tokens: int | None = None
+    temperature: float | None = 0.0
+    top_p: float | None = None
+    top_k: int | None = None
+    system_prompt: str | None = None
+    num_frames: int | None = None
+    height: int | None = None
+    width: int | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    guidance_scale_2: float | None = None
+    negative_prompt: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+    dispatch: Literal["least_tokens", "shortest_queue", "round_robin"] = "least_tokens"
+    concurrency: int = 32
+    batch_size: int = 0
+    timeout_s: float = 100.0
+    connect_timeout_s: float = 10.0
+    retries: int = 0
+    back_off_s: float = 0.5
+    poll_s: float = 0.1
+    tls_verify: bool | str = True
+    api_key_env: str | None = None
+    count_by: Literal["usage", "deltas", "tokenizer"] = "usage"
+    tokenizer: str | None = None
+    video_folder: str | None = None
+    repeats: Literal["alone", "in_batch", "never"] = "never"
+
+    workloads: ClassVar[tuple[str, ...]] = ("llm", "vlm", "t2v")
+
+    _client: Any = field(default=None, init=False, repr=False)
+    _facts: dict[str, str] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.workloads = WORKLOADS[self.api]  # type: ignore[misc]  # a server's other half is another run
+        for name, low in {"concurrency": 1, "max_new_tokens": 1, "top_k": 1, "retries": 0, "batch_size": 0, "temperature": 0}.items():
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise ConfigError(f"pipeline 'endpoint': option {name!r} is {value}; it must be at least {low}")
+        for name in ("timeout_s", "connect_timeout_s", "back_off_s", "poll_s"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"pipeline 'endpoint': option {name!r} is {getattr(self, name)}; it must be above 0")
+        makes_videos = "t2v" in self.workloads
+        for name in OF_TEXTS if makes_videos else OF_VIDEOS:
+            if getattr(self, name) is not None:
+                raise ConfigError(f"pipeline 'endpoint': option {name!r} does nothing with api: {self.api}; leave it out")
+        if (self.count_by == "tokenizer") != (self.tokenizer is not None):
+            raise ConfigError("pipeline 'endpoint': count_by: tokenizer and the option 'tokenizer' need each other; give both")
+        if self.count_by == "deltas" and not self.stream:
+            raise ConfigError("pipeline 'endpoint': count_by: deltas needs stream: true")
+        if (self.width is None) != (self.height is None):
+            raise ConfigError("pipeline 'endpoint': width and height need each other; give both")
+        if self.api_key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
+            raise ConfigError("pipeline 'endpoint': option 'api_key_env' is no name of a variable; give the name, never the key itself")
+        self._urls = [_base(url) for url in ([self.url] if isinstance(self.url, str) else self.url)]
+        if not self._urls:
+            raise ConfigError("pipeline 'endpoint': option 'url' is empty; give one, such as http://127.0.0.1:8000")
+        self.batch_size = self.batch_size or self.concurrency * len(self._urls)
+
+    def load(self, device: torch.device) -> None:
+        try:
+            import aiohttp  # noqa: F401
+        except ImportError:
+            raise ConfigError("pipeline 'endpoint' needs aiohttp: pip install 'triptych[endpoint]'") from None
+        from pipelines.endpoint.client import Client, Connections
+
+        connections = Connections(
+            tuple(self._urls),
+            self.dispatch,
+            self.concurrency,
+            self.timeout_s,
+            self.connect_timeout_s,
+            self.retries,
+            self.back_off_s,
+            self.tls_verify,
+        )
+        self._client = Client(connections, self._key())
+        found = self._client.models()
+        self._facts = {"server": ", ".join(dict.fromkeys(f.server for f in found)), "model": self._choose_model([f.models for f in found])}
+        self._client.talk = self._make_talk()
+
+    def submit(self, samples: Sequence[Sample], queries: Sequence[Query]) -> None:
+        self._client.submit(samples, queries)
+
+    def step(self, timeout_s: float) -> Sequence[Event]:
+        events: list[Event] = []
+        try:
+            events.append(self._client.events.get(timeout=timeout_s))
+            while True:
+                events.append(self._client.events.get_nowait())
+        except queue.Empty:
+            if not events:
+                self._client.check()
+        return events
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def effective(self) -> Mapping[str, str]:
+        counts = {"usage": "the server's usage", "deltas": "deltas of the stream", "tokenizer": f"tokenizer {self.tokenizer}"}[
+            self.count_by
+        ]
+        sent = {
+            name: getattr(self, name) for name in ("temperature", "top_p", "top_k", "max_new_tokens") if getattr(self, name) is not None
+        }
+        asked = ", ".join(f"{k} {v:g}" for k, v in sent.items()) or "nothing: the server's own defaults"
+        of_texts = {"sampling": f"asked for {asked}", "token_counts": counts, "streamed": str(self.stream)}
+        return {
+            **self._facts,
+            "api": self.api,
+            "urls": ", ".join(self._urls),
+            "connections": f"{self.concurrency} each" + (f", {self.dispatch}" if len(self._urls) > 1 else ""),
+            "retries": f"{self.retries}" + (f", after {self.back_off_s:g} s, doubling" if self.retries else ""),
+            "tls": "not verified" if self.tls_verify is False else "verified where the url is https",
+            **({} if "t2v" in self.workloads else of_texts),
+            **dict.fromkeys(("dtype", "attention", "quantisation", "cache"), NOT_TOLD),
+        }
+
+    def _key(self) -> str | None:
+        if self.api_key_env is None:
+            return None
+        if not (key := os.environ.get(self.api_key_env)):
+            raise ConfigError(f"pipeline 'endpoint': api_key_env names {self.api_key_env!r}, which is not set in the environment, or empty")
+        return key
+
+    def _choose_model(self, listed: Sequence[Sequence[str] | None]) -> str:
+        """What /v1/models of each server lists, None where it has no such list; the name that requests carry."""
+        known = sorted({name for names in listed for name in names or ()})
+        if self.model is not None:
+            if known and self.model not in known:
+                raise ConfigError(f"pipeline 'endpoint': the server has {unknown('model', self.model, known)}")
+            return self.model
+        if len(known) == 1:
+            return known[0]
+        if not known and "t2v" in self.workloads:
+            return "not named"
+        listing = f"lists {', '.join(known)}" if known else "lists no models"
+        raise ConfigError(f"pipeline 'endpoint': the server {listing}; name one: --set pipeline.model=NAME")
+
+    def _make_talk(self) -> Any:
+        model = None if self._facts["model"] == "not named" else self._facts["model"]
+        if "t2v" in self.workloads:
+            from pipelines.endpoint.videos import VideoTalk
+
+            names = ("negative_prompt", "num_frames", "num_inference_steps", "guidance_scale", "guidance_scale_2")
+            settings = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+            size = {"size": f"{self.width}x{self.height}"} if self.width else {}
+            fixed = ({"model": model} if model else {}) | settings | size | self.extra
+            return VideoTalk(fixed, self.api == "videos", self.poll_s, self.video_folder)
+        from pipelines.endpoint.text import TextTalk
+
+        sampling = {"max_tokens": self.max_new_tokens, "temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
+        fixed = {"model": model, **{k: v for k, v in sampling.items() if v is not None}}
+        if self.stream:
+            fixed |= {"stream": True, **({"stream_options": {"include_usage": True}} if self.count_by == "usage" else {})}
+        return TextTalk(fixed | self.extra, self.api == "chat", self.system_prompt, self.count_by, self._load_tokenizer())
+
+    def _load_tokenizer(self) -> Any:
+        if self.tokenizer is None:
+            return None
+        from transformers import AutoTokenizer
+
+        try:
+            return AutoTokenizer.from_pretrained(self.tokenizer)
+        except Exception as error:  # transformers and the hub raise many kinds
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ConfigError(f"pipeline 'endpoint': tokenizer {self.tokenizer!r} cannot be loaded: {reason}") from error
+
+
+def _base(url: str) -> str:
+    """Without the path that is the api's. Raises ConfigError for what is no address, or carries a password."""
+    parts = urllib.parse.urlsplit(url)
+    if parts.username or parts.password:
+        raise ConfigError("pipeline 'endpoint': option 'url' carries a user or a password; give the key by api_key_env")
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ConfigError(f"pipeline 'endpoint': option 'url' is {url!r}; write it as http://HOST:PORT or https://HOST")
+    return url.rstrip("/").removesuffix("/v1")

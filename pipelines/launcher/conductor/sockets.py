@@ -1,0 +1,53 @@
+"""Where the conductor listens: a local socket on one node; TCP with CURVE keys across nodes.
+
+The pair of keys that all workers share is made afresh for every test, and no other key is let in.
+"""
+
+from __future__ import annotations
+
+import zmq
+from zmq.auth.thread import ThreadAuthenticator
+
+from configs.errors import RunError
+from pipelines.launcher.messages import Address
+
+
+def listen(router: zmq.Socket[bytes], folder: str) -> Address:
+    """On this node alone; the socket's file goes into `folder`."""
+    url = f"ipc://{folder}/conductor"
+    router.bind(url)
+    return Address(url)
+
+
+def listen_across_nodes(router: zmq.Socket[bytes], host: str, port: int | None) -> tuple[Address, ThreadAuthenticator]:
+    """On TCP, for whoever has the keys. The authenticator is to be stopped before the socket's context ends.
+
+    host: by which the other nodes know this one. port: any free one where None. Raises RunError where it cannot be had.
+    """
+    conductor_public, conductor_secret = zmq.curve_keypair()
+    worker_public, worker_secret = zmq.curve_keypair()
+    authenticator = ThreadAuthenticator(router.context)
+    authenticator.start()
+    authenticator.configure_curve_callback("*", _Only(worker_public))
+    router.curve_server = True
+    router.curve_publickey, router.curve_secretkey = conductor_public, conductor_secret
+    try:
+        if port is None:
+            port = router.bind_to_random_port("tcp://*")
+        else:
+            router.bind(f"tcp://*:{port}")
+    except zmq.ZMQError as error:
+        raise RunError(f"the conductor cannot listen on port {port or '(any)'}: {error}; choose another by dispatch.port") from None
+    keys = (key.decode() for key in (conductor_public, worker_public, worker_secret))
+    return Address(f"tcp://{host}:{port}", *keys), authenticator
+
+
+class _Only:
+    """Lets one key in."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        """key: in Z85, as zmq.curve_keypair gives it."""
+        return key == self._key

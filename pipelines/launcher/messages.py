@@ -1,0 +1,211 @@
+"""What conductor and workers say to each other: msgspec structs as MessagePack over ZeroMQ, never pickle.
+
+Worker to conductor: Hello, Ready, First, Done, Replayed, Beat, Power, Bye, Failed. Conductor to worker: Work, Replay, Stop; to its
+heartbeat: Beat, Stop.
+One message carries all that is there at the time: never one a token, and under load not one a query.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from workloads.records import Query, Status
+from workloads.run_folder.power_log import MeterFacts, PowerSample
+
+
+class Hello(msgspec.Struct, tag=True, frozen=True):
+    """A worker is there; its model is not loaded yet. host: what a message about its end names."""
+
+    rank: int
+    host: str
+
+
+class Address(msgspec.Struct, frozen=True):
+    """Where the conductor listens. Across nodes with the keys of CURVE: the conductor's public one, and a pair for all workers.
+
+    Keys are handed out through the process group; who has none is not heard.
+    """
+
+    url: str
+    conductor_key: str = ""
+    worker_public_key: str = ""
+    worker_secret_key: str = ""
+
+
+class Ready(msgspec.Struct, tag=True, frozen=True):
+    """The model is loaded and warm. sample_s: seconds a sample took in the last warm-up batch."""
+
+    rank: int
+    batch_size: int
+    sample_s: float
+    device: str
+    effective: dict[str, str]
+    fallbacks: list[str]
+    streams: bool = False  # the pipeline is a StreamingPipeline
+    repeats: str = "alone"  # as in `Pipeline`
+    rests: bool = True
+    requested: dict[str, Any] = {}  # defaults of the options that pipelines/launcher/worker/inspection.py knows
+    found: dict[str, Any] = {}  # what it saw of the model and the packages
+
+
+class Result(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """One query's answer, without the answer itself. Fields as in `Record`.
+
+    tokens: the ids of its tokens where the engine tells, four bytes each, as LoadGen logs them.
+    """
+
+    query_id: int
+    status: Status
+    stages: dict[str, float] = {}
+    step_s: list[float] = []
+    num_units: int = 0
+    num_input_tokens: int = 0
+    first_token_id: int | None = None
+    finish_reason: str | None = None
+    token_gap_s: list[float] = []
+    digest: str = ""
+    media: str | None = None
+    text: str | None = None
+    finite: bool = True
+    error: str | None = None
+    worked: tuple[float, float] | None = None  # on the conductor's clock, as the worker reckons it
+    tokens: bytes = b""
+
+
+class First(msgspec.Struct, tag=True, frozen=True):
+    """These queries' first tokens are there: (query id, token id) each."""
+
+    rank: int
+    tokens: list[tuple[int, int]]
+
+
+class Done(msgspec.Struct, tag=True, frozen=True):
+    """These queries are answered."""
+
+    rank: int
+    results: list[Result]
+
+
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One answer of a replay, as it goes into outcome.json.
+
+    kind: `again` (a timed query once more), `fresh` (what nobody asked before, with the same amount of work), `warm-up` (given before
+    the clock started). query_id, timed_rank: of the timed query, and who answered it; -1 for a warm-up. answer_s: how long it took.
+    busy_s: how long device and processors were at work after it, None where that was not looked at. announced: the first token's id as
+    it was told ahead of the answer.
+    """
+
+    kind: Literal["again", "fresh", "warm-up"]
+    rank: int
+    query_id: int
+    sample_index: int
+    seed: int
+    timed_rank: int = -1
+    answer_s: float | None = None
+    busy_s: float | None = None
+    num_units: int = 0
+    num_steps: int = 0
+    announced: int | None = None
+    first_token_id: int | None = None
+    digest: str = ""
+    media: str | None = None
+    text: str | None = None
+    error: str | None = None
+
+
+class Replayed(msgspec.Struct, tag=True, frozen=True):
+    """Answers of a replay. over: there are no more. backlog_s: how long this rank was busy when the clock had stopped."""
+
+    rank: int
+    answers: list[Answer]
+    over: bool = False
+    backlog_s: float | None = None
+
+
+class Beat(msgspec.Struct, tag=True, frozen=True):
+    """The process of this rank is alive; from the conductor: the conductor is.
+
+    sent: on the worker's clock; the conductor sends it back at once with `at`, on its own. See pipelines/launcher/worker/clock_sync.py.
+    """
+
+    rank: int
+    sent: float = 0.0
+    at: float = 0.0
+
+
+class Power(msgspec.Struct, tag=True, frozen=True):
+    """What this rank's device used since the last message of this kind. facts: in the first one, how it is measured."""
+
+    rank: int
+    samples: list[PowerSample]
+    facts: MeterFacts | None = None
+
+
+class Bye(msgspec.Struct, tag=True, frozen=True):
+    """All media are on disk and the worker is leaving. memory: `host` and, on a GPU, `device` peak bytes.
+
+    signal: what makes it leave before it was told to, such as SIGTERM. clock_offset_s, clock_error_s: how its clock stood to the
+    conductor's, and how far off that may be.
+    """
+
+    rank: int
+    memory: dict[str, int]
+    error: str | None = None
+    signal: str | None = None
+    clock_offset_s: float | None = None
+    clock_error_s: float | None = None
+    effective: dict[str, str] = {}  # as in Ready, now that the test is over
+    found: dict[str, Any] = {}
+
+
+class Failed(msgspec.Struct, tag=True, frozen=True):
+    """The worker could not get ready, or had to give up."""
+
+    rank: int
+    error: str
+
+
+class Work(msgspec.Struct, tag=True, frozen=True):
+    """Queries to answer, as one batch where the pipeline works in batches."""
+
+    queries: list[Query]
+
+
+class Again(msgspec.Struct, frozen=True):
+    """A timed query to answer once more. rank, digest: who answered it, and what with. batch: all that it was answered with, in order,
+    where it has to be asked so again.
+    """
+
+    query: Query
+    rank: int
+    digest: str
+    batch: list[Query] = []
+
+
+class Replay(msgspec.Struct, tag=True, frozen=True):
+    """The clock has stopped; answer these again, one at a time.
+
+    next_id: the first query number that is free. max_s: after so many seconds no further one is begun.
+    """
+
+    queries: list[Again]
+    next_id: int
+    max_s: float
+
+
+class Stop(msgspec.Struct, tag=True, frozen=True):
+    """No more queries will come. why: the cause, where the run was given up."""
+
+    reason: Literal["finished", "aborted"]
+    why: str = ""
+
+
+FromWorker = Hello | Ready | First | Done | Replayed | Beat | Power | Bye | Failed
+FromConductor = Work | Replay | Stop
+
+encode = msgspec.msgpack.Encoder().encode
+decode_from_worker = msgspec.msgpack.Decoder(FromWorker).decode
+decode_from_conductor = msgspec.msgpack.Decoder(FromConductor).decode
+decode_for_heartbeat = msgspec.msgpack.Decoder(Beat | Stop).decode

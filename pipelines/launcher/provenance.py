@@ -1,0 +1,152 @@
+"""Where a run happened and what it was made of: system.json and manifest.json."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from configs.registry import find, names, plugin_file
+from configs.run_config import RunConfig
+from pipelines.devices.accelerators import accelerators
+from pipelines.devices.environment import settings
+from workloads.records import Sample
+from workloads.run_folder.files import prompt_set_hash, read_run, write_json
+from workloads.run_folder.manifest import SCHEMA, file_hashes
+
+PACKAGES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "vllm",
+    "mlcommons_loadgen",
+    "imageio",
+    "av",
+    "numpy",
+    "opencv-python-headless",
+    "scipy",
+)
+
+
+def write_system(folder: Path) -> None:
+    """system.json: processor, memory, accelerators, settings, versions, and the doctor's last examination. Names no host and no user."""
+    write_json(folder / "system.json", {**system_facts(), "doctor": last_examination(folder)})
+
+
+def system_facts() -> dict[str, Any]:
+    """system.json but the doctor's part."""
+    import psutil
+    import torch
+
+    return {
+        "os": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "processor": processor_name(),
+        "num_cpus": os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "accelerators": accelerators(),
+        "rocm": torch.version.hip,
+        "cuda": torch.version.cuda,
+        "environment": settings(os.environ),
+        "packages": package_versions(),
+    }
+
+
+def package_versions() -> dict[str, str | None]:
+    """Of the packages that answers and scores depend on; None where one is not installed."""
+    return {name: _version(name) for name in PACKAGES}
+
+
+def last_examination(folder: Path) -> dict[str, Any] | None:
+    """The newest doctor*.json under outputs/ or beside the run folder that fits this launch; its `time` says when it was made.
+
+    Hosts are numbered in it. None where `suite.py doctor` was not run, or with other ranks.
+    """
+    from pipelines.doctor.examination import as_json, newest_fitting, without_names
+    from pipelines.doctor.findings import findings
+
+    found = newest_fitting((Path("outputs"), folder.resolve().parent))
+    if found is None:
+        return None
+    nameless = without_names(found)
+    return as_json(nameless, findings(nameless))
+
+
+def write_manifest(folder: Path, config: RunConfig, samples: Sequence[Sample], sealed: bool = False) -> None:
+    """manifest.json: what it takes to repeat the run, and the SHA-256 of what it left. sealed: the run has ended; all files are hashed.
+
+    Plugin files that the run was given are kept in plugins/, as they were when it began.
+    """
+    manifest: dict[str, Any] = {
+        "schema": SCHEMA,
+        "run": folder.resolve().name,
+        "sealed": sealed,
+        "seed": config.seed,
+        "prompt_set_sha256": prompt_set_hash(samples),
+        "num_samples": len(samples),
+        "suite_commit": suite_commit(),
+        "config": config.model_dump(),
+        "plugins": _keep_plugins(folder, config),
+        "files": file_hashes(folder, sealed),
+    }
+    write_json(folder / "manifest.json", manifest)
+
+
+def seal(folder: Path) -> None:
+    """Write manifest.json over all files of a run that has ended, however it did."""
+    config, samples, _, _ = read_run(folder)
+    write_manifest(folder, config, samples, sealed=True)
+
+
+def _keep_plugins(folder: Path, config: RunConfig) -> dict[str, str]:
+    """Where those parts of the run come from that are not built in: `metric sharpness` -> plugins/sharp.py, or its package."""
+    metrics = config.metrics or find("workloads", config.workload).default_metrics
+    parts = [("pipelines", config.pipeline_name), ("workloads", config.workload), *(("metrics", name) for name in metrics)]
+    found = {}
+    for kind, name in parts:
+        file = plugin_file(kind, name)
+        origin = names(kind).get(name, "")
+        if file is not None:
+            origin = f"plugins/{file.name}"
+            if not (folder / origin).exists():
+                (folder / "plugins").mkdir(exist_ok=True)
+                shutil.copyfile(file, folder / origin)
+        elif origin.startswith("package "):
+            origin += f" {_version(origin.removeprefix('package '))}"
+        if origin != "built in":
+            found[f"{kind.removesuffix('s')} {name}"] = origin
+    return found
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def suite_commit() -> str | None:
+    """The checkout's commit, with `+changes` where files differ from it; None outside a checkout."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

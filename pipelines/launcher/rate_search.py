@@ -1,0 +1,160 @@
+"""The highest rate at which a server run is still VALID: bracket it, bisect, confirm with one full run.
+
+Every probe is a run folder of its own under probes/, which `suite.py report` can read. search.json holds what they said.
+The confirming run becomes the run itself.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from configs.errors import RunError
+from configs.run_config import RunConfig
+from pipelines.launcher.provenance import seal
+from workloads.loadgen.load_test import read_summary
+from workloads.run_folder.files import write_json
+
+if TYPE_CHECKING:
+    from pipelines.launcher.launch import Test
+
+PROBE_SHARE, MIN_PROBE_S = 0.4, 2.0  # of the full run's minimum duration; and at least so long
+CLOSE_ENOUGH = 1.08  # the search ends when the lowest INVALID rate is at most this far above the highest VALID one
+STEP = 1.6  # from one rate to the next until both kinds were seen
+RETREAT = 0.95  # after a full run that was INVALID
+MAX_PROBES, MAX_CONFIRMATIONS = 14, 6
+
+
+class Probe(NamedTuple):
+    """A test at one rate. Seconds are at the percentile that the limits are for; None where that is not limited."""
+
+    target_qps: float
+    verdict: str
+    completed_per_s: float
+    ttft_s: float | None
+    tpot_s: float | None
+    latency_s: float | None
+    folder: str
+    full: bool
+
+
+def search_rate(config: RunConfig, test: Test, folder: Path) -> list[Probe]:
+    """Find the highest VALID rate; its full run is left in `folder`. Raises RunError where there is none to be found."""
+    probes: list[Probe] = []
+    rate = None if config.load.target_qps == "auto" else float(config.load.target_qps)
+    low = high = None
+    while len(probes) < MAX_PROBES:
+        probe = _probe(config, test, folder, probes, rate, full=False)
+        if probe.verdict == "VALID":
+            low = max(low or 0.0, probe.target_qps)
+        else:
+            high = min(high or math.inf, probe.target_qps)
+        if low is None and high is not None:
+            rate = high / STEP
+        elif high is None and low is not None:
+            rate = low * STEP
+        elif low is not None and high is not None:
+            if high <= low * CLOSE_ENOUGH:
+                break
+            rate = math.sqrt(low * high)
+    if low is None or high is None:
+        tried = ", ".join(f"{p.target_qps:.3g}" for p in probes)
+        seen = "no rate was VALID" if low is None else "every rate was VALID"
+        raise RunError(f"{seen} (tried {tried} queries a second); loosen the limits or set load.target_qps nearer to the right rate")
+    for _ in range(MAX_CONFIRMATIONS):
+        probe = _probe(config, test, folder, probes, low, full=True)
+        if probe.verdict == "VALID":
+            _adopt(folder, probe, test)
+            return probes
+        low *= RETREAT
+    raise RunError(
+        f"short probes were VALID but full runs down to {low / RETREAT:.3g} queries a second were not; set load.target_qps lower"
+    )
+
+
+def _probe(config: RunConfig, test: Test, folder: Path, probes: list[Probe], rate: float | None, full: bool) -> Probe:
+    from pipelines.launcher.launch import begin_run, share
+
+    duration_s = config.load.min_duration_s
+    load = config.load.model_copy(
+        update={
+            "target_qps": "auto" if rate is None else rate,
+            "min_duration_s": duration_s if full else min(duration_s, max(MIN_PROBE_S, duration_s * PROBE_SHARE)),
+        }
+    )
+    own = folder / "probes" / f"{len(probes) + 1:02d}"
+    truth = config.truth if full else config.truth.model_copy(update={"replays": 0})  # a probe's answers are not the run's
+    one = config.model_copy(update={"load": load, "mode": "performance", "truth": truth})
+    if test.ranks.rank == 0:
+        (own / "media").mkdir(parents=True, exist_ok=True)
+        begin_run(own, one, test.samples)
+    outcome = test.run(one, "performance", own)
+    if test.ranks.rank == 0:
+        seal(own)
+    probe = share(_read(own, folder, one, float(outcome.get("target_qps") or 0.0), full) if test.ranks.rank == 0 else None, test.ranks)
+    assert probe is not None
+    probes.append(probe)
+    if test.ranks.rank == 0:
+        _write(folder, config, probes)
+        print(_line(config, probe, len(probes)), file=sys.stderr, flush=True)
+    return probe
+
+
+def _read(own: Path, folder: Path, config: RunConfig, target_qps: float, full: bool) -> Probe:
+    summary = read_summary(own / "performance")
+    percent, limits = f"{config.load.target_percentile * 100:.2f} percentile", config.limits
+
+    def seconds(name: str, limit: float | None) -> float | None:
+        value = summary.get(f"{percent} {name} (ns)")
+        return None if limit is None or value is None else float(value) / 1e9
+
+    return Probe(
+        target_qps,
+        summary.get("Result is", "INVALID"),
+        float(summary.get("Completed samples per second", 0.0)),
+        seconds("first token latency", limits.target_ttft_s),
+        seconds("time to output token", limits.target_tpot_s),
+        seconds("latency", None if limits.by_token else limits.target_latency_s),
+        os.path.relpath(own, folder),
+        full,
+    )
+
+
+def _write(folder: Path, config: RunConfig, probes: Sequence[Probe]) -> None:
+    valid = [p.target_qps for p in probes if p.verdict == "VALID"]
+    full = [p for p in probes if p.full and p.verdict == "VALID"]
+    content = {
+        "limits": config.limits.model_dump(exclude_none=True) | {"percentile": config.load.target_percentile},
+        "probes": [p._asdict() for p in probes],
+        "max_valid_qps": full[-1].target_qps if full else max(valid, default=None),
+        "confirmed": bool(full),
+    }
+    write_json(folder / "search.json", content)
+
+
+def _line(config: RunConfig, probe: Probe, number: int) -> str:
+    limits = config.limits
+    pairs = (
+        ("TTFT", probe.ttft_s, limits.target_ttft_s),
+        ("TPOT", probe.tpot_s, limits.target_tpot_s),
+        ("latency", probe.latency_s, limits.target_latency_s),
+    )
+    shown = ", ".join(f"{name} {value:.3g} of {limit:.3g} s" for name, value, limit in pairs if value is not None and limit is not None)
+    kind = "full run" if probe.full else "probe"
+    return f"{kind} {number}: {probe.target_qps:.4g} queries/s {probe.verdict}  p{config.load.target_percentile * 100:.0f} {shown}"
+
+
+def _adopt(folder: Path, probe: Probe, test: Test) -> None:
+    """Make the confirming run the run itself."""
+    if test.ranks.rank == 0:
+        for item in (folder / probe.folder).iterdir():
+            target = folder / item.name
+            if target.is_dir():
+                shutil.rmtree(target)  # such as the empty media/ of a new run folder
+            item.replace(target)
+        (folder / probe.folder).rmdir()

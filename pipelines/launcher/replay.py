@@ -1,0 +1,237 @@
+"""Answers asked for again when the clock has stopped: which, of whom, and what is noted of them. metrics/truth.py judges it.
+
+A rank answers some timed queries once more, one at a time, some of them another rank's: other answers than the timed ones mean that
+the work depends on being timed, or on the rank. Beside each it is asked something with the same amount of work that nobody has asked
+before: where that takes far longer, what was asked before comes out of a cache. And after an answer there is nothing left to compute.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from pipelines.base import Pipeline, Response, StreamingPipeline
+from pipelines.launcher.messages import Again, Answer, Replay
+from workloads.records import Query, Record, Sample, query_seed
+
+if TYPE_CHECKING:
+    import torch
+
+REPLAY, FRESH = -5, -6  # where a sample's index stands when a seed is drawn
+CACHE_FACTOR = 3.0  # what is asked for the first time may take so many times as long as what was asked before
+TOO_SHORT_S = 0.02  # answers that take less say nothing: the machine's own unsteadiness is as large
+SURE_PAIRS = 10  # asked where the first few look like a cache
+SLICE_S, QUIET_SLICES, BUSY_SHARE = 0.02, 3, 0.1  # quiet: so many slices in a row with less than that share of a processor
+MAX_BUSY_S = 3.0
+BUSY_LOOKS = 3  # pairs after whose timed query it is looked whether the rank rests
+
+
+def plan(records: Iterable[Record], ranks: Sequence[int], count: int, in_batches: bool = False) -> dict[int, list[Again]]:
+    """What each rank is to answer again, `count` at most: where there are others, half of it their answers, which come first.
+
+    in_batches: each query in the batch that it was answered in.
+    """
+    batches: dict[tuple[int, float | None], list[Query]] = {}
+    if in_batches:
+        records = list(records)
+        for record in sorted(records, key=lambda r: r.query_id):
+            batches.setdefault((record.rank, record.started_s), []).append(query_of(record))
+    given: dict[int, list[Again]] = {rank: [] for rank in ranks}
+    room = {rank: {True: count if len(ranks) == 1 else count // 2, False: 0 if len(ranks) == 1 else -(-count // 2)} for rank in ranks}
+    for record in records:
+        if record.status == "done" and (needy := [r for r in ranks if room[r][r == record.rank]]):
+            rank = min(needy, key=lambda r: len(given[r]))
+            room[rank][rank == record.rank] -= 1
+            batch = batches.get((record.rank, record.started_s), [])
+            given[rank].append(Again(query_of(record), record.rank, record.digest, batch))
+        if not any(left for both in room.values() for left in both.values()):
+            break
+    return {rank: sorted(queries, key=lambda again: again.rank == rank) for rank, queries in given.items()}
+
+
+def query_of(record: Record) -> Query:
+    return Query(record.query_id, record.sample_index, record.seed)
+
+
+def digest_of(response: Response) -> str:
+    """SHA-256 of the answer's pixels or text, first 16 hex digits."""
+    content = response.video_THWC.tobytes() if response.video_THWC is not None else (response.text or "").encode()
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+class Replayer:
+    """One rank's part.
+
+    ask: have the pipeline answer a batch; its answers, and the first token's id of the last one as it was announced.
+    keep: write an answer's video under that path of the run folder. shows: whether answers are videos.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        pipeline: Pipeline,
+        samples: Sequence[Sample],
+        device: torch.device,
+        ask: Callable[[Sequence[Sample], Sequence[Query]], tuple[Sequence[Response], int | None]],
+        keep: Callable[[str, Response], None],
+        shows: bool,
+    ) -> None:
+        self._rank, self._pipeline, self._samples, self._device = rank, pipeline, samples, device
+        self._ask, self._keep, self._shows = ask, keep, shows
+        self._next_id = 0
+
+    def answers(self, replay: Replay) -> Iterator[list[Answer]]:
+        """One pair after another: a timed query once more, and something fresh. More of them where the first look like a cache."""
+        self._next_id, until = replay.next_id, time.perf_counter() + replay.max_s
+        given: list[Answer] = []
+        number = 0
+        while replay.queries:
+            asked_all = number >= len(replay.queries) or (number > 0 and time.perf_counter() > until)
+            if asked_all and (number >= SURE_PAIRS or not looks_cached(given)):
+                return
+            answers = self._pair(replay.queries[number % len(replay.queries)], number)
+            given += answers
+            number += 1
+            yield answers
+
+    def warm_up(self, query: Query, response: Response) -> Answer:
+        """An answer from before the clock started, as one of the replay."""
+        media = None if response.video_THWC is None else f"media/warm-up-{self._rank:04d}-{query.id:04d}.mkv"
+        if media:
+            self._keep(media, response)
+        return msgspec.structs.replace(self._answer("warm-up", query, response), media=media)
+
+    def _pair(self, timed: Again, number: int) -> list[Answer]:
+        """In every other pair the fresh one comes first, so that neither always follows the other."""
+        ways = [self._once_more, self._something_fresh]
+        pair = [way(timed, number) for way in (ways if number % 2 == 0 else ways[::-1])]
+        return [answer for answer in pair if answer is not None]
+
+    def _once_more(self, timed: Again, number: int) -> Answer:
+        answer, response = self._timed("again", timed, [self._samples[q.sample_index] for q in _asked(timed)], 0)
+        if self._pipeline.rests and number < BUSY_LOOKS:
+            answer = msgspec.structs.replace(answer, busy_s=busy_s(self._device))
+        if response.video_THWC is not None and answer.digest != timed.digest:
+            answer = msgspec.structs.replace(answer, media=f"media/replay-{self._rank:04d}-{self._next_id:06d}.mkv")
+            self._keep(str(answer.media), response)
+        return answer
+
+    def _something_fresh(self, timed: Again, number: int) -> Answer | None:
+        """The same prompt with another seed; where the answer is a text, with another prompt.
+
+        None where it cannot be asked: followers know the data set's prompts alone.
+        """
+        samples, turn = [self._samples[q.sample_index] for q in _asked(timed)], FRESH - number
+        if not self._shows:
+            if self._pipeline.replica.size > 1 and not isinstance(self._pipeline, StreamingPipeline):
+                return None
+            samples = [unasked(s, query_seed(q.seed, turn)) for s, q in zip(samples, _asked(timed), strict=True)]
+        return self._timed("fresh", timed, samples, turn)[0]
+
+    def _timed(self, kind: str, timed: Again, samples: Sequence[Sample], turn: int) -> tuple[Answer, Response]:
+        """turn: from which new seeds are drawn; 0 for those of the timed queries."""
+        queries = [
+            Query(self._next_id + i, q.sample_index, query_seed(q.seed, turn) if turn else q.seed) for i, q in enumerate(_asked(timed))
+        ]
+        place = next(i for i, q in enumerate(_asked(timed)) if q.id == timed.query.id)
+        self._next_id += len(queries)
+        began = time.perf_counter()
+        responses, announced = self._ask(samples, queries)
+        seconds = time.perf_counter() - began
+        answer = self._answer(kind, Query(timed.query.id, queries[place].sample_index, queries[place].seed), responses[place])
+        return msgspec.structs.replace(answer, timed_rank=timed.rank, answer_s=seconds, announced=announced), responses[place]
+
+    def _answer(self, kind: str, query: Query, response: Response) -> Answer:
+        return Answer(
+            kind,  # type: ignore[arg-type]
+            self._rank,
+            query.id,
+            query.sample_index,
+            query.seed,
+            num_units=response.num_units,
+            num_steps=len(response.step_s),
+            first_token_id=response.first_token_id,
+            digest=digest_of(response),
+            text=response.text,
+            error=response.error,
+        )
+
+
+def _asked(timed: Again) -> Sequence[Query]:
+    """What is asked together: the query alone, or its batch."""
+    return timed.batch or [timed.query]
+
+
+def unasked(sample: Sample, seed: int) -> Sample:
+    """The sample with two words of its prompt changed over; one with images keeps its prompt, and a pixel of each image is another."""
+    rng = random.Random(seed)
+    if sample.images:
+        return dataclasses.replace(sample, images=tuple(_retouched(image, rng) for image in sample.images))
+    words = sample.prompt.split(" ")
+    for _ in range(20):
+        i, j = rng.randrange(len(words)), rng.randrange(len(words))
+        if words[i] != words[j]:
+            words[i], words[j] = words[j], words[i]
+            break
+    else:
+        words += words
+    return dataclasses.replace(sample, prompt=" ".join(words))
+
+
+def _retouched(image: bytes, rng: random.Random) -> bytes:
+    """As a PNG; what is no image stays as it is."""
+    from PIL import Image
+
+    try:
+        picture = Image.open(io.BytesIO(image)).convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return image
+    place = rng.randrange(picture.width), rng.randrange(picture.height)
+    red, *others = picture.getpixel(place)  # type: ignore[misc]
+    picture.putpixel(place, ((red + 1 + rng.randrange(250)) % 256, *others))
+    out = io.BytesIO()
+    picture.save(out, "PNG")
+    return out.getvalue()
+
+
+def looks_cached(answers: Iterable[Answer]) -> bool:
+    """Whether fresh answers took far longer than those given before, each and by its length: a cache, or chance if they are few."""
+    answered = [a for a in answers if a.error is None and a.answer_s is not None]
+    again, fresh = ([a for a in answered if a.kind == kind] for kind in ("again", "fresh"))
+    if not again or not fresh:
+        return False
+    whole = _median_s(fresh) > max(CACHE_FACTOR * _median_s(again), _median_s(again) + TOO_SHORT_S)
+    return whole and _median_s(fresh, True) > CACHE_FACTOR * _median_s(again, True)
+
+
+def _median_s(answers: Sequence[Answer], by_length: bool = False) -> float:
+    return statistics.median((a.answer_s or 0.0) / (max(a.num_units, 1) if by_length else 1) for a in answers)
+
+
+def busy_s(device: torch.device) -> float:
+    """How long the device and this process's other threads go on working; MAX_BUSY_S where that is longer."""
+    import torch
+
+    began = time.perf_counter()
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    last_busy, quiet = time.perf_counter(), 0
+    if last_busy - began < SLICE_S:
+        last_busy = began
+    while quiet < QUIET_SLICES and last_busy - began < MAX_BUSY_S:
+        used_s, since = time.process_time() - time.thread_time(), time.perf_counter()
+        time.sleep(SLICE_S)
+        now = time.perf_counter()
+        if time.process_time() - time.thread_time() - used_s > BUSY_SHARE * (now - since):
+            last_busy, quiet = now, 0
+        else:
+            quiet += 1
+    return round(last_busy - began, 4)

