@@ -31,7 +31,7 @@ import typer
 from configs.command_line import VerdictCommand
 
 if TYPE_CHECKING:
-    from metrics.report import Report
+    from metrics.report.report import Report
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, no_args_is_help=False)
 
@@ -150,8 +150,8 @@ def compare(
     """Compare runs: speed-ups with intervals, speed per device, geometric means over workloads, and quality beside every speed."""
     from configs.errors import ConfigError
     from configs.registry import load_plugin_file
-    from metrics.compare import compare as compare_runs
-    from metrics.compare_html import print_comparison, write_comparison
+    from metrics.compare.compare import compare as compare_runs
+    from metrics.compare.html import print_comparison, write_comparison
 
     if output.suffix != ".html":
         raise ConfigError(f"--output {str(output)!r} is no page; its name must end in .html")
@@ -188,8 +188,8 @@ def audit(
     """
     from configs.errors import ConfigError
     from configs.registry import load_plugin_file
-    from metrics.audit import audit as compare_runs
-    from metrics.audit_html import print_audit, sentence, write_audit
+    from metrics.audit.audit import audit as compare_runs
+    from metrics.audit.html import print_audit, sentence, write_audit
 
     if output.suffix != ".html":
         raise ConfigError(f"--output {str(output)!r} is no page; its name must end in .html, and the JSON goes beside it")
@@ -216,8 +216,8 @@ def sample_size(
 ) -> None:
     """How many prompts an audit needs to show that a candidate is not worse, from a run's own scores."""
     from configs.registry import load_plugin_file
-    from metrics.sample_size import plan
-    from metrics.sample_size_text import plain, print_plan
+    from metrics.audit.sample_size import plan
+    from metrics.audit.sample_size_text import plain, print_plan
 
     for path in plugin or []:
         load_plugin_file(path)
@@ -238,8 +238,8 @@ def comply(
     Those that are in the folder already stay. Exit codes: 0 all hold, or MLPerf asks for none; 3 one fails or cannot be held; 1 an error.
     """
     from configs.registry import load_plugin_file
-    from metrics.comply import comply as hold
-    from metrics.comply import line, print_table
+    from metrics.mlperf.compliance.comply import comply as hold
+    from metrics.mlperf.compliance.comply import line, print_table
 
     for path in plugin or []:
         load_plugin_file(path)
@@ -271,9 +271,9 @@ def submit(
     """
     from configs.errors import ConfigError
     from configs.registry import load_plugin_file
-    from metrics.submission import write_submission
-    from metrics.submission_check import check as check_submission
-    from metrics.submission_check import print_refusals
+    from metrics.mlperf.submission.check import check as check_submission
+    from metrics.mlperf.submission.check import print_refusals
+    from metrics.mlperf.submission.write import write_submission
     from workloads.mlperf.run_rules import UNVERIFIED
 
     for path in plugin or []:
@@ -303,7 +303,7 @@ def combine(
     output: Annotated[Path, typer.Option(help="The page to write.")] = Path("outputs/combined.html"),
 ) -> None:
     """Write one page over several runs, such as the three panels."""
-    from metrics.combined_report import write_combined
+    from metrics.report.html.combined import write_combined
 
     write_combined(runs, output)
     typer.echo(str(output))
@@ -402,9 +402,9 @@ def run_code(
 
     Nothing else ever runs them. They get no network, no file to write and none to read but Python's, and no more time than --timeout.
     """
-    from metrics.code_results import run_code as run_all
-    from metrics.code_sandbox import Limits
-    from metrics.report import load_run
+    from metrics.mlperf.accuracy.code_results import run_code as run_all
+    from metrics.mlperf.accuracy.code_sandbox import Limits
+    from metrics.report.report import load_run
 
     found = run_all(load_run(run_folder), tests, Limits(seconds=timeout), workers, weak_sandbox)
     missing = f", {found.untested} have no tests in the files" if found.untested else ""
@@ -421,7 +421,7 @@ def vbench_setup(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
 ) -> None:
     """Make the environment that VBench needs for itself, with pinned packages; some gigabytes are fetched."""
-    from metrics.vbench_environment import plan_setup, set_up
+    from metrics.quality.vbench.environment import plan_setup, set_up
 
     planned = plan_setup(python, directory, torch_index)
     if dry_run:
@@ -439,8 +439,8 @@ def vbench(
     cpu: Annotated[bool, typer.Option("--cpu", help="Without a GPU, in hours.")] = False,
 ) -> None:
     """Let VBench judge a run's videos in its own environment, and make the report again with its score."""
-    from metrics.report import load_run
-    from metrics.vbench_environment import evaluate
+    from metrics.quality.vbench.environment import evaluate
+    from metrics.report.report import load_run
 
     evaluate(load_run(run_folder), directory, cpu)
     _finish(_write_report(run_folder))
@@ -484,8 +484,8 @@ def main() -> None:
 def _write_report(folder: Path, brief: bool = False) -> Report:
     import gc
 
-    from metrics.report import build_report
-    from metrics.report_html import write_html
+    from metrics.report.html.page import write_html
+    from metrics.report.report import build_report
 
     gc.freeze()  # imageio's PyAV plugin collects garbage on every close; spare it the libraries' objects
     built = build_report(folder, brief)
@@ -494,7 +494,7 @@ def _write_report(folder: Path, brief: bool = False) -> Report:
 
 
 def _report_on_bundle(packed: Path, output: Path | None) -> None:
-    from metrics.rescored import print_comparison, report_bytes
+    from metrics.report.report_diff import print_comparison, report_bytes
     from workloads.run_folder.bundle import unpack
 
     folder = unpack(packed, output)
@@ -516,7 +516,7 @@ def _report_briefly(folder: Path) -> None:
 
 def _finish(built: Report, **more: bool | None) -> None:
     """A short table for people on stderr, one JSON line for programs on stdout, and the exit code."""
-    from metrics.report_text import print_summary
+    from metrics.report.terminal import print_summary
 
     print_summary(built)
     _print_last_line(built, **more)
@@ -525,7 +525,7 @@ def _finish(built: Report, **more: bool | None) -> None:
 
 
 def _print_last_line(built: Report, **more: bool | None) -> None:
-    from metrics.report import headline
+    from metrics.report.report import headline
 
     data = built.data
     line = {"run": str(built.run.folder.resolve()), "verdict": data["verdict"], "rules": data["rules"], "verified_by_mlcommons": False}

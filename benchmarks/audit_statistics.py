@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from benchmarks.outcome import conclude
-from metrics.paired import Comparison, compare_shares, further_samples, verdicts
-from metrics.paired_means import mean_intervals, p_mean_at_most
-from metrics.paired_shares import critical, p_difference_at_most, power, score_statistic
-from metrics.pairs_needed import Tail, pairs_for_mean, pairs_for_shares
-from metrics.resampling import bca_mean, log_ratio_intervals
+from metrics.statistics.bootstrap import bca_mean, log_ratio_intervals
+from metrics.statistics.paired import Comparison, compare_shares, further_samples, verdicts
+from metrics.statistics.paired_means import mean_intervals, p_mean_at_most
+from metrics.statistics.paired_proportions import critical, p_difference_at_most, power, score_statistic
+from metrics.statistics.power_analysis import Tail, pairs_for_mean, pairs_for_shares
 
 ALPHA, POWER = 0.05, 0.9
 PAIRS = (30, 64, 128, 248, 300)

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.audited_speedups import ROOT, TIMES, print_row, slug, suite
 from benchmarks.outcome import conclude
-from metrics.paired import compare_shares, verdicts
+from metrics.statistics.paired import compare_shares, verdicts
 
 METRIC = "exact_match"
 MODEL = ROOT / "pipelines/embedded/llm_dense"

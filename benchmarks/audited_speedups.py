@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.outcome import conclude
 from benchmarks.quantised_checkpoints import EXPERTS, write_gguf, write_quark
-from metrics.paired import compare_shares, verdicts
+from metrics.statistics.paired import compare_shares, verdicts
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMES = 10

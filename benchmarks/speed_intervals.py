@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.outcome import conclude
 from configs.run_config import parse_config
 from metrics.base import Run
-from metrics.speed import slowness, speed_up, throughput
+from metrics.performance.speed import slowness, speed_up, throughput
 from workloads.records import Record
 from workloads.t2v import TextToVideo
 

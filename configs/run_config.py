@@ -18,10 +18,10 @@ Scenario = Literal["offline", "server", "interactive", "single_stream", "multi_s
 Mode = Literal["performance", "accuracy", "both"]
 Rules = Literal["quick", "mlperf", "mlperf-v6.0", "mlperf-v6.1"]  # mlperf: the round of the installed LoadGen
 
-# What was asked for and may not be in force: the truth checks that a run can be let off, by name (metrics/truth.py).
+# What was asked for and may not be in force: the truth checks that a run can be let off, by name (metrics/validity/truth_checks.py).
 Fallback = Literal["dtype", "attention", "quantisation", "cache", "compile", "parallel", "packages", "steps", "option"]
 
-# Signs in single answers that make a run INVALID, which a run can be let off, or told how much of to bear, by name (metrics/canaries.py).
+# Canaries (metrics/validity/canaries.py) that a run can be excused from, or be given a tolerance for, by name.
 Canary = Literal["nan", "black", "frozen", "noise", "identical", "unreadable", "empty", "looping", "cut_off", "utf8"]
 
 CONFIGS = Path(__file__).parent

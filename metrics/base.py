@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.run_config import RunConfig
-from metrics.statistics import mean_interval, wilson_interval
+from metrics.statistics.intervals import mean_interval, wilson_interval
 from workloads.base import Workload
 from workloads.records import Record, Sample
 from workloads.run_folder.media import read_video

@@ -1,4 +1,4 @@
-"""Answers asked for again when the clock has stopped: which, of whom, and what is noted of them. metrics/truth.py judges it.
+"""Answers asked for again when the clock has stopped: which, of whom, and what is noted of them. validity/truth_checks.py judges it.
 
 A rank answers some timed queries once more, one at a time, some of them another rank's: other answers than the timed ones mean that
 the work depends on being timed, or on the rank. Beside each it is asked something with the same amount of work that nobody has asked

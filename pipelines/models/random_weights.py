@@ -4,7 +4,7 @@ The network is built on the meta device, without memory, and then takes its memo
 drawn; at no time is there a second copy. transformers models are drawn by their own `_init_weights`, diffusers parts by the
 `reset_parameters` of torch's layers. The seed is fixed: the same architecture is the same network in every run.
 
-Such a network answers nonsense at a real network's price. Its quality is no model's; metrics/report.py withholds it.
+Such a network answers nonsense at a real network's price. Its quality is no model's; metrics/report/report.py withholds it.
 """
 
 from __future__ import annotations

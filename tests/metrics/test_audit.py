@@ -17,11 +17,11 @@ from typer.testing import CliRunner
 
 from configs.errors import ConfigError
 from configs.registry import register
-from metrics.audit import audit
-from metrics.audit_html import write_audit
+from metrics.audit.audit import audit
+from metrics.audit.html import write_audit
 from metrics.base import Run, SampleMetric
-from metrics.plots import BAD, GOOD, SOFT
-from metrics.report import build_report
+from metrics.report.html.plots import BAD, GOOD, SOFT
+from metrics.report.report import build_report
 from pipelines.launcher.provenance import seal
 from suite import app
 from tests.conftest import SuiteRun, last_line, record
@@ -144,7 +144,7 @@ def test_a_bug_is_no_verdict_either(make: Make, monkeypatch: pytest.MonkeyPatch)
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("metrics.audit.audit", broken)
+    monkeypatch.setattr("metrics.audit.audit.audit", broken)
     found = CliRunner().invoke(app, ["audit", "one", "two"])
     assert found.exit_code == 3
     assert "ZeroDivisionError: a bug" in found.stderr

@@ -9,7 +9,7 @@ import pytest
 
 from configs.run_config import Canary, parse_config
 from metrics.base import Run
-from metrics.canaries import TEXT_CANARIES, VIDEO_CANARIES, alarms, listen, loosened, watch_video
+from metrics.validity.canaries import TEXT_CANARIES, VIDEO_CANARIES, alarms, listen, loosened, watch_video
 from tests.conftest import record
 from workloads.world.scenes import caption, render, sample_scene
 

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from metrics import closeness_lpips, closeness_vmaf
 from metrics.base import Run
-from metrics.closeness import closeness
-from metrics.closeness_lpips import Lpips, load_lpips
-from metrics.closeness_text import edit_similarities, token_agreement
-from metrics.closeness_video import psnr, ssim
-from metrics.closeness_vmaf import enlarged, find_ffmpeg, vmaf
+from metrics.similarity import lpips as closeness_lpips
+from metrics.similarity import vmaf as closeness_vmaf
+from metrics.similarity.lpips import Lpips, load_lpips
+from metrics.similarity.pairwise import closeness
+from metrics.similarity.text import edit_similarities, token_agreement
+from metrics.similarity.video import psnr, ssim
+from metrics.similarity.vmaf import enlarged, find_ffmpeg, vmaf
 from tests.conftest import record
 from workloads.run_folder.media import write_video
 

@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 
 import suite
 from configs.errors import ConfigError
-from metrics import code_results
-from metrics.code_results import run_code
-from metrics.code_sandbox import STRONG, Limits, Outcome, fences, run_tests, same_lines
-from metrics.gpt_oss_accuracy import GptOssAccuracy
-from metrics.report import load_run
+from metrics.mlperf.accuracy import code_results
+from metrics.mlperf.accuracy.code_results import run_code
+from metrics.mlperf.accuracy.code_sandbox import STRONG, Limits, Outcome, fences, run_tests, same_lines
+from metrics.mlperf.accuracy.gpt_oss_accuracy import GptOssAccuracy
+from metrics.report.report import load_run
 from tests.conftest import record
 from tests.metrics.conftest import write_run
 from workloads.records import Sample

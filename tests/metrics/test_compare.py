@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 import suite
 from configs.errors import ConfigError
 from metrics.base import Run
-from metrics.combined_report import write_combined
-from metrics.compare import compare
-from metrics.compare_html import quality_svg, speed_up_svg, write_comparison
-from metrics.report import build_report, load_run
-from metrics.speed import Ratio, Speed, geometric_mean, pooled, slowness, speed_up, throughput
+from metrics.compare.compare import compare
+from metrics.compare.html import quality_svg, speed_up_svg, write_comparison
+from metrics.performance.speed import Ratio, Speed, geometric_mean, pooled, slowness, speed_up, throughput
+from metrics.report.html.combined import write_combined
+from metrics.report.report import build_report, load_run
 from pipelines.launcher.provenance import seal
 from tests.conftest import record
 from tests.metrics.conftest import write_run

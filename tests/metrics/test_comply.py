@@ -13,11 +13,12 @@ import pytest
 
 import suite as command
 from configs.errors import ConfigError
-from metrics import comply, report_html
 from metrics.base import Run
-from metrics.comply_verdicts import Verdict, judge
+from metrics.mlperf.compliance import comply
+from metrics.mlperf.compliance.judge import Verdict, judge
 from metrics.mlperf.compliance.run_tests import check_ranks
-from metrics.report import load_run
+from metrics.report.html import page
+from metrics.report.report import load_run
 from pipelines.launcher.provenance import seal
 from pipelines.launcher.worker import worker
 from tests.conftest import record
@@ -352,7 +353,7 @@ def test_a_pipeline_that_caches_is_caught_and_an_honest_one_passes(
     sabotage: bool, verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(report_html, "write_html", lambda report: None)
+    monkeypatch.setattr(page, "write_html", lambda report: None)
     monkeypatch.setattr(worker, "WARM_UP_S", 0.1)
     monkeypatch.setattr(comply, "PAIRS", 1)
     pipeline = {"name": "caches_texts", "prefill_s": 0.15, "sabotage": sabotage, "batch_size": 16}

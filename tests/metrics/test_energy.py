@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from metrics.base import Figure, Run
-from metrics.energy import Energy, withheld
-from metrics.report import build_report
+from metrics.performance.energy import Energy, withheld
+from metrics.report.report import build_report
 from pipelines.launcher.provenance import seal
 from tests.metrics.conftest import write_run
 from workloads.records import Record, Sample

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from metrics.base import Run
-from metrics.latency import Latency, query_latencies
-from metrics.peak_memory import PeakMemory
-from metrics.stages import Stages
-from metrics.throughput import Throughput
+from metrics.performance.latency import Latency, query_latencies
+from metrics.performance.peak_memory import PeakMemory
+from metrics.performance.stages import Stages
+from metrics.performance.throughput import Throughput
 from tests.conftest import record
 
 MakeRun = Callable[..., Run]

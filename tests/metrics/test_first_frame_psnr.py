@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from metrics.base import Run
-from metrics.first_frame_psnr import FirstFramePsnr
+from metrics.quality.first_frame_psnr import FirstFramePsnr
 from tests.conftest import record
 from workloads.records import Sample
 from workloads.vlm import encode_png

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from metrics.base import Figure, Run
-from metrics.gates import hold, reasons
-from metrics.report import build_report
-from metrics.report_html import write_html
-from metrics.report_text import print_summary
+from metrics.report.html.page import write_html
+from metrics.report.report import build_report
+from metrics.report.terminal import print_summary
+from metrics.validity.gates import hold, reasons
 from tests.conftest import record
 from tests.metrics.conftest import write_run
 from workloads.llm import Language

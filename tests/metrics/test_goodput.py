@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from metrics.base import Run
-from metrics.goodput import Goodput
+from metrics.performance.goodput import Goodput
 from tests.conftest import record
 from tests.metrics.conftest import TOKEN_LIMITS
 from workloads.records import Record

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from metrics.base import Run
-from metrics.hierarchical_f1 import HierarchicalF1, Overlap, category, f1, overlap
+from metrics.mlperf.accuracy.hierarchical_f1 import HierarchicalF1, Overlap, category, f1, overlap
 from tests.conftest import record
 
 MakeRun = Callable[..., Run]

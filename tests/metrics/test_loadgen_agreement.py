@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from metrics.base import Run
-from metrics.loadgen_agreement import compare
+from metrics.validity.loadgen_agreement import compare
 from tests.conftest import record
 from tests.metrics.conftest import TOKEN_LIMITS
 from workloads.loadgen.load_test import read_summary

@@ -11,19 +11,27 @@ from typing import Any
 import pytest
 
 from configs.errors import ConfigError, RunError
-from metrics import code_results
 from metrics.base import Run
-from metrics.deepseek_r1_accuracy import DeepseekR1Accuracy
-from metrics.exact_match import ExactMatch
-from metrics.generation_length import GenerationLength
-from metrics.gpt_oss_accuracy import GptOssAccuracy
-from metrics.hierarchical_f1 import HierarchicalF1
-from metrics.math_answers import same_result
-from metrics.reasoning_answers import aime_number, boxed, deepseek_letter, deepseek_program, final_part, gpt_oss_letter, gpt_oss_program
-from metrics.report import load_run
-from metrics.rouge import Rouge
-from metrics.vbench import ALL, FILE, VBench
-from metrics.vbench_environment import evaluate, plan_setup
+from metrics.mlperf.accuracy import code_results
+from metrics.mlperf.accuracy.deepseek_r1_accuracy import DeepseekR1Accuracy
+from metrics.mlperf.accuracy.generation_length import GenerationLength
+from metrics.mlperf.accuracy.gpt_oss_accuracy import GptOssAccuracy
+from metrics.mlperf.accuracy.hierarchical_f1 import HierarchicalF1
+from metrics.mlperf.accuracy.math_answers import same_result
+from metrics.mlperf.accuracy.reasoning_answers import (
+    aime_number,
+    boxed,
+    deepseek_letter,
+    deepseek_program,
+    final_part,
+    gpt_oss_letter,
+    gpt_oss_program,
+)
+from metrics.quality.exact_match import ExactMatch
+from metrics.quality.rouge import Rouge
+from metrics.quality.vbench.environment import evaluate, plan_setup
+from metrics.quality.vbench.metric import ALL, FILE, VBench
+from metrics.report.report import load_run
 from tests.conftest import record
 from tests.metrics.conftest import write_run
 from workloads.mlperf.datasets import MADE_UP, read_source

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from metrics.paired import (
+from metrics.statistics.bootstrap import log_ratio_intervals
+from metrics.statistics.paired import (
     Comparison,
     bca_interval,
     clustered_ratio,
@@ -23,10 +24,9 @@ from metrics.paired import (
     joint_clusters,
     verdicts,
 )
-from metrics.paired_means import mean_intervals, p_mean_at_most
-from metrics.paired_shares import critical, difference_bound, p_difference_at_most, power, score_statistic
-from metrics.pairs_needed import Tail, pairs_for_mean, pairs_for_shares
-from metrics.resampling import log_ratio_intervals
+from metrics.statistics.paired_means import mean_intervals, p_mean_at_most
+from metrics.statistics.paired_proportions import critical, difference_bound, p_difference_at_most, power, score_statistic
+from metrics.statistics.power_analysis import Tail, pairs_for_mean, pairs_for_shares
 
 
 def judged(p_not_worse: float, p_worse: float = 1.0) -> Comparison:

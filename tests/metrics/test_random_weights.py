@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from metrics.report import build_report, headline
-from metrics.report_html import write_html
-from metrics.run_facts import titles
+from metrics.report.html.page import write_html
+from metrics.report.report import build_report, headline
+from metrics.report.run_facts import titles
 from tests.conftest import record
 from tests.metrics.conftest import write_run
 from workloads.records import Sample

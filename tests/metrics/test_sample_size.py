@@ -14,11 +14,11 @@ import pytest
 
 from configs.errors import ConfigError
 from configs.registry import register
+from metrics.audit.sample_size import SEEN, parse_effect, plan
 from metrics.base import Run, SampleMetric
-from metrics.paired_means import p_mean_at_most
-from metrics.paired_shares import critical, power, score_statistic
-from metrics.pairs_needed import FEWEST, Tail, pairs_for_mean, pairs_for_shares
-from metrics.sample_size import SEEN, parse_effect, plan
+from metrics.statistics.paired_means import p_mean_at_most
+from metrics.statistics.paired_proportions import critical, power, score_statistic
+from metrics.statistics.power_analysis import FEWEST, Tail, pairs_for_mean, pairs_for_shares
 from tests.conftest import SuiteRun, last_line, record
 from tests.metrics.conftest import write_run
 from workloads.records import Record, Sample

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from metrics.statistics import mean_interval, min_queries, percentile, percentile_bound, wilson_interval
+from metrics.statistics.intervals import mean_interval, min_queries, percentile, percentile_bound, wilson_interval
 
 
 def test_wilson_interval_of_a_worked_example() -> None:

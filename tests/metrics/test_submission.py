@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 
 import suite as command
 from configs.errors import ConfigError
-from metrics.comply import folder_beside, performance_log_hash
-from metrics.report import build_report, load_run
-from metrics.submission import compliance_of, manifest_hash, write_submission
-from metrics.submission_check import Refusal, check
-from metrics.submission_files import PATTERNS, read_accuracy, truncated, write_mp4
-from metrics.submission_system import HARDWARE, MEANINGFUL, SOFTWARE
+from metrics.mlperf.compliance.comply import folder_beside, performance_log_hash
+from metrics.mlperf.submission.check import Refusal, check
+from metrics.mlperf.submission.files import PATTERNS, read_accuracy, truncated, write_mp4
+from metrics.mlperf.submission.system import HARDWARE, MEANINGFUL, SOFTWARE
+from metrics.mlperf.submission.write import compliance_of, manifest_hash, write_submission
+from metrics.report.report import build_report, load_run
 from pipelines.launcher.provenance import seal
 from tests.conftest import record
 from tests.metrics.conftest import write_run

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from metrics.base import Run
-from metrics.canaries import TEXT_CANARIES, VIDEO_CANARIES, alarms, applying, listen
-from metrics.text_canaries import REPLACEMENT, watch_text
+from metrics.validity.canaries import TEXT_CANARIES, VIDEO_CANARIES, alarms, applying, listen
+from metrics.validity.text_canaries import REPLACEMENT, watch_text
 from tests.conftest import record
 from workloads.world.language import TASKS, draw_item
 

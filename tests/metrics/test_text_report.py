@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from configs.errors import ConfigError
-from metrics.combined_report import write_combined
-from metrics.report import build_report, headline
-from metrics.report_html import label, write_html
-from metrics.text_page import thumbnail, worst_answers
+from metrics.report.html.combined import write_combined
+from metrics.report.html.page import label, write_html
+from metrics.report.html.text_answers import thumbnail, worst_answers
+from metrics.report.report import build_report, headline
 from tests.conftest import record
 from tests.metrics.conftest import TOKEN_LIMITS, write_run
 from workloads.records import Record, Sample

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from metrics.base import Run
-from metrics.exact_match import ExactMatch
-from metrics.rouge import Rouge
+from metrics.quality.exact_match import ExactMatch
+from metrics.quality.rouge import Rouge
 from tests.conftest import record
 
 MakeRun = Callable[..., Run]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from metrics.base import Run
-from metrics.token_latency import TokenLatency
+from metrics.performance.token_latency import TokenLatency
 from tests.conftest import record
 
 MakeRun = Callable[..., Run]

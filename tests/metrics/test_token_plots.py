@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from metrics.plots import latency_svg, stages_svg
-from metrics.token_plots import _in_service, occupancy_svg, search_svg, token_times, waits_svg
+from metrics.report.html.plots import latency_svg, stages_svg
+from metrics.report.html.token_plots import _in_service, occupancy_svg, search_svg, token_times, waits_svg
 from tests.conftest import record
 
 

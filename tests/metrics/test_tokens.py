@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from metrics.base import Run
-from metrics.tokens import Tokens
+from metrics.performance.tokens import Tokens
 from tests.conftest import record
 
 MakeRun = Callable[..., Run]

@@ -9,11 +9,11 @@ import pytest
 from numpy.typing import NDArray
 
 from metrics.base import Run
-from metrics.dynamic_degree import DynamicDegree
-from metrics.motion_smoothness import MotionSmoothness
-from metrics.optical_flow import flow
-from metrics.temporal_flickering import TemporalFlickering
-from metrics.world_score import WorldScore
+from metrics.quality.dynamic_degree import DynamicDegree
+from metrics.quality.motion_smoothness import MotionSmoothness
+from metrics.quality.optical_flow import flow
+from metrics.quality.temporal_flickering import TemporalFlickering
+from metrics.quality.world_score import WorldScore
 from tests.conftest import record
 from workloads.world.scenes import parse_caption, render
 

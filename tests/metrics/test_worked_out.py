@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from configs.errors import ConfigError
-from metrics.audit import audit
-from metrics.compare import compare
-from metrics.report import build_report
-from metrics.sample_size import plan
-from metrics.worked_out import scored_by, scores_by_sample, worked_out
+from metrics.audit.audit import audit
+from metrics.audit.sample_size import plan
+from metrics.compare.compare import compare
+from metrics.report.recompute import scored_by, scores_by_sample, worked_out
+from metrics.report.report import build_report
 from pipelines.launcher.provenance import seal
 from tests.conftest import record
 from tests.metrics.conftest import write_run

@@ -13,7 +13,7 @@ import torch
 
 from configs.errors import ConfigError
 from configs.registry import make
-from metrics.closeness_video import psnr
+from metrics.similarity.video import psnr
 from pipelines.base import Response
 from pipelines.diffusers.t2v import DiffusersT2V
 from tests.conftest import QUICK, SuiteRun, last_line, read_report

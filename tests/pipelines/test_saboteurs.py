@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import suite as command
-from metrics import report_html
+from metrics.report.html import page
 from pipelines.launcher.worker import worker
 from tests.conftest import TWO_RANKS, SuiteRun, read_report
 
@@ -27,7 +27,7 @@ Caught = Callable[..., dict[str, Any]]
 def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Caught:
     """The report of a short run, as suite.py makes it, but in this process."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(report_html, "write_html", lambda report: None)  # half of the time
+    monkeypatch.setattr(page, "write_html", lambda report: None)  # half of the time
     monkeypatch.setattr(worker, "WARM_UP_S", 0.1)
 
     def run(name: str, *changes: str, options: Mapping[str, Any], workload: str = "t2v", num_prompts: int = 8) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from configs.errors import ConfigError
-from metrics.hierarchical_f1 import category
+from metrics.mlperf.accuracy.hierarchical_f1 import category
 from pipelines.base import Response
 from pipelines.embedded.training.vlm.model import (
     END_ID,

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from configs.errors import ConfigError, PluginError
-from metrics.report import build_report
-from metrics.rescored import report_bytes
+from metrics.report.report import build_report
+from metrics.report.report_diff import report_bytes
 from pipelines.launcher.provenance import seal, write_manifest
 from pipelines.launcher.resume import prepare_rest
 from tests.conftest import QUICK, SuiteRun, last_line, read_report, record

@@ -16,8 +16,8 @@ from PIL import Image
 
 from configs.errors import ConfigError
 from metrics.base import Run
-from metrics.canaries import listen
-from metrics.first_frame_psnr import FirstFramePsnr
+from metrics.quality.first_frame_psnr import FirstFramePsnr
+from metrics.validity.canaries import listen
 from pipelines.toy.i2v import ToyI2V
 from tests.conftest import QUICK, SuiteRun, last_line, read_report
 from workloads.i2v import ImageToVideo

@@ -18,9 +18,9 @@ import pytest
 from configs.errors import ConfigError
 from configs.registry import make
 from configs.run_config import RunConfig, load_config, parse_config, read_yaml
-from metrics.report import build_report
-from metrics.report_html import write_html
-from metrics.report_text import print_summary
+from metrics.report.html.page import write_html
+from metrics.report.report import build_report
+from metrics.report.terminal import print_summary
 from metrics.validity.mlperf_rules import departures
 from tests.configs.test_presets import SCENARIOS
 from tests.conftest import record

@@ -174,7 +174,7 @@ class Quantisation:
 
 
 def formats_needed(quant_type: Any) -> list[str]:
-    """What a config of torchao's makes a device compute in, of FEATURES in devices/accelerators.py. Weights alone in a format need nothing."""
+    """What a torchao config computes in, of FEATURES in devices/accelerators.py. Weights alone in a format need nothing."""
     kind = type(quant_type).__name__
     dtypes = [v for v in vars(quant_type).values() if isinstance(v, torch.dtype)] if hasattr(quant_type, "__dict__") else []
     if kind.startswith("NVFP4Dynamic"):

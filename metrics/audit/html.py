@@ -1,0 +1,159 @@
+"""audit.html and the table in the terminal: what audit.json holds, for reading."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from metrics.report.html.page import label, number, render
+from metrics.report.html.plots import BAD, GOOD, GRID, INK, SOFT, new_figure, to_svg
+from workloads.run_folder.files import write_json, write_text
+from workloads.run_folder.media import browser_video, read_video
+
+FPS = 8.0
+COLOURS = {"PASS": GOOD, "FAIL": BAD, "INCONCLUSIVE": SOFT}
+TERMINAL = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "bright_black"}
+SHARES = ("lost", "gained", "McNemar's p")  # columns of right and wrong answers
+CLOSENESS = {  # label, unit, meaning
+    "psnr_db": ("PSNR", "dB", "pixels; more is closer, 100 dB said of equal videos"),
+    "ssim": ("SSIM", "", "structure of the luma; up to 1, which is equal"),
+    "vmaf": ("VMAF", "", "as viewers rate compressed video; up to 100, and near 0 for other content"),
+    "lpips": ("LPIPS", "", "distance in a trained network's features; 0 is equal"),
+    "token_agreement": ("agreement", "", "share of the reference's words and signs before the first that differs"),
+    "edit_similarity": ("edit similarity", "", "1 - Levenshtein distance / length of the longer, over characters"),
+}
+
+
+def write_audit(data: Mapping[str, Any], page: Path) -> Path:
+    """Write the page, and audit.json's content beside it under the page's name; the JSON file."""
+    page.parent.mkdir(parents=True, exist_ok=True)
+    worst = [
+        {**w, "close": closeness_text(w["closeness"]), **{side: _shown(data, side, w[side]) for side in ("reference", "candidate")}}
+        for w in data["worst"]
+    ]
+    shown = {**data, "worst": worst, "forest": forest_svg(data), "sentence": sentence(data), "speed_text": speed_text(data)}
+    shown["metrics"] = [{**m, "p_text": p_text(m["p_difference"])} for m in data["metrics"]]
+    shown["shares"] = any(m["kind"] == "share" for m in data["metrics"])
+    shown["closeness_labels"] = {name: told for name, (told, _, _) in CLOSENESS.items()}
+    shown["closeness_meanings"] = {name: meaning for name, (_, _, meaning) in CLOSENESS.items()}
+    write_text(page, render("audit.html.j2", shown))
+    target = page.with_suffix(".json")
+    write_json(target, data)
+    return target
+
+
+def sentence(data: Mapping[str, Any]) -> str:
+    """What the audit found, in one sentence."""
+    by = {v: [label(m["name"]) for m in data["metrics"] if m["verdict"] == v] for v in ("PASS", "FAIL", "INCONCLUSIVE")}
+    speed = f"The candidate is {speed_text(data)}"
+    if data["verdict"] == "FAIL":
+        return f"{speed}, and worse by more than {data['margin']} in {', '.join(by['FAIL'])}."
+    if data["verdict"] == "PASS":
+        return f"{speed}, and no metric is worse by {data['margin']}."
+    more = [m["further_samples"] for m in data["metrics"] if m["verdict"] == "INCONCLUSIVE"]
+    wanted = (
+        f"about {max(more):,} more prompts would settle it"
+        if all(more)
+        else "no reasonable number of prompts would settle it at this margin"
+    )
+    return (
+        f"{speed}; whether {', '.join(by['INCONCLUSIVE'])} lost {data['margin']} cannot be said from {data['num_pairs']} prompts: {wanted}."
+    )
+
+
+def speed_text(data: Mapping[str, Any]) -> str:
+    """`1.52x as fast (95 % interval 1.48 to 1.56)`."""
+    found = data["speed"]["paired"] or data["speed"]["throughput"]
+    if not found:
+        return "of unknown speed"
+    interval = f" (95 % interval {found['ci95'][0]:.2f} to {found['ci95'][1]:.2f})" if found["ci95"] else ""
+    return f"{found['value']:.2f}x as fast{interval}"
+
+
+def p_text(p: float) -> str:
+    """A chance, as a person would write it."""
+    return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
+
+
+def closeness_text(pair: Mapping[str, Any] | None) -> str:
+    """`PSNR 22.1 dB, SSIM 0.813`, of one pair; empty where it was not compared."""
+    if pair is None:
+        return ""
+    if pair["equal"]:
+        return "equal answers"
+    return ", ".join(f"{told} {number(pair[name], unit)}" for name, (told, unit, _) in CLOSENESS.items() if name in pair)
+
+
+def print_audit(data: Mapping[str, Any]) -> None:
+    """To stderr: the verdict, a sentence, a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        console = Console(stderr=True, highlight=False, width=170)
+    console.print(data["verdict"], style=f"bold {TERMINAL[data['verdict']]}", end="  ")
+    console.print(sentence(data), markup=False)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    shares = any(m["kind"] == "share" for m in data["metrics"])
+    heads = [
+        "metric",
+        "reference",
+        "candidate",
+        "difference",
+        "95 % interval",
+        "margin",
+        *(SHARES if shares else ()),
+        "verdict",
+        "more prompts",
+    ]
+    for i, head in enumerate(heads):
+        table.add_column(head, justify="right" if 0 < i < len(heads) - 2 else "left", no_wrap=True)
+    for m in data["metrics"]:
+        interval = f"{m['ci95'][0]:+.4f} to {m['ci95'][1]:+.4f}" if m["ci95"] else "-"
+        more = "-" if m["verdict"] != "INCONCLUSIVE" else f"{m['further_samples']:,}" if m["further_samples"] else "over 10,000"
+        cells = [number(m["reference"]), number(m["candidate"]), f"{m['difference']:+.4f}", interval, f"{m['margin']:.4f}"]
+        if shares:
+            is_share = m["kind"] == "share"
+            cells += [str(m["losses"]), str(m["gains"]), p_text(m["p_difference"])] if is_share else ["-"] * len(SHARES)
+        table.add_row(m["name"], *cells, m["verdict"], more)
+    console.print(table)
+    for name, why in data["left_out"].items():
+        console.print(f"left out: {name}: {why}", markup=False)
+    console.print(f"margin {data['margin']} ({data['margin_from']})", markup=False)
+    console.print(data["notice"], style="dim", markup=False)
+
+
+def forest_svg(data: Mapping[str, Any]) -> str:
+    """Every metric's difference with its interval, in units of its margin: left of -1 is worse by more than is tolerated."""
+    metrics = data["metrics"]
+    figure = new_figure(7.6, 0.9 + 0.34 * len(metrics))
+    axes = figure.subplots()
+    axes.axvline(0, color=INK, linewidth=1)
+    axes.axvline(-1, color=INK, linewidth=1, linestyle="--")
+    for at, m in enumerate(metrics):
+        value = m["difference"] / m["margin"]
+        low, high = (end / m["margin"] for end in m["ci95"]) if m["ci95"] else (value, value)
+        bars = [[max(0.0, value - low)], [max(0.0, high - value)]]
+        axes.errorbar(value, at, xerr=bars, fmt="o", color=COLOURS[m["verdict"]], capsize=3, markersize=5)
+    axes.set_yticks(range(len(metrics)), [label(m["name"]) for m in metrics])
+    axes.set(xlabel="candidate minus reference, in margins; dashed: the margin; right is better", ylim=(len(metrics) - 0.5, -0.5))
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, -1.3), max(high, 0.3))
+    axes.grid(axis="x", color=GRID)
+    axes.set_axisbelow(True)
+    return to_svg(figure)
+
+
+def _shown(data: Mapping[str, Any], side: str, answer: Mapping[str, Any]) -> dict[str, Any]:
+    """An answer as the page shows it: its video as a data URI, where it can be read."""
+    src = ""
+    if answer["media"]:
+        try:
+            content = browser_video(read_video(Path(data[side]["folder"]) / answer["media"]), FPS)
+            src = "data:video/webm;base64," + base64.b64encode(content).decode()
+        except ValueError as error:
+            return {**answer, "src": "", "text": str(error)}
+    return {**answer, "src": src}

@@ -1,0 +1,117 @@
+"""The small files of an MLPerf submission, and what of a run they say.
+
+Sources: mlcommons/inference at b66003e1, tools/submission/submission_checker/constants.py (fields, patterns, video ids) and
+truncate_accuracy_log.py (what stays of an accuracy log, and its hash).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from configs.registry import make
+from metrics.base import Figure, Run
+from metrics.report.report import has_random_weights, load_run
+from metrics.validity.gates import Held, hold
+from workloads.mlperf.rules import Gate
+from workloads.run_folder.media import read_video
+
+FOLDERS = {"offline": "Offline", "server": "Server", "interactive": "Interactive", "single_stream": "SingleStream"}
+SCENARIOS = {folder: scenario for scenario, folder in FOLDERS.items()}
+MEASUREMENTS = ("input_data_types", "retraining", "starting_weights_filename", "weight_data_types", "weight_transformations")
+PATTERNS = {  # of MLPerf's metrics in accuracy.txt, as the official checker looks for them
+    "ROUGE1": r".*'rouge1':\s+'?([\d.]+)'?.*",
+    "ROUGE2": r".*'rouge2':\s+'?([\d.]+)'?.*",
+    "ROUGEL": r".*'rougeL':\s+'?([\d.]+)'?.*",
+    "ROUGELSUM": r".*'rougeLsum':\s+'?([\d.]+)'?.*",
+    "GEN_LEN": r".*'gen_len':\s([\d.]+).*",
+    "TOKENS_PER_SAMPLE": r".*'tokens_per_sample':\s([\d.]+).*",
+    "exact_match": r".*'exact_match':\s([\d.]+).*",
+    "vbench_score": r".*'vbench_score':\s([\d.]+).*",
+    "F1_HIERARCHICAL": r"\{.*\"f1\":\s*([\d\.]+).*\}",
+}
+_WORDS = {"ROUGE1": "rouge1", "ROUGE2": "rouge2", "ROUGEL": "rougeL", "ROUGELSUM": "rougeLsum", "GEN_LEN": "gen_len"}
+VIDEOS = {"v6.1": (130, 106, 84, 59, 12, 123, 43, 22, 238, 32)}  # ids of Wan's videos that a submission shows
+VIEWABLE_BYTES, MAX_LOG_BYTES = 4096, 10 * 1024  # of an accuracy log: what stays at either end, and what may
+
+
+def measurements(run: Run) -> dict[str, str]:
+    """measurements.json, from what was in force."""
+    ranks: list[dict[str, Any]] = next((o["ranks"] for o in run.outcome.values() if o.get("ranks")), [{}])
+    effective, options = ranks[0].get("effective", {}), run.config.pipeline_options
+    dtype, quantisation = effective.get("dtype", ""), effective.get("quantisation", "none")
+    return {
+        "input_data_types": "uint8 pixels, int64 token ids" if run.config.workload == "vlm" else "int64 token ids",
+        "retraining": "N",
+        "starting_weights_filename": "random weights"
+        if options.get("weights") == "random"
+        else str(options.get("model") or f"as {run.config.pipeline_name} has them"),
+        "weight_data_types": dtype if quantisation == "none" else f"{quantisation}, {dtype}",
+        "weight_transformations": "none" if quantisation == "none" else f"quantised: {quantisation}",
+    }
+
+
+def user_conf(run: Run, scenario: str) -> str:
+    """LoadGen's settings of a run that was not made under MLPerf's rules, which leave their own user.conf."""
+    load = run.config.load
+    lines: dict[str, object] = {"min_duration": round(load.min_duration_s * 1000), "min_query_count": load.min_query_count}
+    if scenario != "single_stream":
+        lines["target_qps"] = run.outcome.get("performance", {}).get("target_qps") or load.target_qps
+    return "".join(f"*.{FOLDERS[scenario].replace('Interactive', 'Server')}.{key} = {value}\n" for key, value in lines.items())
+
+
+def held_gates(folder: Path) -> list[Held]:
+    """The benchmark's gates, held against figures that are computed from the run's records now."""
+    run = load_run(folder)
+    figures: dict[str, Figure] = {}
+    for name in () if has_random_weights(run) else run.config.metrics or run.workload.default_metrics:
+        figures |= make("metrics", name, {}).compute(run)
+    return [gate for gate in hold(run, figures) if "MLPerf" in gate.of]
+
+
+def accuracy_text(held: Sequence[Held], gates: Sequence[Gate], digest: str) -> str:
+    """accuracy.txt. A gate that has no value has no line."""
+    values = {gate.figure: gate.value for gate in held if gate.value is not None}
+    found = {gate.metric: values[gate.figure] for gate in gates if gate.figure in values}
+    f1 = found.pop("F1_HIERARCHICAL", None)
+    lines = [f'{{"category": {{"f1": {f1:.6f}}}}}'] if f1 is not None else []
+    if found:
+        lines.append("{" + ", ".join(f"'{_WORDS.get(metric, metric.lower())}': {value:.4f}" for metric, value in found.items()) + "}")
+    return "\n".join([*lines, f"hash={digest}"]) + "\n"
+
+
+def read_accuracy(text: str) -> tuple[dict[str, float], str | None]:
+    """MLPerf's metrics in an accuracy.txt, and the hash of the log."""
+    found: dict[str, float] = {}
+    for line in text.splitlines():
+        for metric, pattern in PATTERNS.items():
+            if (match := re.match(pattern, line)) and metric not in found:
+                found[metric] = float(match[1])
+    digest = re.search(r"^hash=(\w+)$", text, re.MULTILINE)
+    return found, digest[1] if digest else None
+
+
+def truncated(log: bytes) -> bytes:
+    """An accuracy log as it is submitted: both ends of it."""
+    if len(log) <= MAX_LOG_BYTES:
+        return log
+    return log[:VIEWABLE_BYTES] + b"\n\n...\n\n" + log[-VIEWABLE_BYTES:]
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def write_mp4(source: Path, target: Path) -> None:
+    """A kept video once more as H.264. Raises ValueError where it cannot be read."""
+    import av
+    import imageio.v3 as iio
+
+    video_THWC = read_video(source)
+    with av.open(str(source)) as container:
+        fps = float(container.streams.video[0].average_rate or 8)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    iio.imwrite(target, video_THWC, plugin="pyav", codec="libx264", fps=fps, out_pixel_format="yuv420p")

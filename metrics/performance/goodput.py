@@ -1,0 +1,54 @@
+"""Answers that came within the limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from configs.registry import register
+from configs.run_config import Limits
+from metrics.base import Figure, Metric, Run
+from metrics.statistics.intervals import wilson_interval
+from workloads.records import Record
+
+
+@register("goodput")
+@dataclass(frozen=True)
+class Goodput(Metric):
+    """Answers that met every limit of a server or interactive run: how many a second, and which share. Higher is better.
+
+    goodput_per_s = answers within all limits / (last completion - first issue)
+    goodput_share = answers within all limits / queries, failed ones included, which are never within them
+    Each query is held to all limits at once, where LoadGen's verdict looks at one limit after the other.
+    Source: Zhong et al., DistServe (OSDI 2024), whose goodput is the rate at which requests meet both limits.
+    """
+
+    def compute(self, run: Run) -> Mapping[str, Figure]:
+        limits = limits_in_force(run.config.limits) if run.config.is_server else {}
+        records = run.timed
+        span_s = max((r.completed_s for r in records), default=0.0) - min((r.issued_s for r in records), default=0.0)
+        if not limits or span_s <= 0:
+            return {}
+        n, met = len(records), sum(within(r, limits) for r in records)
+        note = "within " + ", ".join(f"{name} {limit:g} s" for name, limit in limits.items())
+        return {
+            "goodput_per_s": Figure(met / span_s, f"{run.workload.noun}/s", "higher", n, note=note),
+            "goodput_share": Figure(met / n, "", "higher", n, wilson_interval(met, n), note),
+        }
+
+
+def limits_in_force(limits: Limits) -> dict[str, float]:
+    """Seconds by `ttft`, `tpot` or `latency`; latency only where no limit on tokens takes its place."""
+    by_token = {"ttft": limits.target_ttft_s, "tpot": limits.target_tpot_s}
+    named = by_token if limits.by_token else {"latency": limits.target_latency_s}
+    return {name: limit for name, limit in named.items() if limit is not None}
+
+
+def within(record: Record, limits: Mapping[str, float]) -> bool:
+    """Whether an answer met every limit. An answer of one token has no tpot to miss; an unmeasured first token misses."""
+    if record.status == "failed":
+        return False
+    measured = {"ttft": record.ttft_s, "tpot": record.tpot_s, "latency": record.latency_s}
+    if record.first_token_s is not None and record.num_units < 2:
+        measured["tpot"] = 0.0
+    return all((seconds := measured[name]) is not None and seconds <= limit for name, limit in limits.items())

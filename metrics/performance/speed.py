@@ -1,0 +1,182 @@
+"""How fast a run was in one figure, and how surely, as far as one run can say; ratios of two.
+
+Standard errors are of the figure's logarithm, so that a speed-up and its inverse have the same interval.
+A run's own interval knows how its speed varied while it lasted. What differs from start to start (clocks, temperature, neighbours) only
+runs that were repeated show: `pooled`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from metrics.base import Run
+from metrics.performance.latency import query_latencies
+from metrics.performance.token_latency import first_token_waits, output_token_times
+from metrics.statistics.intervals import min_queries, percentile
+from workloads.records import Record
+
+NUM_BLOCKS, MIN_BLOCKS = 10, 5
+BLOCK_WORK = 2  # a block of time is at least so many times as long as one piece of work
+NUM_RESAMPLES = 1000
+
+KINDS: dict[str, Callable[[Run], list[float]]] = {
+    "latency": lambda run: query_latencies(run.timed, run.config.scenario),
+    "ttft": lambda run: first_token_waits(run.timed),
+    "tpot": lambda run: output_token_times(run.timed),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """name: the report's figure. log_se: of log(value), on `dof` degrees of freedom; None where the run cannot say.
+
+    n: answers or queries; of pooled runs, runs. how: where log_se comes from.
+    """
+
+    name: str
+    unit: str
+    value: float
+    higher_is_better: bool
+    n: int
+    log_se: float | None
+    dof: float
+    how: str
+
+    @property
+    def ci95(self) -> tuple[float, float] | None:
+        return _interval(self.value, self.log_se, self.dof)
+
+
+class Ratio(NamedTuple):
+    """A speed-up: above 1 is faster. log_se, dof: as in Speed."""
+
+    value: float
+    log_se: float | None
+    dof: float
+
+    @property
+    def ci95(self) -> tuple[float, float] | None:
+        return _interval(self.value, self.log_se, self.dof)
+
+
+def throughput(run: Run) -> Speed | None:
+    """Tokens a second where answers are texts, else answers a second; None where nothing was answered.
+
+    Interval by batch means: the run is cut into up to NUM_BLOCKS blocks of equal time, each with the work that was done in it, where an
+    answer's work is spread evenly over its time in service, or falls at its tokens' times where these are known.
+    Source: Schmeiser, Operations Research 30 (1982), 556-568: 10 to 30 batches.
+    """
+    records = run.timed
+    done = [r for r in records if r.status == "done"]
+    begin, end = min((r.issued_s for r in records), default=0.0), max((r.completed_s for r in records), default=0.0)
+    if not done or end <= begin:
+        return None
+    texts = run.workload.unit == "tokens"
+    unit = run.workload.unit if texts else run.workload.noun
+    total = sum(r.num_units for r in done) if texts else len(done)
+    if not total:
+        return None
+    by_token = texts and all(r.first_token_s is not None and len(r.token_gap_s) == r.num_units - 1 for r in done)
+    pieces = [gap for r in done for gap in r.token_gap_s] if by_token else [_service_s(r) for r in done]
+    piece_s = float(np.median(pieces)) if pieces else 0.0
+    num_blocks = min(NUM_BLOCKS, int((end - begin) / (BLOCK_WORK * piece_s))) if piece_s else NUM_BLOCKS
+    speed = Speed(f"{unit}_per_s", f"{unit}/s", total / (end - begin), True, len(done), None, 0.0, "the run is too short for an interval")
+    if num_blocks < MIN_BLOCKS:
+        return speed
+    edges = np.linspace(begin, end, num_blocks + 1)
+    work = np.diff(_work_until(edges[1:-1], done, texts, by_token), prepend=0.0, append=total)
+    log_se = float(work.std(ddof=1) / work.mean() / math.sqrt(num_blocks))
+    return replace(speed, log_se=log_se, dof=num_blocks - 1, how=f"within the run: {num_blocks} blocks of time")
+
+
+def slowness(run: Run, kind: str, share: float) -> Speed | None:
+    """Seconds that `share` of the queries stay under: of their latency, ttft or tpot; None where there are none.
+
+    Interval by circular block bootstrap over queries in the order in which they were issued, since neighbours in a queue wait together.
+    Source: Politis and Romano (1992), A circular block-resampling procedure for stationary data; blocks of sqrt(n) queries.
+    """
+    seconds = np.array(KINDS[kind](run))
+    n = len(seconds)
+    if not n or percentile(seconds.tolist(), share) <= 0:
+        return None
+    length = math.ceil(math.sqrt(n))
+    num_blocks = n // length
+    value = percentile(seconds.tolist(), share)
+    speed = Speed(f"{kind}_p{share * 100:.0f}", "s", value, False, n, None, 0.0, "too few queries for an interval")
+    if num_blocks < MIN_BLOCKS:
+        return speed
+    rng, at = np.random.default_rng(0), min(int(n * share), n - 1)
+    drawn = np.empty(NUM_RESAMPLES)
+    for i in range(NUM_RESAMPLES):
+        index = (rng.integers(0, n, (-(-n // length), 1)) + np.arange(length)).ravel()[:n] % n
+        drawn[i] = np.partition(seconds[index], at)[at]
+    log_se = float(np.log(drawn).std(ddof=1))
+    return replace(speed, log_se=log_se, dof=num_blocks - 1, how=f"within the run: blocks of {length} queries, resampled")
+
+
+def best_share(runs: Sequence[Run], kind: str) -> float:
+    """The 90th percentile where every run has queries enough for it, else the median."""
+    return 0.9 if all(len(KINDS[kind](run)) >= min_queries(0.9, 1) for run in runs) else 0.5
+
+
+def pooled(speeds: Sequence[Speed]) -> Speed:
+    """Repeats of one configuration as one: their geometric mean, with an interval from how much they differ (Student's t)."""
+    if len(speeds) == 1:
+        return speeds[0]
+    logs = np.log([s.value for s in speeds])
+    k = len(speeds)
+    log_se = float(logs.std(ddof=1) / math.sqrt(k))
+    return replace(speeds[0], value=float(np.exp(logs.mean())), n=k, log_se=log_se, dof=k - 1, how=f"between {k} runs")
+
+
+def speed_up(baseline: Speed, candidate: Speed) -> Ratio:
+    """How many times as fast the candidate is. The two intervals make one by Welch's approximation."""
+    value = candidate.value / baseline.value if candidate.higher_is_better else baseline.value / candidate.value
+    return Ratio(value, *_welch([(baseline.log_se, baseline.dof), (candidate.log_se, candidate.dof)]))
+
+
+def geometric_mean(ratios: Sequence[Ratio]) -> Ratio:
+    """Of speed-ups that have no run in common."""
+    m = len(ratios)
+    value = math.exp(math.fsum(math.log(r.value) for r in ratios) / m)
+    return Ratio(value, *_welch([(None if r.log_se is None else r.log_se / m, r.dof) for r in ratios]))
+
+
+def _welch(parts: Sequence[tuple[float | None, float]]) -> tuple[float | None, float]:
+    """Standard error of a sum of independent parts, and its degrees of freedom (Welch-Satterthwaite)."""
+    known = [(se, dof) for se, dof in parts if se is not None]
+    if len(known) < len(parts):
+        return None, 0.0
+    variance = math.fsum(se**2 for se, _ in known)
+    spread = math.fsum(se**4 / dof for se, dof in known)
+    return math.sqrt(variance), variance**2 / spread if spread else math.inf
+
+
+def _interval(value: float, log_se: float | None, dof: float) -> tuple[float, float] | None:
+    if log_se is None:
+        return None
+    half = float(stats.t.ppf(0.975, dof)) * log_se
+    return value * math.exp(-half), value * math.exp(half)
+
+
+def _service_s(record: Record) -> float:
+    return record.completed_s - (record.issued_s if record.started_s is None else record.started_s)
+
+
+def _work_until(edges: NDArray[np.float64], done: Sequence[Record], texts: bool, by_token: bool) -> NDArray[np.float64]:
+    """Work done before each edge, in units or answers."""
+    if by_token:
+        times = np.concatenate([np.cumsum([r.first_token_s or 0.0, *r.token_gap_s]) for r in done])
+        return np.searchsorted(np.sort(times), edges).astype(float)
+    until = np.zeros(len(edges))
+    for record in done:
+        amount, took = record.num_units if texts else 1, _service_s(record)
+        until += amount * (np.clip((edges - (record.completed_s - took)) / took, 0, 1) if took > 0 else edges >= record.completed_s)
+    return until

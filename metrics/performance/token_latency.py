@@ -1,0 +1,59 @@
+"""How long a reader waits: for the first token, between tokens, and in the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from configs.registry import register
+from metrics.base import Figure, Metric, Run
+from metrics.performance.latency import percentile_figures
+from workloads.records import Record
+
+
+@register("token_latency")
+@dataclass(frozen=True)
+class TokenLatency(Metric):
+    """Seconds, with percentiles and bounds as in `latency`. Lower is better. Only where tokens came one by one.
+
+    ttft   time to first token = first token - scheduled issue; of a query that failed before it, the whole wait
+    tpot   time per output token = (completion - first token) / (tokens - 1), of answers of two tokens or more
+    itl    inter-token latency: every single gap between two tokens of an answer. Gaps of one answer depend on each
+           other, so they get no bounds
+    queue  beginning of service - scheduled issue
+    first_token_in_service   in the offline scenario in place of ttft and queue, which would be a place in the queue there:
+           first token - beginning of service
+    Source: MLPerf LoadGen, logging.cc (ttft and tpot).
+    """
+
+    def compute(self, run: Run) -> Mapping[str, Figure]:
+        records = run.timed
+        if not any(r.first_token_s is not None for r in records):
+            return {}
+        offline = run.config.scenario == "offline"
+        if offline:
+            why = "from the beginning of service: no TTFT"
+            figures = percentile_figures("first_token_in_service", first_tokens_in_service(records), why)
+        else:
+            figures = percentile_figures("ttft", first_token_waits(records))
+        figures |= percentile_figures("tpot", output_token_times(records))
+        figures |= percentile_figures("itl", [gap for r in records for gap in r.token_gap_s], bounds=False)
+        if not offline:
+            figures |= percentile_figures("queue", [r.started_s - r.issued_s for r in records if r.started_s is not None], bounds=False)
+        return figures
+
+
+def first_token_waits(records: Sequence[Record]) -> list[float]:
+    """TTFT of every query; a failed one without a first token waited until it was given up."""
+    waits = [r.latency_s if r.status == "failed" and r.ttft_s is None else r.ttft_s for r in records]
+    return [s for s in waits if s is not None]
+
+
+def first_tokens_in_service(records: Sequence[Record]) -> list[float]:
+    """Seconds from the beginning of service to the first token."""
+    return [r.first_token_s - r.started_s for r in records if r.first_token_s is not None and r.started_s is not None]
+
+
+def output_token_times(records: Sequence[Record]) -> list[float]:
+    """TPOT of every answer that has one."""
+    return [r.tpot_s for r in records if r.status == "done" and r.tpot_s is not None]

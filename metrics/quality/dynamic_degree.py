@@ -1,0 +1,36 @@
+"""Whether a video moves at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from configs.registry import register
+from metrics.base import Better, Run, VideoMetric
+from metrics.quality.optical_flow import flows
+from workloads.records import Record
+
+
+@register("dynamic_degree")
+@dataclass(frozen=True)
+class DynamicDegree(VideoMetric):
+    """Share of videos with large motion, 0 to 1. Neither way is better by itself: prompts may ask for stillness.
+
+    A frame pair moves when the mean of its top 5 % of flow exceeds 6 pixels at 256 pixels of height or width, in
+    proportion; a video is dynamic when a quarter of 16 pairs do, in proportion. Thresholds are VBench's (Huang et al.,
+    CVPR 2024, dynamic degree); the flow is DIS instead of RAFT.
+    """
+
+    name: ClassVar[str] = "dynamic_degree"
+    better: ClassVar[Better] = "neither"
+
+    def score_video(self, run: Run, record: Record, video_THWC: NDArray[np.uint8]) -> float:
+        threshold = 6.0 * min(video_THWC.shape[1:3]) / 256
+        moving = 0
+        for flow in flows(run, record):
+            pace = np.sort(np.linalg.norm(flow, axis=-1).ravel())
+            moving += float(pace[-max(1, int(len(pace) * 0.05)) :].mean()) > threshold
+        return float(moving >= max(1, round(4 * len(video_THWC) / 16)))

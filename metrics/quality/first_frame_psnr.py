@@ -1,0 +1,37 @@
+"""How well a video begins with the image that it was given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from configs.registry import register
+from metrics.base import Run, SampleMetric
+from metrics.similarity.video import psnr
+from workloads.readers.image_file import fitted, read_image
+from workloads.records import Record, Sample
+
+
+@register("first_frame_psnr")
+@dataclass(frozen=True)
+class FirstFramePsnr(SampleMetric):
+    """Peak signal-to-noise ratio of the saved video's first frame against the given image, dB. Higher is better; 100 is said of equal ones.
+
+    PSNR = 10 log10(255^2 / mean squared difference)
+    The image is brought to the video's size as pipelines bring it (workloads/readers/image_file.py).
+    A failed or unreadable answer scores 0.
+    What a video does after that frame, this figure does not see.
+    """
+
+    name: ClassVar[str] = "first_frame_psnr"
+    unit: ClassVar[str] = "dB"
+
+    def applies(self, sample: Sample) -> bool:
+        return bool(sample.images and sample.images[0])
+
+    def score(self, run: Run, sample: Sample, record: Record) -> Mapping[str, float]:
+        if record.media is None:
+            return {}
+        first_HWC = run.video(record)[0]
+        return {self.name: psnr(first_HWC, fitted(read_image(sample.images[0]), *first_HWC.shape[:2]))}

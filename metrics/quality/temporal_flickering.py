@@ -1,0 +1,36 @@
+"""How steady the parts of a video are that do not move."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from configs.registry import register
+from metrics.base import Run, VideoMetric
+from metrics.quality.optical_flow import flows
+from workloads.records import Record
+
+STILL_PX = 0.25  # flow below this counts as not moving
+
+
+@register("temporal_flickering")
+@dataclass(frozen=True)
+class TemporalFlickering(VideoMetric):
+    """1 - mean absolute change of a still pixel from frame to frame, of full scale; 0 to 1, higher is steadier.
+
+    VBench's formula (Huang et al., CVPR 2024, temporal flickering), which is meant for still scenes; here it is applied
+    to the pixels whose optical flow is below 0.25 pixels, so that motion is not taken for flicker.
+    """
+
+    name: ClassVar[str] = "temporal_flickering"
+
+    def score_video(self, run: Run, record: Record, video_THWC: NDArray[np.uint8]) -> float:
+        changes = []
+        for before, after, flow in zip(video_THWC[:-1], video_THWC[1:], flows(run, record), strict=True):
+            still = np.linalg.norm(flow, axis=-1) < STILL_PX
+            if still.any():
+                changes.append(np.abs(after.astype(float) - before)[still].mean() / 255)
+        return 1.0 - float(np.mean(changes)) if changes else 0.0

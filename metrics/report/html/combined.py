@@ -1,0 +1,53 @@
+"""One page over several runs: the verdict, key figures and a picture of each, with a link to its own report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from configs.errors import ConfigError
+from metrics.report.html import plots, token_plots
+from metrics.report.html.page import key_figures, png_uri, render, report_link
+from metrics.report.report import Report, load_report
+from metrics.report.run_facts import titles
+from workloads.mlperf.run_rules import notices
+from workloads.run_folder.files import write_text
+
+
+def write_combined(folders: Sequence[Path], out: Path) -> Path:
+    """Write the page `out` over runs that have their report.json; videos' contact sheets are put into it.
+
+    Raises ConfigError where no folder is given or one has no report.
+    """
+    if not folders:
+        raise ConfigError("a combined report needs at least one run folder")
+    reports = [load_report(folder) for folder in folders]
+    panels = [_panel(report, title, out) for report, title in zip(reports, titles(reports), strict=True)]
+    num_valid = sum(p["r"]["verdict"] == "VALID" for p in panels)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    verdict = "VALID" if num_valid == len(panels) else "INVALID"
+    page = {"panels": panels, "verdict": verdict, "num_valid": num_valid, "notice": notices(r.run.config for r in reports)}
+    write_text(out, render("combined_report.html.j2", page))
+    return out
+
+
+def _panel(report: Report, title: str, out: Path) -> dict[str, Any]:
+    sheet = report.run.folder / "contact_sheet.png"
+    return {
+        "r": report.data,
+        "title": title,
+        "key_figures": key_figures(report),
+        "plot": _plot(report),
+        "sheet": png_uri(sheet.read_bytes()) if sheet.is_file() else "",
+        "href": report_link(out.parent, report.run.folder.resolve()),
+    }
+
+
+def _plot(report: Report) -> str:
+    """Where an answer's time goes, for videos; output over time, for texts."""
+    timed = report.run.timed
+    if report.run.workload.unit == "tokens":
+        return token_plots.throughput_svg(timed) if any(r.num_units for r in timed if r.status == "done") else ""
+    stages = {k.removeprefix("stage_"): f["value"] for k, f in report.data["figures"].items() if k.startswith("stage_")}
+    return plots.stages_svg(stages) if stages else ""

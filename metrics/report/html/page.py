@@ -1,0 +1,202 @@
+"""report.html: the report for reading. One file that needs nothing else and no network."""
+
+from __future__ import annotations
+
+import base64
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from metrics.performance.latency import query_latencies
+from metrics.report.html import plots, token_plots
+from metrics.report.html.text_answers import text_plots, thumbnail, worst_answers
+from metrics.report.report import QUALITY, Report
+from workloads.run_folder.files import write_text
+from workloads.run_folder.media import browser_video
+from workloads.run_folder.search import read_search
+
+SHEET_CLIPS, SHEET_FRAMES = 12, 5  # rows and columns of the contact sheet
+SHEET_PIXELS = 96  # a frame's width on it
+
+HEADINGS = {
+    "Speed": ("_per_s", "goodput_", "latency_", "ttft_", "first_token_", "tpot_", "itl_", "queue_", "service_", "step_mean"),
+    "Quality": ("world_", "exact_match", "rouge_", "hierarchical_", "category_", "temporal_", "motion_", "dynamic_", "first_frame_"),
+    "Answers and load": ("tokens_per_sample", "prompt_tokens_", "end_token_", "empty_", "batch_occupancy"),
+    "Cost": ("peak_", "stage_"),
+}
+
+WORDS = {"ttft": "TTFT", "tpot": "TPOT", "itl": "inter-token latency", "rouge": "ROUGE", "psnr": "PSNR", "f1": "F1", "l": "L"}
+
+
+def write_html(report: Report) -> Path:
+    """Write report.html beside report.json, and contact_sheet.png where the run made videos."""
+    path = report.run.folder / "report.html"
+    write_text(path, render("report.html.j2", _page(report)))
+    return path
+
+
+def render(template: str, page: Mapping[str, Any]) -> str:
+    """A template of this folder, filled in; all that the page holds is escaped."""
+    from jinja2 import Environment, FileSystemLoader
+
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"number": number, "label": label}
+    return environment.get_template(template).render(**page)
+
+
+def number(value: float | None, unit: str = "") -> str:
+    """A figure with its unit, as a person would write it."""
+    if value is None:
+        return "-"
+    if unit == "bytes":
+        return f"{value / 2**20:,.0f} MiB" if value < 2**30 else f"{value / 2**30:,.2f} GiB"
+    digits = 3 if value == 0 or abs(value) >= 1000 else max(0, 2 - math.floor(math.log10(abs(value))))
+    text = f"{value:,.{min(digits, 4)}f}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{text} {unit}".strip()
+
+
+def label(name: str) -> str:
+    """A figure's name as a person would say it."""
+    return " ".join(WORDS.get(word, word) for word in name.replace("_per_s", "_per_second").split("_"))
+
+
+def key_figures(report: Report) -> list[tuple[str, Any]]:
+    """The figures that a reader looks for first, by name: speed, quality, cost."""
+    noun, unit = report.run.workload.noun, report.run.workload.unit
+    texts = unit == "tokens"
+    wanted: list[tuple[str, ...]] = [(f"{noun}_per_s",), (f"{unit}_per_s",)]
+    whole, memory = ("latency_p90", "service_mean"), ("peak_device_memory", "peak_host_memory")
+    wanted += [("goodput_share",), ("ttft_p90", "ttft_mean"), ("tpot_p90", "tpot_mean")] if texts else []
+    wanted += [(name,) for name in ((*QUALITY, *whole, *memory) if texts else (*whole, *QUALITY, *memory))]
+    known = {name: figure for name, figure in report.data["figures"].items() if figure["value"] is not None}
+    names = [next((name for name in either if name in known), None) for either in wanted]
+    return [(name, known[name]) for name in names if name is not None][: 8 if texts else 5]
+
+
+def _page(report: Report) -> dict[str, Any]:
+    run, data = report.run, report.data
+    timed = run.timed if data["figures"] else []  # a brief report has none, and no plots
+    offline = run.config.scenario == "offline"
+    latencies = (
+        [r.completed_s - r.started_s for r in timed if r.started_s is not None] if offline else query_latencies(timed, run.config.scenario)
+    )
+    stages = {k.removeprefix("stage_"): f["value"] for k, f in data["figures"].items() if k.startswith("stage_")}
+    texts = run.workload.unit == "tokens"
+    return {
+        "r": data,
+        "config": run.config.model_dump(),
+        "figures": _grouped(data["figures"]),
+        "key_figures": key_figures(report),
+        "latency_svg": plots.latency_svg(latencies, "time in service" if offline else "latency") if latencies else "",
+        "stages_svg": plots.stages_svg(stages) if stages else "",
+        "timeline_svg": plots.timeline_svg(timed) if not texts and any(r.started_s is not None for r in timed) else "",
+        "sheet": _contact_sheet(report),
+        "clips": _clips(report),
+        "search": _search(report),
+        **({"answers": worst_answers(report), **text_plots(report)} if texts else {}),
+    }
+
+
+def _search(report: Report) -> dict[str, Any] | None:
+    search = read_search(report.run.folder)
+    if search is None:
+        return None
+    probes = [{**p, "href": report_link(report.run.folder, Path(p["folder"]))} for p in msgspec.to_builtins(search.probes)]
+    limits = search.limits_in_force
+    svg = token_plots.search_svg(probes, limits, search.max_valid_qps) if probes and limits else ""
+    return {"max_valid_qps": search.max_valid_qps, "confirmed": search.confirmed, "limits": limits, "probes": probes, "svg": svg}
+
+
+def report_link(start: Path, run: Path) -> str:
+    """Link from a page in `start` to the report of a run; empty where there is none. A relative `run` counts from `start`."""
+    report = start / run / "report.html"
+    return quote(os.path.relpath(report, start)) if run.name and report.is_file() else ""
+
+
+def _grouped(figures: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Figures under their heading; what fits none goes under Other."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, figure in figures.items():
+        heading = next(
+            (h for h, marks in HEADINGS.items() if any(name.endswith(m) if m[0] == "_" else name.startswith(m) for m in marks)), "Other"
+        )
+        found.setdefault(heading, {})[name] = figure
+    return {h: found[h] for h in (*HEADINGS, "Other") if h in found}
+
+
+def _clips(report: Report) -> list[dict[str, Any]]:
+    """Videos to play: the worst first, so that nobody has to hunt for what went wrong; at most `report_videos`."""
+    shown = []
+    for sample in _videos(report)[: report.run.config.report_videos]:
+        video = _frames(report, sample)
+        if video is not None:
+            content = base64.b64encode(browser_video(video, _fps(report, sample))).decode()
+            marks = {k.removeprefix("world_"): v > 0 for k, v in sample["scores"].items() if k.startswith("world_") and k != "world_score"}
+            image = next(iter(report.run.samples[sample["sample_index"]].images), None)
+            given = None if image is None else thumbnail(image)
+            shown.append({**sample, "src": f"data:video/webm;base64,{content}", "marks": marks, "given": given})
+    return shown
+
+
+def _contact_sheet(report: Report) -> str:
+    """contact_sheet.png, as a data URI: one row a video, frames from first to last; empty where the run made no videos."""
+    import imageio.v3 as iio
+
+    rows = []
+    for sample in sorted(_videos(report), key=lambda s: s["sample_index"])[:SHEET_CLIPS]:
+        video = _frames(report, sample)
+        if video is not None:
+            rows.append(contact_row(video))
+    if not rows or len({row.shape for row in rows}) > 1:
+        return ""
+    half = -(-len(rows) // 2)
+    columns = [np.concatenate(part) for part in (rows[:half], rows[half:]) if part]
+    tall = max(c.shape[0] for c in columns)
+    gap = np.full((tall, 12, 3), 255, np.uint8)
+    padded = [np.pad(c, ((0, tall - c.shape[0]), (0, 0), (0, 0)), constant_values=255) for c in columns]
+    sheet = padded[0] if len(padded) == 1 else np.concatenate([padded[0], gap, padded[1]], axis=1)
+    content: bytes = iio.imwrite("<bytes>", sheet, extension=".png")
+    (report.run.folder / "contact_sheet.png").write_bytes(content)
+    return png_uri(content)
+
+
+def png_uri(content: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(content).decode()
+
+
+def contact_row(video_THWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """SHEET_FRAMES frames spread evenly over the video, side by side, about SHEET_PIXELS wide each."""
+    import cv2
+
+    index = np.linspace(0, len(video_THWC) - 1, SHEET_FRAMES).round().astype(int)
+    height, width = video_THWC.shape[1:3]
+    size = (SHEET_PIXELS, round(SHEET_PIXELS * height / width))
+    how = cv2.INTER_NEAREST if width < SHEET_PIXELS else cv2.INTER_AREA
+    frames = [np.pad(cv2.resize(video_THWC[i], size, interpolation=how), ((1, 1), (1, 1), (0, 0)), constant_values=255) for i in index]
+    return np.concatenate(frames, axis=1)
+
+
+def _videos(report: Report) -> list[dict[str, Any]]:
+    found = [s for s in report.data["samples"] if s["media"]]
+    return sorted(found, key=lambda s: (not s["canaries"], s["scores"].get("world_score", 1.0), s["sample_index"]))
+
+
+def _frames(report: Report, sample: Mapping[str, Any]) -> NDArray[np.uint8] | None:
+    record = next(r for r in report.run.judged if r.query_id == sample["query_id"])
+    try:
+        return report.run.video(record)
+    except ValueError:
+        return None
+
+
+def _fps(report: Report, sample: Mapping[str, Any]) -> float:
+    import imageio.v3 as iio
+
+    return float(iio.immeta(report.run.folder / str(sample["media"]), plugin="pyav")["fps"])

@@ -1,0 +1,78 @@
+"""A run's report, worked out again from its records and media, for commands that compare runs: no hash covers report.json."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from configs.errors import ConfigError
+from metrics.report.report import Report, make_report, measured, own_metrics
+from metrics.report.report_diff import ROUNDING, differences, relative
+from workloads.run_folder.manifest import distrust
+
+
+def worked_out(folder: Path) -> Report:
+    """What `suite.py report` would say of the folder; nothing is written.
+
+    Raises ConfigError where it is no run folder, and where its report.json says otherwise than its records and media.
+    """
+    if folder.is_file():
+        raise ConfigError(f"{str(folder)!r} is a file; suite.py report {folder} unpacks a bundle into a run folder, which can be compared")
+    if not folder.is_dir():
+        raise ConfigError(f"run folder {str(folder)!r} does not exist")
+    report = make_report(folder)
+    if not distrust(folder):  # else the run is INVALID, and its files are named
+        _hold_against_file(folder / "report.json", report.data)
+    return report
+
+
+def scored_by(report: Report, names: Sequence[str]) -> Report:
+    """With figures and scores by these metrics too, as far as the run was not reported by them. They say nothing to its verdict."""
+    figures, scores = measured(report.run, [name for name in names if name not in own_metrics(report.run)])
+    samples = [{**s, "scores": {**s["scores"], **scores.get(s["query_id"], {})}} for s in report.data["samples"]]
+    return Report(report.run, {**report.data, "figures": {**figures, **report.data["figures"]}, "samples": samples})
+
+
+def scores_by_sample(report: Report) -> dict[str, dict[int, float]]:
+    """By metric and sample index."""
+    found: dict[str, dict[int, float]] = {}
+    for sample in report.data["samples"]:
+        for name, value in sample["scores"].items():
+            found.setdefault(name, {})[int(sample["sample_index"])] = float(value)
+    return found
+
+
+def _hold_against_file(path: Path, data: Mapping[str, Any]) -> None:
+    """Raises ConfigError where a report.json is there that says something else; the brief one of a run that was given up is let be."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        if told.get("brief"):
+            return
+        found = _said(told)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} is damaged: {error!r}; run: suite.py report {path.parent}") from None
+    for place, before, after in differences(found, _said(data)):
+        if not relative(before, after) < ROUNDING:
+            raise ConfigError(
+                f"{path} is not of the run's records and media: {place} is {_shown(before)} there, and {_shown(after)} worked out again; "
+                f"run: suite.py report {path.parent}"
+            )
+
+
+def _said(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What is compared of a report."""
+    return {
+        "verdict": data["verdict"],
+        "reasons": list(data["reasons"]),
+        "figures": {name: figure["value"] for name, figure in data["figures"].items()},
+        "samples": {str(s["sample_index"]): {"text": s["text"], "media": s["media"], "scores": s["scores"]} for s in data["samples"]},
+    }
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) and math.isfinite(value) else json.dumps(value, ensure_ascii=False)[:80]

@@ -1,0 +1,49 @@
+"""The report in a terminal: verdict, reasons, figures."""
+
+from __future__ import annotations
+
+import os
+
+from metrics.report.html.page import number
+from metrics.report.report import Report
+
+
+def print_summary(report: Report) -> None:
+    """To stderr, so that stdout holds nothing but the last JSON line."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(stderr=True, highlight=False)
+    data = report.data
+    colour = "green" if report.valid else "red"
+    console.print(
+        f"[bold {colour}]{data['verdict']}[/]  {data['workload']} {data['scenario']}, {data['device']}, "
+        f"{data['num_queries']['done']} of {data['num_queries']['issued']} queries (rules: {data['rules']})"
+    )
+    console.print(f"  {data['notice']}", markup=False, style="dim")
+    if data.get("random_weights"):
+        console.print("  random weights: speed alone, figures of quality are withheld", markup=False)
+    if loosened := data.get("loosened"):
+        console.print("  canaries loosened by name: " + ", ".join(f"{name}: {how}" for name, how in loosened.items()), markup=False)
+    for reason in data["reasons"]:
+        console.print(f"  - {reason}", markup=False)
+    for note in data.get("notes", ()):
+        console.print(f"  not as the reference: {note}", markup=False)
+    value = "value" if data["rules"] == "quick" else "value, unverified"
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column, justify in (("figure", "left"), (value, "right"), ("95 % interval", "right"), ("n", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for name, figure in data["figures"].items():
+        beside = figure["note"] if figure["value"] is not None else ""
+        interval = f"{number(figure['ci95'][0])} to {number(figure['ci95'][1])}" if figure["ci95"] else beside
+        table.add_row(
+            name, number(figure["value"], figure["unit"]) if figure["value"] is not None else figure["note"], interval, str(figure["n"])
+        )
+    console.print(table)
+    for gate in data["gates"]:
+        sign = {True: "holds", False: "does not hold", None: "cannot be said"}[gate["holds"]]
+        console.print(f"gate of {gate['of']}: {sign}{'' if gate['decides'] else ' (shown only)'}: {gate['why']}", markup=False)
+    if search := data.get("search"):
+        best, sure = search["max_valid_qps"], "confirmed" if search["confirmed"] else "not confirmed"
+        console.print(f"highest VALID rate: {number(best, 'queries/s')} ({sure})" if best else "highest VALID rate: none of those tried")
+    console.print(f"report: {os.path.relpath(report.run.folder / 'report.html')}", markup=False)

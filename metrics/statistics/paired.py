@@ -1,0 +1,244 @@
+"""Two runs compared prompt by prompt: differences, intervals, and verdicts with a margin.
+
+The statistics behind it, and how they were validated: docs/audits.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from metrics.statistics.bootstrap import Floats, Interval, PairedRatio, bca_interval, clustered_ratio, joint_clusters
+from metrics.statistics.paired_means import lower_bound, mean_intervals, p_equal_at_most, p_mean_at_most
+from metrics.statistics.paired_proportions import difference_bound, difference_interval, p_difference_at_most
+from metrics.statistics.power_analysis import Tail, pairs_for_mean, pairs_for_shares
+
+__all__ = [
+    "Comparison",
+    "Interval",
+    "PairedRatio",
+    "Verdict",
+    "Verdicts",
+    "bca_interval",
+    "clustered_ratio",
+    "compare_means",
+    "compare_shares",
+    "further_samples",
+    "holm",
+    "joint_clusters",
+    "verdicts",
+]
+
+ALPHA = 0.05
+
+Judgement = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One metric of two runs over the same n prompts.
+
+    difference: candidate minus reference, turned so that more is better. margin: how much worse the candidate may be, above 0.
+    ci95: two-sided, of the difference; bound95: the one-sided 95 % bound that the difference is above. Both None where the
+    scores cannot say. p_not_worse: of "worse by the margin or more"; p_worse: of "worse by less than the margin, or better";
+    p_difference: of "no different". spread, skewness: of the paired differences; extreme: the largest of them in size.
+    losses, gains: of shares, prompts that the reference alone and that the candidate alone got right.
+    """
+
+    name: str
+    kind: Literal["mean", "share"]
+    n: int
+    reference: float
+    candidate: float
+    difference: float
+    ci95: Interval | None
+    bound95: float | None
+    margin: float
+    p_not_worse: float
+    p_worse: float
+    p_difference: float
+    spread: float
+    skewness: float
+    extreme: float
+    better: Literal["higher", "lower"] = "higher"
+    losses: int | None = None
+    gains: int | None = None
+
+
+class Verdict(NamedTuple):
+    """p_not_worse, p_worse: adjusted by Holm for all comparisons that were judged together."""
+
+    comparison: Comparison
+    verdict: Judgement
+    p_not_worse: float
+    p_worse: float
+
+
+class Verdicts(NamedTuple):
+    """each: in the order of the comparisons."""
+
+    overall: Judgement
+    each: list[Verdict]
+
+
+def compare_means(
+    name: str,
+    reference: Sequence[float],
+    candidate: Sequence[float],
+    margin: float,
+    better: Literal["higher", "lower"] = "higher",
+    seed: int = 0,
+) -> Comparison:
+    """Compare scores of the same prompts, in the same order. seed: of the interval's resamples.
+
+    Differences that are all equal show no spread: see `p_equal_at_most`; their interval is as wide as the prompts that n pairs
+    may have missed can make it, given the range of the scores. Raises ValueError for what cannot be compared.
+    """
+    scores = _checked(name, reference, candidate, margin)
+    n = scores.shape[1]
+    differences = scores[1] - scores[0] if better == "higher" else scores[0] - scores[1]
+    mean, span = float(differences.mean()), float(np.ptp(scores))
+    spread = float(differences.std(ddof=1)) if n > 1 else 0.0
+    ci95: Interval | None = None
+    bound95: float | None = None
+    p_not_worse = p_worse = p_difference = 1.0
+    if n > 1 and spread > 1e-12 * float(np.abs(scores).max()):
+        low, high = mean_intervals(differences[None], 0.95, np.random.default_rng(seed))
+        ci95, bound95 = Interval(float(low[0]), float(high[0])), lower_bound(differences, ALPHA)
+        p_not_worse = float(p_mean_at_most(differences[None], -margin)[0])
+        p_worse = float(p_mean_at_most(-differences[None], margin)[0])
+        p_difference = float(stats.ttest_1samp(differences, 0.0).pvalue)
+    elif n > 1:
+        spread = 0.0
+        if span > 0:
+            missed = span * (1 - ((1 - 0.95) / 2) ** (1 / n))
+            ci95, bound95 = Interval(mean - missed, mean + missed), mean - span * (1 - ALPHA ** (1 / n))
+        p_not_worse = p_equal_at_most(mean, n, span, -margin)
+        p_worse = p_equal_at_most(-mean, n, span, margin)
+        p_difference = min(1.0, 2 * 0.5**n) if mean else 1.0
+    return Comparison(
+        name=name,
+        kind="mean",
+        n=n,
+        reference=float(scores[0].mean()),
+        candidate=float(scores[1].mean()),
+        difference=mean,
+        ci95=ci95,
+        bound95=bound95,
+        margin=margin,
+        p_not_worse=p_not_worse,
+        p_worse=p_worse,
+        p_difference=p_difference,
+        spread=spread,
+        skewness=float(stats.skew(differences)) if spread else 0.0,
+        extreme=float(np.abs(differences).max()),
+        better=better,
+    )
+
+
+def compare_shares(name: str, reference: Sequence[float], candidate: Sequence[float], margin: float) -> Comparison:
+    """Compare right (1) and wrong (0) answers to the same prompts, in the same order. Exact: for every n and share of prompts that differ.
+
+    p_difference is McNemar's exact test. Raises ValueError for what cannot be compared.
+    """
+    scores = _checked(name, reference, candidate, margin)
+    if not np.all((scores == 0) | (scores == 1)):
+        raise ValueError(f"{name}: shares are of scores 0 and 1; compare others with compare_means")
+    if margin >= 1:
+        raise ValueError(f"{name}: a share's margin must be under 1, not {margin:g}")
+    n = scores.shape[1]
+    losses, gains = (int(((scores[0] == r) & (scores[1] == 1 - r)).sum()) for r in (1, 0))
+    difference = (gains - losses) / n
+    return Comparison(
+        name=name,
+        kind="share",
+        n=n,
+        reference=float(scores[0].mean()),
+        candidate=float(scores[1].mean()),
+        difference=difference,
+        ci95=difference_interval(n, losses, gains),
+        bound95=difference_bound(n, losses, gains, ALPHA),
+        margin=margin,
+        p_not_worse=p_difference_at_most(n, losses, gains, -margin),
+        p_worse=p_difference_at_most(n, gains, losses, margin),
+        p_difference=float(stats.binomtest(losses, losses + gains).pvalue) if losses + gains else 1.0,
+        spread=math.sqrt(max((losses + gains) / n - difference**2, 0.0)),
+        skewness=0.0,
+        extreme=float(losses + gains > 0),
+        losses=losses,
+        gains=gains,
+    )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p values adjusted so that the chance of even one false rejection stays at the level.
+
+    Source: Holm, Scandinavian Journal of Statistics 6 (1979), 65-70.
+    """
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def verdicts(comparisons: Sequence[Comparison], alpha: float = ALPHA) -> Verdicts:
+    """PASS: not worse by the margin; FAIL: worse by more; INCONCLUSIVE: neither is shown. Overall the worst of them, FAIL first.
+
+    Holm is applied in each direction by itself: of all that pass, the chance that any is worse by the margin is at most alpha,
+    and of all that fail, the chance that any is not. Raises ValueError where nothing is compared: that is no PASS.
+    """
+    if not comparisons:
+        raise ValueError("nothing was compared")
+    fine, worse = holm([c.p_not_worse for c in comparisons]), holm([c.p_worse for c in comparisons])
+    each = []
+    for comparison, p_fine, p_worse in zip(comparisons, fine, worse, strict=True):
+        judged: Judgement = "FAIL" if p_worse <= alpha else "PASS" if p_fine <= alpha else "INCONCLUSIVE"
+        each.append(Verdict(comparison, judged, p_fine, p_worse))
+    found = {v.verdict for v in each}
+    return Verdicts("FAIL" if "FAIL" in found else "PASS" if found == {"PASS"} else "INCONCLUSIVE", each)
+
+
+def further_samples(comparison: Comparison, alpha: float = ALPHA, power: float = 0.8, at_most: int = 10_000) -> int | None:
+    """Pairs beyond those there are that would settle it with this power, were the truth what was observed; 0 where it is settled.
+
+    Settled is "not worse", or "worse" where the observed difference is beyond the margin. None where it would take more than
+    `at_most`, as when the observed difference sits at the margin, or where the scores show no spread to plan by.
+    alpha: the level in force; a comparison judged with m - 1 others is safe with alpha / m. By the planner behind
+    `suite.py sample-size`.
+    """
+    c = comparison
+    if min(c.p_not_worse, c.p_worse) <= alpha:
+        return 0
+    worse = c.difference < -c.margin
+    if c.kind == "share":
+        assert c.losses is not None
+        assert c.gains is not None
+        losses, gains = (c.gains, c.losses) if worse else (c.losses, c.gains)
+        needed = pairs_for_shares(c.margin if worse else -c.margin, losses / c.n, gains / c.n, alpha, power, at_most + c.n)
+    elif c.spread == 0:
+        needed = None
+    else:
+        bound, difference = (c.margin, -c.difference) if worse else (-c.margin, c.difference)
+        tail = Tail(c.extreme / c.spread, c.n, -c.skewness if worse else c.skewness)
+        needed = pairs_for_mean(bound, difference, c.spread, alpha, power, tail, at_most + c.n)
+    return None if needed is None else max(1, needed - c.n)
+
+
+def _checked(name: str, reference: Sequence[float], candidate: Sequence[float], margin: float) -> Floats:
+    """Both rows of scores, where they can be compared."""
+    if len(reference) != len(candidate):
+        raise ValueError(f"{name}: {len(reference)} scores of the reference and {len(candidate)} of the candidate are no pairs")
+    if len(reference) == 0:
+        raise ValueError(f"{name}: no pairs")
+    if not (margin > 0 and math.isfinite(margin)):
+        raise ValueError(f"{name}: the margin must be above 0, not {margin:g}")
+    scores = np.array([reference, candidate], dtype=float)
+    if not np.all(np.isfinite(scores)):
+        raise ValueError(f"{name}: a score is not a finite number")
+    return scores

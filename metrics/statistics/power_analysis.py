@@ -1,0 +1,131 @@
+"""How many pairs a comparison needs: the fewest at which its test has the wanted power.
+
+bound: the true difference that is to be ruled out; -margin where "not worse" is to be shown. difference: the true one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from scipy import stats
+
+from metrics.statistics import paired_proportions
+
+FEWEST = 30  # pairs; the test of means was validated from here on
+AT_MOST = 1_000_000
+HEAVY = 1.1  # times the normal distribution's largest value of as many: from here on tails are heavier
+RESERVE = 1.15  # pairs more for heavy or skewed tails, of which a first look shows too little; benchmarks/audit_statistics.py
+EXACT_UP_TO = 1000  # pairs; beyond, exact and score test differ by less than this plan can be trusted
+
+
+class Tail(NamedTuple):
+    """What n paired differences showed of their tails. largest: in size and units of the spread, of n.
+
+    skewness: below 0 where losses are rare and large; that of gains is not counted on.
+    """
+
+    largest: float
+    n: int
+    skewness: float = 0.0
+
+    @property
+    def is_heavy(self) -> bool:
+        return self.largest > HEAVY * _largest_of(self.n) or self.skewness < -0.5
+
+
+def pairs_for_mean(
+    bound: float,
+    difference: float,
+    spread: float,
+    alpha: float,
+    power: float,
+    tail: Tail | None = None,
+    at_most: int = AT_MOST,
+) -> int | None:
+    """Pairs for which `p_mean_at_most` rules out `bound`; None where the true difference does not exceed it by so much that
+    `at_most` would do.
+
+    spread: standard deviation of the paired differences. tail: what is known of their tails; a normal distribution's where not given.
+    """
+    if difference <= bound or spread <= 0:
+        return None
+    found = _fewest(lambda n: power_of_mean(n, bound, difference, spread, alpha, tail) >= power, at_most)
+    if found is None or tail is None or not tail.is_heavy:
+        return found
+    return more if (more := math.ceil(found * RESERVE)) <= at_most else None
+
+
+def power_of_mean(n: int, bound: float, difference: float, spread: float, alpha: float, tail: Tail | None = None) -> float:
+    """Power of `p_mean_at_most` by the normal distribution, with what skewness does to its threshold and to Student's t.
+
+    The pair that the test adds raises its threshold by its distance from the bound, and skewness by the second term of
+    Cornish and Fisher's expansion. Student's t has the mean and variance that follow from the moments of the
+    sample variance; the kurtosis is taken to be that of a gamma distribution of that skewness.
+    """
+    skew, root = min(tail.skewness, 0.0) if tail else 0.0, math.sqrt(n)
+    worst = _largest_of(n)
+    if tail:
+        worst = max(worst, tail.largest * max(1.0, math.log(n) / math.log(tail.n)))  # grows as that of an exponential distribution
+    z = float(stats.t.ppf(1 - alpha, n - 1))
+    threshold = z + max(0.0, worst + bound / spread) / root - (z * z - 1) * skew / (3 * root)
+    distance = (difference - bound) / spread * root
+    variance = (1.5 * skew**2 + 2) / n  # of the sample variance over the true one
+    mean = distance * (1 + 3 / 8 * variance) - skew / (2 * root)
+    deviation = math.sqrt(1 + distance**2 * variance / 4 - distance * skew / root)
+    return float(stats.norm.cdf((mean - threshold) / deviation))
+
+
+def _largest_of(n: int) -> float:
+    """The median of the largest size among n normal values."""
+    return float(stats.norm.ppf((1 + 0.5 ** (1 / n)) / 2))
+
+
+def pairs_for_shares(bound: float, losses: float, gains: float, alpha: float, power: float, at_most: int = AT_MOST) -> int | None:
+    """Pairs for which the exact test rules out `bound`, with these true shares of losses and gains; None as for means.
+
+    Power goes up and down a little with n, as counts are whole; this is the first n on the rise that reaches it.
+    """
+    if gains - losses <= bound:
+        return None
+    n = _fewest(lambda n: _score_power(n, bound, losses, gains, alpha) >= power, at_most)
+    if n is None or n > EXACT_UP_TO:
+        return n
+
+    def suffices(n: int) -> bool:
+        return paired_proportions.power(n, bound, losses, gains, alpha) >= power
+
+    step = max(1, n // 50)
+    while suffices(n) and n > FEWEST:
+        n = max(FEWEST, n - step)
+    while not suffices(n):
+        n += step
+    while step > 1:
+        step = max(1, step // 2)
+        while n - step >= FEWEST and suffices(n - step):
+            n -= step
+    return n if n <= at_most else None
+
+
+def _score_power(n: int, bound: float, losses: float, gains: float, alpha: float) -> float:
+    """Power of Tango's test by the normal distribution."""
+    linear = losses + gains + (gains - losses - 2) * bound
+    share = (linear + math.sqrt(max(linear**2 + 8 * losses * bound * (1 - bound), 0.0))) / 4
+    assumed = math.sqrt(2 * share + bound - bound**2)
+    true = math.sqrt(max(losses + gains - (gains - losses) ** 2, 0.0))
+    above = (gains - losses - bound) * math.sqrt(n) - float(stats.norm.ppf(1 - alpha)) * assumed
+    return float(stats.norm.cdf(above / true)) if true else float(above >= 0)
+
+
+def _fewest(suffices: Callable[[int], bool], at_most: int) -> int | None:
+    """The fewest pairs that suffice, where more always do; None where not even `at_most` do."""
+    low, high = FEWEST, FEWEST
+    while not suffices(high):
+        if high >= at_most:
+            return None
+        low, high = high + 1, min(high * 2, at_most)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if suffices(middle) else (middle + 1, high)
+    return low

@@ -1,0 +1,93 @@
+"""Whether LoadGen's summary and our own records tell the same story."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from metrics.base import Run
+from metrics.performance.latency import query_latencies
+from metrics.statistics.intervals import percentile
+from workloads.loadgen.load_test import read_summary
+from workloads.records import Record
+
+TOLERANCE = 0.01  # relative
+CLOCK_SLACK_S = 0.005  # between our reading of the clock and LoadGen's: matters in runs under half a second
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One figure as LoadGen gives it and as our records give it, in the same unit."""
+
+    name: str
+    unit: str
+    loadgen: float
+    own: float
+    slack: float  # how much CLOCK_SLACK_S can change the figure
+
+    @property
+    def agrees(self) -> bool:
+        return abs(self.own - self.loadgen) <= max(TOLERANCE * abs(self.loadgen), self.slack)
+
+
+def compare(run: Run) -> list[Comparison]:
+    """Every figure that both have, for the performance test; empty where LoadGen left no summary."""
+    summary = read_summary(run.folder / "performance")
+    records = run.of_mode("performance")
+    if not summary or not records:
+        return []
+    own = _samples(records, run.config.scenario) + (_tokens(records, run.config.scenario) if run.workload.unit == "tokens" else [])
+    return [
+        Comparison(name.removesuffix(" (ns)"), unit, float(summary[name]) * (1e-9 if name.endswith("(ns)") else 1.0), value, slack)
+        for name, unit, value, slack in own
+        if name in summary
+    ]
+
+
+Own = tuple[str, str, float, float]  # LoadGen's name, unit, our value, slack
+
+
+def _samples(records: Sequence[Record], scenario: str) -> list[Own]:
+    latencies = query_latencies(records, scenario)
+    mean: Own = ("Mean latency (ns)", "s", math.fsum(latencies) / len(latencies), CLOCK_SLACK_S)
+    if scenario == "offline":
+        return [("Samples per second", "1/s", *_rate(len(records), _span_s(records, scenario)))]
+    if scenario == "single_stream":
+        return [("90.0th percentile latency (ns)", "s", percentile(latencies, 0.90), CLOCK_SLACK_S), mean]
+    if scenario == "multi_stream":
+        return [mean]
+    return [("Completed samples per second", "1/s", *_rate(len(records) - 1, _span_s(records, scenario))), mean]  # it counts gaps
+
+
+def _tokens(records: Sequence[Record], scenario: str) -> list[Own]:
+    """What LoadGen gives in token mode. It has no right figure for answers of one token or none, so neither have we then."""
+    if any(r.num_units < 2 for r in records):
+        return []
+    total = sum(r.num_units for r in records)
+    if scenario == "offline":
+        return [("Tokens per second", "tokens/s", *_rate(total, _span_s(records, scenario)))]
+    firsts, paces = [[s for s in found if s is not None] for found in zip(*((r.ttft_s, r.tpot_s) for r in records), strict=True)]
+    if len(firsts) < len(records) or scenario == "multi_stream":
+        return []
+    pace_slack = CLOCK_SLACK_S * math.fsum(1 / (r.num_units - 1) for r in records) / len(records)
+    own: list[Own] = [
+        ("Mean First Token latency (ns)", "s", math.fsum(firsts) / len(records), CLOCK_SLACK_S),
+        ("Mean Time per Output Token (ns)", "s", math.fsum(paces) / len(records), pace_slack),
+    ]
+    if scenario == "single_stream":
+        return own
+    return [("Completed tokens per second", "tokens/s", *_rate(total, _span_s(records, scenario))), *own]
+
+
+def _span_s(records: Sequence[Record], scenario: str) -> float:
+    """From the first issue to the last completion; at random arrivals to the completion of the query issued last."""
+    first = min(r.issued_s for r in records)
+    if scenario in ("server", "interactive"):
+        return max(records, key=lambda r: r.issued_s).completed_s - first
+    return max(r.completed_s for r in records) - first
+
+
+def _rate(count: int, span_s: float) -> tuple[float, float]:
+    """Count a second, and how much of it CLOCK_SLACK_S can change."""
+    return count / span_s, CLOCK_SLACK_S * count / span_s**2

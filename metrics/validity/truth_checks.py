@@ -1,0 +1,140 @@
+"""Truth checks: whether a run did what it was asked to, and its answers are what was timed. Each has a name and stands in report.json.
+
+metrics/validity/effective_settings.py        what was asked for against what was in force
+metrics/validity/replays.py  what the ranks said when they were asked again
+and here, from the records alone:
+handed_over    what was saved is what was handed over when the clock stopped
+accounted      every query that was issued has one Record, and LoadGen counts as many
+hard_queries   no query failed or went missing, and long prompts are not put off with one short answer
+
+A check that differs makes the run INVALID; what could not be checked says why. Signs in single answers are metrics/validity/canaries.py's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from scipy.stats import mannwhitneyu
+
+from metrics.base import Run
+from metrics.validity import effective_settings, replays
+from metrics.validity.check import Check, differs, holds, not_made
+from workloads.records import Record
+
+MIN_ALIKE = 4  # different prompts put off with the same answer
+SHORT = 0.25  # of the other answers' median length: what an answer has to stay under to save work
+TOLERATED = 0.05  # share of answers: refusals are alike, and short
+BY_CHANCE = 1e-3  # that prompts put off are so much longer than the others (Mann and Whitney's test)
+
+
+def checks(run: Run, ranks: Sequence[Mapping[str, Any]], num_issued: int, num_failed: int) -> list[Check]:
+    """All of them; of a run that was given up, whose reason is another, those of what was in force.
+
+    ranks: of the last test, as the report has them. num_failed: queries without an answer, lost ones too.
+    """
+    if not run.outcome or any(outcome.get("aborted") for outcome in run.outcome.values()):
+        return effective_settings.checks(run, ranks)
+    return [
+        *effective_settings.checks(run, ranks),
+        *replays.checks(run, ranks),
+        _handed_over(run),
+        _accounted(run, num_issued),
+        _hard_queries(run, num_failed),
+    ]
+
+
+def _handed_over(run: Run) -> Check:
+    """Files that cannot be read are the canary `unreadable`'s."""
+    found: list[tuple[Record, bool]] = []
+    for record in run.judged:
+        if record.status != "done" or not record.digest:
+            continue
+        try:
+            content = run.video(record).tobytes() if record.media is not None else (record.text or "").encode()
+        except ValueError:
+            continue
+        found.append((record, hashlib.sha256(content).hexdigest()[:16] == record.digest))
+    wrong = [record.query_id for record, same in found if not same]
+    if not found:
+        return not_made("handed_over", "there is no answer to compare")
+    if wrong:
+        return differs(
+            "handed_over",
+            f"{len(wrong)} of {len(found)} saved answers are not what was handed over when they were timed, first query {min(wrong)}",
+        )
+    return holds("handed_over", f"{len(found)} saved answers are what was handed over when they were timed")
+
+
+def _accounted(run: Run, num_issued: int) -> Check:
+    """LoadGen's own count is in its detail log: queries, and samples in each."""
+    by_mode = {mode: run.of_mode(mode) for mode in run.outcome}
+    twice = sum(len(records) - len({r.query_id for r in records}) for records in by_mode.values())
+    num_records = sum(map(len, by_mode.values()))
+    if twice or num_records != num_issued:
+        return differs("accounted", f"{num_issued} queries were issued, {num_records} have Records, {twice} more than one")
+    counted = _loadgen_count(run)
+    if counted is None:
+        return holds("accounted", f"{num_issued} queries and as many Records; LoadGen left no count of a timed test")
+    if counted != len(by_mode.get("performance", [])):
+        return differs(
+            "accounted", f"LoadGen counts {counted} samples of the timed test, {len(by_mode.get('performance', []))} have Records"
+        )
+    return holds("accounted", f"{num_issued} queries and as many Records; LoadGen counts {counted} in the timed test")
+
+
+def _loadgen_count(run: Run) -> int | None:
+    try:
+        log = (run.folder / "performance/mlperf_log_detail.txt").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    found = {key: re.search(rf'"key": "{key}", "value": (\d+)', log) for key in ("generated_samples_per_query", "result_query_count")}
+    if not all(found.values()):
+        return None
+    each, count = (int(match.group(1)) for match in found.values() if match)
+    return each * count
+
+
+def _hard_queries(run: Run, num_failed: int) -> Check:
+    judged = run.judged
+    if not judged:
+        return not_made("hard_queries", "there is no answer to judge")
+    lost = [r for r in judged if r.status == "failed"]
+    if num_failed:
+        told = f"{num_failed} queries failed or went missing"
+        if (chance := _chance(run, lost)) is not None and chance < BY_CHANCE:
+            told += f"; the {len(lost)} samples among them have the longest prompts (chance {chance:.1g})"
+        return differs("hard_queries", told)
+    put_off = _put_off(run)
+    chance = _chance(run, put_off)
+    if len(put_off) > TOLERATED * len(judged) and chance is not None and chance < BY_CHANCE:
+        return differs(
+            "hard_queries",
+            f"{len(put_off)} long prompts of {len(judged)} prompts were put off with the same short answer, {str(put_off[0].text)!r} "
+            f"(chance {chance:.1g}); first query {put_off[0].query_id}",
+        )
+    return holds("hard_queries", f"all {len(judged)} samples are answered; none of the longer ones is put off")
+
+
+def _put_off(run: Run) -> list[Record]:
+    """The largest group of short, equal answers to different prompts, none of them the expected one."""
+    groups: dict[str, list[Record]] = {}
+    for record in run.judged:
+        sample = run.samples[record.sample_index]
+        if record.media is None and (record.text or "").strip() != str(sample.meta.get("answer", "\0")).strip():
+            groups.setdefault((record.text or "").strip(), []).append(record)
+    alike = max(groups.values(), key=len, default=[])
+    lengths = sorted(r.num_units for r in run.judged if r not in alike)
+    if len({run.samples[r.sample_index].prompt for r in alike}) < MIN_ALIKE or not lengths:
+        return []
+    return alike if alike[0].num_units <= SHORT * lengths[len(lengths) // 2] else []
+
+
+def _chance(run: Run, records: Sequence[Record]) -> float | None:
+    """How likely it is that so many prompts, drawn at random, are so much longer than the others."""
+    chosen = {r.query_id for r in records}
+    lengths = {r.query_id: len(run.samples[r.sample_index].prompt) for r in run.judged}
+    these, others = ([n for q, n in lengths.items() if (q in chosen) == wanted] for wanted in (True, False))
+    return float(mannwhitneyu(these, others, alternative="greater").pvalue) if these and others else None
