@@ -48,7 +48,7 @@ features: .venv-features/.ready
 	$(FEATURES)/python -m tests.features
 
 test-vllm: $(VLLM)/.ready
-	$(VLLM)/bin/python -m pytest tests/pipelines/test_vllm.py tests/pipelines/test_real_servers.py --features=docs/features.json --features-on="vLLM's CPU build"
+	$(VLLM)/bin/python -m pytest tests/pipelines/vllm/test_pipeline.py tests/pipelines/endpoint/test_real_servers.py --features=docs/features.json --features-on="vLLM's CPU build"
 
 check: $(READY)
 	$(BIN)/ruff check .

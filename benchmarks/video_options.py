@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 
-from benchmarks.audited_speedups import candidates, write_checkpoints
+from benchmarks.audits.audited_speedups import candidates, write_checkpoints
 from benchmarks.outcome import conclude
 from configs.errors import ConfigError
 from configs.registry import make

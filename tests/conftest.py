@@ -214,8 +214,8 @@ def tiny_wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Folders of the video families by their name in tests/pipelines/tiny_families.py, each built when it is first asked for."""
-    from tests.pipelines import tiny_families
+    """Folders of the video families by their name in tests/pipelines/diffusers/tiny_families.py, each built when it is first asked for."""
+    from tests.pipelines.diffusers import tiny_families
 
     @functools.cache
     def folder(name: str) -> Path:

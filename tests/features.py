@@ -5,7 +5,7 @@ is skipped. One marked `feature(engine, name, refused="why")` proves that the fe
 `note` stands in the table beside what runs.
 
     make features                                                                      # this machine's tests, and the table
-    python -m pytest -m feature --features=docs/features.json --features-on="vLLM's CPU build" tests/pipelines/test_vllm.py
+    python -m pytest -m feature --features=docs/features.json --features-on="vLLM's CPU build" tests/pipelines/vllm/test_pipeline.py
     python -m tests.features                                                           # the table alone
 """
 

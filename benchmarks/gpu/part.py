@@ -27,16 +27,16 @@ class Part(NamedTuple):
 # What each is reckoned to take stands in docs/engines.md, "GPU proof"; the limits leave room over that. What others rest on, and what is
 # cheap, comes first; compilers, whose time nobody knows, last.
 PARTS = (
-    Part("tests", "benchmarks.gpu.gpu_tests", "tests", 120, 20),
-    Part("ceilings", "benchmarks.gpu.ceilings", "ceilings", 45, 15),
-    Part("panels", "benchmarks.gpu.panels", "runs", 120, 25),
-    Part("quality", "benchmarks.gpu.quality", "runs", 90, 40),
-    Part("wan", "benchmarks.gpu.wan", "models", 90, 30),
-    Part("llama", "benchmarks.gpu.llama", "models", 90, 30),
-    Part("caches", "benchmarks.gpu.caches", "models", 90, 25),
-    Part("quantisation", "benchmarks.gpu.quantisation", "models", 75, 20),
-    Part("attention", "benchmarks.gpu.attention", "models", 45, 15),
-    Part("compiled", "benchmarks.gpu.compiled", "models", 120, 40),
+    Part("tests", "benchmarks.gpu.parts.gpu_tests", "tests", 120, 20),
+    Part("ceilings", "benchmarks.gpu.parts.ceilings", "ceilings", 45, 15),
+    Part("panels", "benchmarks.gpu.parts.panels", "runs", 120, 25),
+    Part("quality", "benchmarks.gpu.parts.quality", "runs", 90, 40),
+    Part("wan", "benchmarks.gpu.parts.wan", "models", 90, 30),
+    Part("llama", "benchmarks.gpu.parts.llama", "models", 90, 30),
+    Part("caches", "benchmarks.gpu.parts.caches", "models", 90, 25),
+    Part("quantisation", "benchmarks.gpu.parts.quantisation", "models", 75, 20),
+    Part("attention", "benchmarks.gpu.parts.attention", "models", 45, 15),
+    Part("compiled", "benchmarks.gpu.parts.compiled", "models", 120, 40),
 )
 
 

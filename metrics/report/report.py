@@ -4,7 +4,8 @@ schema, run, workload, scenario, mode, rules, benchmark, notice (that MLCommons 
 run by MLPerf's rules made its answers otherwise than the reference does), device, effective, limits, loadgen, agreement, figures
 (name -> value, unit, better, n, ci95, note), canaries (answers that show the sign), alarms (the canaries that sing) and loosened (those
 that the run was told to bear: off, or a share), truth
-(name, result and what was told of each truth check), gates (figure, value, target, at_least, at_most, holds, why; validity/gates.py), ranks,
+(name, result and what was told of each truth check), gates (figure, value, target, at_least, at_most, holds, why; validity/gates.py),
+ranks,
 samples (per judged answer: prompt, media or text, scores), search (of the highest rate, where there was one), brief (where figures were
 left out). Nothing in it depends on when or in which folder it is made.
 """

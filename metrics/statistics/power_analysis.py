@@ -16,7 +16,7 @@ from metrics.statistics import paired_proportions
 FEWEST = 30  # pairs; the test of means was validated from here on
 AT_MOST = 1_000_000
 HEAVY = 1.1  # times the normal distribution's largest value of as many: from here on tails are heavier
-RESERVE = 1.15  # pairs more for heavy or skewed tails, of which a first look shows too little; benchmarks/audit_statistics.py
+RESERVE = 1.15  # pairs more for heavy or skewed tails, of which a first look shows too little; benchmarks/audits/audit_statistics.py
 EXACT_UP_TO = 1000  # pairs; beyond, exact and score test differ by less than this plan can be trusted
 
 

@@ -1,7 +1,7 @@
 """What a language or vision-language model costs: counted from the real class on the meta device, where weights have shapes but no bytes.
 
 FLOPs are counted from the modules (two for each weight that a token is multiplied with, and attention by heads and context), because a
-mixture of experts cannot be run without values: which expert is asked depends on them. tests/pipelines/test_plan.py holds the
+mixture of experts cannot be run without values: which expert is asked depends on them. tests/pipelines/plan/test_plan.py holds the
 result against torch's FlopCounterMode on shrunk models of each kind.
 """
 

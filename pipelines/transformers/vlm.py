@@ -4,7 +4,7 @@ The library's own processor is used where it can be built. Qwen-VL's cannot with
 and torchvision has no build for every torch: there `QwenInputs` lays the prompt out itself around the library's PIL image
 processor. Both were compared with torchvision 0.28.0 on PNGs of 48 x 48, 30 x 70, 200 x 100 and 3 x 500 pixels, one and
 several a prompt: token ids, their kinds and grids are equal, and so are the pixels where no resizing takes place; resized
-ones differ by one grey level at most (`tests/pipelines/test_transformers_vlm.py`, which skips where it is absent).
+ones differ by one grey level at most (`tests/pipelines/transformers/test_vlm.py`, which skips where it is absent).
 
 Letters: B queries of a batch, V vocabulary.
 """

@@ -16,11 +16,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.gpu import caches, mfu, quality, wan
+from benchmarks.gpu import mfu
 from benchmarks.gpu.__main__ import chosen, concluded, default_output, main
 from benchmarks.gpu.conduct import Entry, Proof, conduct
-from benchmarks.gpu.gpu_tests import read_outcomes
 from benchmarks.gpu.part import PARTS, Part
+from benchmarks.gpu.parts import caches, quality, wan
+from benchmarks.gpu.parts.gpu_tests import read_outcomes
 from configs.errors import ConfigError
 from tests.conftest import ROOT, suite_env
 
@@ -230,7 +231,7 @@ def test_outcomes_are_read_off_pytests_file(tmp_path: Path) -> None:
 
 
 def test_a_failed_test_or_an_invalid_panel_does_not_hold() -> None:
-    parts = [Part("tests", "benchmarks.gpu.gpu_tests", "a", 1, 1), Part("panels", "benchmarks.gpu.panels", "a", 1, 1)]
+    parts = [Part("tests", "benchmarks.gpu.parts.gpu_tests", "a", 1, 1), Part("panels", "benchmarks.gpu.parts.panels", "a", 1, 1)]
     proof = Proof(480, False, Path("x.json"), {"name": "a device"})
     runs = {"t2v/embedded": {"ran": True, "verdict": "VALID"}}
     proof.parts = {"tests": Entry(True, None, figures={"failed": []}), "panels": Entry(True, None, figures={"runs": runs})}

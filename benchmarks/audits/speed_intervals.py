@@ -1,6 +1,6 @@
 """How often `suite.py compare`'s intervals hold the truth: two runs alike, made of random service times, whose speed-up is 1.
 
-python benchmarks/speed_intervals.py            two minutes; one JSON line last
+python benchmarks/audits/speed_intervals.py            two minutes; one JSON line last
 
 correlation: of one batch's time with the next one's, as under a clock that drifts. held: share of pairs whose interval holds 1.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.outcome import conclude
 from configs.run_config import parse_config

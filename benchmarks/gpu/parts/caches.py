@@ -1,7 +1,7 @@
 """What each denoiser cache of the suite saves, in a mild setting.
 
 Weights are random: how often a cache skips says nothing of a trained model, so the share of the work that was done stands beside every
-speed-up. What a cache costs in quality, the embedded model tells: benchmarks/gpu/quality.py, and docs/audits.md.
+speed-up. What a cache costs in quality, the embedded model tells: benchmarks/gpu/parts/quality.py, and docs/audits.md.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 from benchmarks.gpu.part import Job, Keep, NotRunError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 BESIDE_ONE_ANOTHER = 4  # most of a test's time goes into imports
 NO_TESTS = 5  # pytest's exit code
 

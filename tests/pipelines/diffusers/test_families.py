@@ -18,7 +18,7 @@ from pipelines.base import Response
 from pipelines.diffusers.t2v import DiffusersT2V
 from pipelines.distributed.replica import Replica
 from tests.conftest import QUICK, SuiteRun, read_report
-from tests.pipelines.tiny_families import TEXT_TO_VIDEO
+from tests.pipelines.diffusers.tiny_families import TEXT_TO_VIDEO
 from workloads.records import Query, Sample
 
 CPU = torch.device("cpu")

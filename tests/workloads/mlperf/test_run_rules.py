@@ -41,7 +41,7 @@ from workloads.mlperf.vbench_prompts import NEGATIVE_PROMPT
 from workloads.records import Sample
 from workloads.run_folder.files import write_config
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 IN_FORKS = """
 import json, os, sys

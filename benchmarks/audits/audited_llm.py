@@ -1,6 +1,6 @@
 """Do audits of texts tell the truth? As audited_speedups.py, for the embedded language model.
 
-python benchmarks/audited_llm.py [--prompts 100] [--margin 5%] [--folder FOLDER]
+python benchmarks/audits/audited_llm.py [--prompts 100] [--margin 5%] [--folder FOLDER]
 
 The reference is the dense model in float32, answering with its likeliest tokens. Candidates: bfloat16; weights rounded row by row to
 fewer bits, computed with as they were; a layer left out; tokens drawn at a temperature; static batches. Each is audited on exact matches,
@@ -16,9 +16,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.audited_speedups import ROOT, TIMES, print_row, slug, suite
+from benchmarks.audits.audited_speedups import ROOT, TIMES, print_row, slug, suite
 from benchmarks.outcome import conclude
 from metrics.statistics.paired import compare_shares, verdicts
 

@@ -17,7 +17,7 @@ from metrics.similarity.video import psnr
 from pipelines.base import Response
 from pipelines.diffusers.t2v import DiffusersT2V
 from tests.conftest import QUICK, SuiteRun, last_line, read_report
-from tests.pipelines.tiny_families import IMAGE_TO_VIDEO
+from tests.pipelines.diffusers.tiny_families import IMAGE_TO_VIDEO
 from workloads.i2v import ImageToVideo
 from workloads.readers.image_file import read_image
 from workloads.records import Query, Sample, query_seed

@@ -14,7 +14,7 @@ FULL = (
     SuiteRun("llm/embedded-moe", "llm/embedded-moe", "exact_match", LONGER),
     SuiteRun("vlm/embedded", "vlm/embedded", "exact_match", LONGER),
 )
-SHRUNK = (SuiteRun("llm/toy", "llm/toy", "exact_match", FEW),)  # the embedded video model runs in benchmarks/gpu/quality.py
+SHRUNK = (SuiteRun("llm/toy", "llm/toy", "exact_match", FEW),)  # the embedded video model runs in benchmarks/gpu/parts/quality.py
 
 
 def measure(job: Job, keep: Keep) -> None:

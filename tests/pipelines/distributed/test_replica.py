@@ -21,7 +21,7 @@ from pipelines.diffusers.t2v import DiffusersT2V
 from pipelines.distributed.replica import Replica, check_parallelism
 from pipelines.transformers.tensor_parallel import check_heads
 from tests.conftest import QUICK, ROOT, TWO_RANKS, SuiteRun, last_line, read_report, suite_env
-from tests.pipelines.replica_ranks import CASES, CLIP, answer
+from tests.pipelines.distributed.replica_ranks import CASES, CLIP, answer
 
 FOUR_RANKS = [*TWO_RANKS, "--num_processes", "4"]
 

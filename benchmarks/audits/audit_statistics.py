@@ -1,6 +1,6 @@
 """How often an audit's statistics are wrong: simulated pairs of runs whose true difference is known.
 
-python benchmarks/audit_statistics.py [--simulations 2000] [--picture docs/audit_statistics.png]
+python benchmarks/audits/audit_statistics.py [--simulations 2000] [--picture docs/audit_statistics.png]
 
 For means of normal, heavy-tailed, skewed and few-valued differences and for shares at several rates of disagreement, with 30 to
 300 pairs: how often a candidate that is worse by exactly the margin passes, how often the 95 % interval holds the truth, and
@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +67,7 @@ DISCORDANCE = ((0.02, 0.01), (0.05, 0.02), (0.05, 0.05), (0.1, 0.05), (0.2, 0.05
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--simulations", type=int, default=2000, help="of each setting")
-    parser.add_argument("--picture", type=Path, default=Path(__file__).resolve().parents[1] / "docs/audit_statistics.png")
+    parser.add_argument("--picture", type=Path, default=Path(__file__).resolve().parents[2] / "docs/audit_statistics.png")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     rng = np.random.default_rng(given.seed)

@@ -21,11 +21,11 @@ from metrics.report.html import page
 from metrics.report.report import load_run
 from pipelines.launcher.provenance import seal
 from pipelines.launcher.worker import worker
-from tests.conftest import record
+from tests.conftest import ROOT, record
 from tests.metrics.conftest import write_run
 from workloads.records import Record, Sample
 
-PLUGIN = str(Path(__file__).parents[1] / "pipelines/saboteurs.py")
+PLUGIN = str(ROOT / "tests/metrics/validity/saboteurs.py")
 SAMPLES = [Sample(i, f"prompt {i}", {"answer": "yes"}) for i in range(10)]
 END = 0
 

@@ -1,6 +1,6 @@
 """False alarms: honest pipelines, run again and again through suite.py; no truth check and no canary may say anything against them.
 
-python benchmarks/honest_runs.py [--toy 100] [--embedded 30] [--folder FOLDER]
+python benchmarks/audits/honest_runs.py [--toy 100] [--embedded 30] [--folder FOLDER]
 
 Every run has a seed of its own. Toys go through all scenarios, panels and both modes, on one rank and on two; the embedded models through
 their panels. What a run said is a line of FOLDER/honest_runs.jsonl, and runs that have one are not run again: it can be broken off at any
@@ -20,13 +20,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scipy.stats import beta
 
 from benchmarks.outcome import conclude
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SHORT = ["load.min_duration_s=0.5", "load.min_query_count=64", "report_videos=0", "metrics=[throughput]"]
 FEW = ["load.min_duration_s=2", "load.min_query_count=16", "dataset.num_prompts=16", "report_videos=0", "metrics=[throughput]"]
 TWO_RANKS = ["-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/cpu_2.yaml", "--main_process_port", "0"]

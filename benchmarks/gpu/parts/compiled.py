@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.gpu import denoising
 from benchmarks.gpu.part import Job, Keep, not_run
-from benchmarks.gpu.quantisation import float8_dynamic
+from benchmarks.gpu.parts.quantisation import float8_dynamic
 
 STEPS = 4
 
@@ -18,7 +18,7 @@ STEPS = 4
 def measure(job: Job, keep: Keep) -> None:
     import torch
 
-    from benchmarks.gpu import compiled_decode
+    from benchmarks.gpu.parts import compiled_decode
 
     keep("decode", compiled_decode.measure(job))
     if torch.device(job.device).type == "cpu" and "compiled" not in job.named:

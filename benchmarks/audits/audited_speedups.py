@@ -1,6 +1,6 @@
 """Do audits tell the truth? Speed-ups of the embedded video model, audited on few prompts and held against ten times as many.
 
-python benchmarks/audited_speedups.py [--prompts 64] [--margin 10%] [--folder FOLDER]
+python benchmarks/audits/audited_speedups.py [--prompts 64] [--margin 10%] [--folder FOLDER]
 
 The reference makes 20 steps in float32 without a cache. Each candidate is audited against it by `suite.py audit`, on the world
 checker's score. What is true is then looked up in runs of the same settings on ten times as many prompts: how far the
@@ -21,13 +21,13 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.outcome import conclude
 from benchmarks.quantised_checkpoints import EXPERTS, write_gguf, write_quark
 from metrics.statistics.paired import compare_shares, verdicts
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TIMES = 10
 REFERENCE = ["pipeline.num_inference_steps=20"]
 

@@ -11,8 +11,8 @@ import torch
 
 from benchmarks.gpu import mfu
 from benchmarks.gpu.denoising import free
-from benchmarks.gpu.llama import FULL, SHRUNK, Sizes, counted, guarded, ids_of, load
 from benchmarks.gpu.part import Job
+from benchmarks.gpu.parts.llama import FULL, SHRUNK, Sizes, counted, guarded, ids_of, load
 
 if TYPE_CHECKING:
     from pipelines.transformers.llm import TransformersLLM
