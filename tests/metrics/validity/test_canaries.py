@@ -6,6 +6,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from configs.run_config import Canary, parse_config
 from metrics.base import Run
@@ -37,6 +38,36 @@ def test_a_still_video_is_right_where_the_prompt_asks_for_it() -> None:
     rng = np.random.default_rng(0)
     still = np.repeat(render(sample_scene(rng, "simple"), rng)[:1], 9, axis=0)
     assert watch_video(still, expects_motion=False) == []
+
+
+def _chessboard(dark: int, light: int) -> NDArray[np.uint8]:
+    """Nine frames alike, of pixels whose spread is half the difference."""
+    board = np.where(np.indices((24, 24)).sum(0) % 2, light, dark)
+    return np.repeat(np.repeat(board[None, :, :, None], 9, axis=0), 3, axis=-1).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("dark", "light", "black"), [(16, 16, True), (17, 17, False), (0, 3, True), (0, 4, False)])
+def test_black_is_at_most_16_with_a_spread_below_2(dark: int, light: int, black: bool) -> None:
+    assert watch_video(_chessboard(dark, light), expects_motion=False) == (["black"] if black else [])
+
+
+@pytest.mark.parametrize(("change", "frozen"), [(1, True), (2, False)])
+def test_a_video_is_frozen_while_no_pixel_changes_by_more_than_1(change: int, frozen: bool) -> None:
+    video = np.full((9, 24, 24, 3), 100, np.uint8)
+    video[5, 3, 7, 1] += change
+    assert watch_video(video) == (["frozen"] if frozen else [])
+
+
+def _of_correlation(share: float, spread: float) -> NDArray[np.uint8]:
+    """A ramp and noise over it: the ramp is that share of the variance, and so the correlation of neighbours."""
+    rng, ramp = np.random.default_rng(0), np.linspace(-1, 1, 128)[:, None] * np.sqrt(3)
+    grey = 128 + spread * (np.sqrt(share) * ramp + np.sqrt(1 - share) * rng.standard_normal((3, 128, 128)))
+    return np.repeat(np.rint(grey)[..., None], 3, axis=-1).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("share", "spread", "noise"), [(0.32, 20, True), (0.38, 20, False), (0, 4.2, True), (0, 3.8, False)])
+def test_noise_has_a_correlation_below_0_35_and_a_spread_above_4(share: float, spread: float, noise: bool) -> None:
+    assert watch_video(_of_correlation(share, spread)) == (["noise"] if noise else [])
 
 
 def test_what_the_pixels_cannot_show_is_caught_from_the_records(make_run: MakeRun) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from metrics.base import Run
-from metrics.validity.canaries import TEXT_CANARIES, VIDEO_CANARIES, alarms, applying, listen
+from metrics.validity.canaries import TEXT_CANARIES, VIDEO_CANARIES, alarms, applying, listen, loosened
 from metrics.validity.text_canaries import REPLACEMENT, watch_text
 from tests.conftest import record
 from workloads.world.language import TASKS, draw_item
@@ -52,6 +52,24 @@ def test_no_answer_of_the_world_sets_off_anything() -> None:
 )
 def test_a_unit_repeated_to_the_end_loops(text: str) -> None:
     assert watch_text(text) == ["looping"]
+
+
+@pytest.mark.parametrize(
+    ("unit", "times", "loops"),
+    [
+        (1, 32, True),
+        (1, 31, False),  # 32 characters at least
+        (23, 6, True),
+        (23, 5, False),
+        (24, 4, True),
+        (24, 3, False),
+        (200, 4, True),
+        (201, 4, False),
+    ],
+)
+def test_how_often_a_unit_must_be_said_depends_on_its_length(unit: int, times: int, loops: bool) -> None:
+    text = "".join(chr(0x4E00 + i) for i in range(unit)) * times
+    assert watch_text(text) == (["looping"] if loops else [])
 
 
 def test_a_loop_that_was_left_again_is_none() -> None:
@@ -110,6 +128,11 @@ def test_a_wrong_answer_that_is_another_prompts_right_one_is_only_wrong(make_tex
 def test_without_references_the_prompts_must_differ(make_text_run: MakeRun) -> None:
     assert heard(make_text_run(alike(12, 12))) == {"identical": [0, 1]}
     assert heard(make_text_run(alike(12, 12), prompts=["same", "same"])) == {}
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.05, {}), (0.06, {"looping": "0.06"})])
+def test_only_more_than_the_usual_share_loosens_a_canary(make_text_run: MakeRun, share: float, told: dict[str, str]) -> None:
+    assert loosened(make_text_run([record(0)], canaries={"looping": share})) == told
 
 
 def test_short_answers_may_be_alike(make_text_run: MakeRun) -> None:
