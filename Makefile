@@ -1,7 +1,7 @@
 # make t2v    set up .venv, install, run the main job
 # make suite  set up, run all three panels, write one page over them; PRESETS=mlperf: MLPerf's models, shrunk
 # make test   set up, run all tests
-# make features  set up with every optional package, run the tests of engines' features, write what they say into docs/engines.md
+# make features  set up with every optional package, run the tests of engines' features, write their results into docs/features.md
 # make test-vllm  set up .venv-vllm with vLLM's CPU build, run its tests; pip must be able to find torch's CPU build
 # make check  set up, lint, format check, types
 PYTHON ?= python3

@@ -1,6 +1,6 @@
 """What many tests need: the suite as a user starts it, runs made by hand, and a tiny Wan with random weights.
 
-And what tests say of engines' features, kept where `--features FILE` is given: tests/features.py.
+The results of tests marked `feature` are stored where `--features FILE` is given: tests/features.py.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ TIMEOUT_S = 240
 SuiteRun = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-_told: list[features.Told] = []
+_results: list[features.FeatureResult] = []
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("features", "What tests say of engines' features")
-    group.addoption("--features", metavar="FILE", help="keep in FILE what tests marked `feature` say; docs/features.json holds the page's")
-    group.addoption("--features-on", metavar="PLACE", default="CPU", help="what the machine is called there (default: CPU)")
+    group = parser.getgroup("features", "Results of tests marked `feature`")
+    group.addoption("--features", metavar="FILE", help="store the results of tests marked `feature` in FILE, such as docs/features.json")
+    group.addoption("--features-on", metavar="PLACE", default="CPU", help="the place that the results are stored under (default: CPU)")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -72,12 +72,13 @@ def _has_accelerator() -> bool:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.when == "call" or report.outcome != "passed":  # a test that is skipped or breaks before its call has none
         why = report.longrepr[2].removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else ""
-        _told.extend(features.told(dict(mark), report.outcome, why) for name, mark in report.user_properties if name == "feature")  # type: ignore[call-overload]
+        marks = [dict(mark) for name, mark in report.user_properties if name == "feature"]  # type: ignore[call-overload]
+        _results.extend(features.result_of(mark, report.outcome, why) for mark in marks)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if (file := session.config.getoption("--features")) and not hasattr(session.config, "workerinput"):
-        features.keep(Path(file), session.config.getoption("--features-on"), _told)
+        features.save(Path(file), session.config.getoption("--features-on"), _results)
 
 
 def suite_env() -> dict[str, str]:
