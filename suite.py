@@ -68,8 +68,8 @@ def run(
         raise typer.Exit(2)
 
     from configs.errors import ConfigError, GivenUpError
+    from configs.load_config import load_config
     from configs.registry import load_plugin_file
-    from configs.run_config import load_config
     from pipelines.launcher.launch import is_main_process, launch
 
     for path in plugin or []:
@@ -330,8 +330,8 @@ def plan(
 
     Exit codes: 0 the preset's layout fits, 3 it does not (and what would is named), 1 an error.
     """
+    from configs.load_config import load_config
     from configs.registry import load_plugin_file
-    from configs.run_config import load_config
     from pipelines.plan.plan import Asked
     from pipelines.plan.plan import plan as make_plan
     from pipelines.plan.table import plain, print_plan
@@ -363,8 +363,8 @@ def serve(
     plugin: Annotated[list[str] | None, typer.Option(help="A Python file that registers a plugin; repeatable.")] = None,
 ) -> None:
     """Put a pipeline behind /v1/chat/completions, /v1/completions or /v1/videos, for other clients to measure. Ctrl-C ends it."""
+    from configs.load_config import load_config
     from configs.registry import load_plugin_file
-    from configs.run_config import load_config
     from pipelines.serving.server import serve as serve_until_stopped
 
     for path in plugin or []:
@@ -449,8 +449,8 @@ def vbench(
 @app.command("list")
 def list_() -> None:
     """List workloads, pipelines, metrics and presets that can be named."""
+    from configs.load_config import presets
     from configs.registry import KINDS, names
-    from configs.run_config import presets
 
     for kind in KINDS:
         typer.echo(f"{kind}:")

@@ -27,7 +27,8 @@ import numpy as np
 import zmq
 
 from benchmarks.outcome import conclude
-from configs.run_config import RunConfig, parse_config
+from configs.load_config import parse_config
+from configs.run_config import RunConfig
 from pipelines.launcher import messages
 from pipelines.launcher.conductor.conductor import JobSpec
 from pipelines.launcher.conductor.process import ConductorProcess

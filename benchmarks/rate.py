@@ -76,8 +76,8 @@ def main() -> None:
 def measure(given: argparse.Namespace, folder: Path) -> None:
     """On every rank: some LoadGen tests a rate, and what they come to."""
     import benchmarks.null_engine  # noqa: F401  (registers the pipeline)
+    from configs.load_config import parse_config
     from configs.registry import make
-    from configs.run_config import parse_config
     from pipelines.launcher.launch import Test, join_ranks, share
 
     values: dict[str, Any] = {

@@ -24,8 +24,8 @@ import torch
 from benchmarks.audits.audited_speedups import candidates, write_checkpoints
 from benchmarks.outcome import conclude
 from configs.errors import ConfigError
+from configs.load_config import load_config
 from configs.registry import make
-from configs.run_config import load_config
 from workloads.records import Query, Sample
 from workloads.t2v import draw_captions
 

@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from configs.run_config import parse_config
+from configs.load_config import parse_config
 from metrics.base import Run
 from tests import features
 from workloads.records import Record, Sample

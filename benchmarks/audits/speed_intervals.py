@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.outcome import conclude
-from configs.run_config import parse_config
+from configs.load_config import parse_config
 from metrics.base import Run
 from metrics.performance.speed import slowness, speed_up, throughput
 from workloads.records import Record

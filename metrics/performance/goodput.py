@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from configs.registry import register
-from configs.run_config import Limits
+from configs.settings import Limits
 from metrics.base import Figure, Metric, Run
 from metrics.statistics.intervals import wilson_interval
 from workloads.records import Record

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from configs.required_versions import is_met
-from configs.run_config import Fallback
+from configs.settings import Fallback
 from metrics.base import Run
 from metrics.validity.check import Check, differs, holds, not_made
 from pipelines.launcher.worker.inspection import OPTIONS

@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import ConfigError, RunError
-from configs.run_config import ParallelSettings
+from configs.settings import ParallelSettings
 
 if TYPE_CHECKING:
     import torch

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import ConfigError
-from configs.run_config import RunConfig, parse_config, read_yaml
+from configs.load_config import parse_config, read_yaml
+from configs.run_config import RunConfig
 from pipelines.launcher.conductor.conductor import Rest
 from pipelines.launcher.provenance import suite_commit, system_facts, write_manifest
 from workloads.records import Record, Sample

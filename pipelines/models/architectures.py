@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import ConfigError, unknown
-from configs.run_config import CONFIGS
+from configs.load_config import CONFIGS
 
 ARCHITECTURES = CONFIGS / "architectures"
 MIN_VOCABULARY = 300  # 256 bytes and the tokens that a chat needs

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from configs.errors import ConfigError, unknown
+from configs.load_config import CONFIGS, read_yaml
 from configs.registry import explain
-from configs.run_config import CONFIGS, read_yaml
 
 SHIPPED = CONFIGS / "devices.yaml"
 USABLE = 0.95  # the rest is the runtime's, the collectives' and lost between blocks; AMD's MLPerf v6.1 runs let vLLM have 0.96

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from configs.errors import ConfigError
-from configs.run_config import PRESETS, load_config, parse_config
+from configs.load_config import PRESETS, load_config, parse_config
 from tests.conftest import SuiteRun, last_line, read_report
 from workloads.mlperf.run_rules import under_rules
 from workloads.mlperf.vbench_prompts import NEGATIVE_PROMPT

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from configs.errors import ConfigError
+from configs.load_config import parse_config
 from configs.required_versions import is_met
-from configs.run_config import parse_config
 
 
 @pytest.mark.parametrize(

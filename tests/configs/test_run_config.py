@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from configs.errors import ConfigError
-from configs.run_config import load_config, parse_config, presets
+from configs.load_config import load_config, parse_config, presets
 
 
 def test_every_preset_parses() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from configs.run_config import parse_config
+from configs.load_config import parse_config
 from metrics.base import Run
 from pipelines.launcher.provenance import seal
 from workloads.llm import Language

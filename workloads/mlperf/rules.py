@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from configs.errors import ConfigError, unknown
-from configs.run_config import Limits, Scenario
+from configs.settings import Limits, Scenario
 from workloads.mlperf.vbench_prompts import NEGATIVE_PROMPT
 
 Round = Literal["v6.0", "v6.1"]

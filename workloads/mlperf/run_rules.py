@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import ConfigError
-from configs.run_config import Limits, RunConfig
+from configs.run_config import RunConfig
+from configs.settings import Limits
 from workloads.mlperf.rules import MIN_DURATION_S, NOT_AS_REFERENCE, ROUNDS, SEEDS, Benchmark, ScenarioRules, Setting, benchmark
 
 TRADEMARK = (

@@ -33,7 +33,8 @@ import msgspec
 import yaml
 
 from configs.errors import ConfigError
-from configs.run_config import RunConfig, parse_config, read_yaml
+from configs.load_config import parse_config, read_yaml
+from configs.run_config import RunConfig
 from workloads.records import Record, Sample
 
 MIN_FREE_BYTES = 64 * 2**20

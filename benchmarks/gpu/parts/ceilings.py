@@ -107,7 +107,7 @@ def _bandwidth(device: torch.device, shrink: bool) -> dict[str, Any]:
 def _energy(device: torch.device, shrink: bool) -> dict[str, Any]:
     """Joules of the device's counter while it does nothing but products."""
     from benchmarks.gpu.timing import synchronise
-    from configs.run_config import PowerSettings
+    from configs.settings import PowerSettings
     from pipelines.devices.power_meters import MeterError, find_meter
 
     try:

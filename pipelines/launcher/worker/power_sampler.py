@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from configs.errors import ConfigError
-from configs.run_config import PowerSettings
+from configs.settings import PowerSettings
 from pipelines.devices.power_meters import Meter, MeterError, find_meter
 from pipelines.launcher.worker.clock_sync import ConductorClock
 from workloads.run_folder.power_log import MeterFacts, PowerSample

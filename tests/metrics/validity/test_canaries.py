@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from configs.run_config import Canary, parse_config
+from configs.load_config import parse_config
+from configs.settings import Canary
 from metrics.base import Run
 from metrics.validity.canaries import TEXT_CANARIES, VIDEO_CANARIES, alarms, listen, loosened, watch_video
 from tests.conftest import record

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from configs.errors import ConfigError
-from configs.run_config import PowerSettings
+from configs.settings import PowerSettings
 from pipelines.devices.power_meters import MeterError, RaplMeter, find_meter
 from pipelines.launcher.worker.clock_sync import ConductorClock
 from pipelines.launcher.worker.power_sampler import PowerSampler, power_sampler

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from configs.errors import ConfigError
-from configs.run_config import ParallelSettings
+from configs.settings import ParallelSettings
 from pipelines.base import Response
 from pipelines.diffusers.t2v import DiffusersT2V
 from pipelines.distributed.replica import Replica

@@ -14,7 +14,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from configs.run_config import ParallelSettings
+from configs.settings import ParallelSettings
 from pipelines.diffusers.speedups import parallel as parallel_denoise
 from pipelines.diffusers.t2v import DiffusersT2V
 from pipelines.distributed.replica import Replica, join_replica

@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from configs.errors import ConfigError
-from configs.run_config import ParallelSettings, parse_config
+from configs.load_config import parse_config
+from configs.settings import ParallelSettings
 from pipelines.diffusers.t2v import DiffusersT2V
 from pipelines.distributed.replica import Replica, check_parallelism
 from pipelines.transformers.tensor_parallel import check_heads

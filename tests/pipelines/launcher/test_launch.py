@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from configs.errors import RunError
-from configs.run_config import load_config
+from configs.load_config import load_config
 from pipelines.launcher.launch import join_ranks
 from tests.conftest import ACCELERATE, QUICK, ROOT, TWO_RANKS, SuiteRun, last_line, read_report, suite_env
 

@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from configs.errors import ConfigError
-from configs.run_config import RunConfig, parse_config
+from configs.load_config import parse_config
+from configs.run_config import RunConfig
 from pipelines.launcher.provenance import write_manifest, write_system
 from pipelines.launcher.resume import prepare_rest, resumed_config
 from tests.conftest import ROOT, TWO_RANKS, SuiteRun, read_report, record, suite_env

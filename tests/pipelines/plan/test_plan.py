@@ -15,8 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from configs.errors import ConfigError
+from configs.load_config import load_config, parse_config
 from configs.registry import register
-from configs.run_config import load_config, parse_config
 from pipelines.base import StreamingPipeline
 from pipelines.models import architectures
 from pipelines.plan import video

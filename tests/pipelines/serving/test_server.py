@@ -20,7 +20,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from configs.errors import ConfigError
-from configs.run_config import parse_config
+from configs.load_config import parse_config
 from pipelines.base import Event, Pipeline, Response, StreamingPipeline
 from pipelines.serving.engine import Engine, Question
 from pipelines.serving.server import make_app, serve

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.run_config import parse_config
+from configs.load_config import parse_config
 from workloads.loadgen.load_test import LoadTest
 from workloads.loadgen.server_schedule import server_schedule
 

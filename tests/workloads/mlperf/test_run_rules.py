@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from configs.errors import ConfigError
+from configs.load_config import load_config, parse_config, read_yaml
 from configs.registry import make
-from configs.run_config import RunConfig, load_config, parse_config, read_yaml
+from configs.run_config import RunConfig
 from metrics.report.html.page import write_html
 from metrics.report.report import build_report
 from metrics.report.terminal import print_summary
@@ -71,7 +72,7 @@ print(json.dumps([ask(lambda: settings(m, s)) for m, s in json.loads(sys.argv[1]
 
 SET_UP = """
 from pathlib import Path
-from configs.run_config import parse_config
+from configs.load_config import parse_config
 from workloads.loadgen.load_test import LoadTest
 from workloads.mlperf.run_rules import under_rules
 def settings(values, num_samples, folder):
@@ -85,7 +86,7 @@ print(json.dumps([ask(lambda: settings(*case)) for case in json.loads(sys.argv[1
 LATE = """
 import statistics, time
 from pathlib import Path
-from configs.run_config import parse_config
+from configs.load_config import parse_config
 from workloads.loadgen.load_test import LoadTest
 from workloads.mlperf.run_rules import under_rules
 config = under_rules(parse_config(json.loads(sys.argv[1]), "t"))

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from configs.errors import ConfigError
-from configs.run_config import parse_config
+from configs.load_config import parse_config
 from tests.conftest import record
 from workloads.records import Sample
 from workloads.run_folder.files import create_run_folder, prompt_set_hash, read_run, write_config, write_samples

@@ -11,7 +11,7 @@ import torch
 
 from configs.errors import ConfigError
 from configs.registry import make
-from configs.run_config import ParallelSettings
+from configs.settings import ParallelSettings
 from pipelines.diffusers.t2v import DiffusersT2V
 from pipelines.distributed.replica import Replica
 from pipelines.models.embedded import VIDEO

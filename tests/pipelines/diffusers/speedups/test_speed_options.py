@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from configs.errors import ConfigError
+from configs.load_config import load_config
 from configs.registry import make
-from configs.run_config import ParallelSettings, load_config
+from configs.settings import ParallelSettings
 from pipelines.diffusers.speedups.vae import merge, strips
 from pipelines.diffusers.t2v import DiffusersT2V
 from pipelines.distributed.replica import Replica
