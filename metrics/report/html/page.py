@@ -43,10 +43,12 @@ def write_html(report: Report) -> Path:
 
 
 def render(template: str, page: Mapping[str, Any]) -> str:
-    """A template of this folder, filled in; all that the page holds is escaped."""
+    """A template of templates/, filled in; all that the page holds is escaped."""
     from jinja2 import Environment, FileSystemLoader
 
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters |= {"number": number, "label": label}
     return environment.get_template(template).render(**page)
 
