@@ -274,7 +274,7 @@ def submit(
     from metrics.mlperf.submission.check import check as check_submission
     from metrics.mlperf.submission.check import print_refusals
     from metrics.mlperf.submission.write import write_submission
-    from workloads.mlperf.run_rules import UNVERIFIED
+    from workloads.mlperf.notices import UNVERIFIED
 
     for path in plugin or []:
         load_plugin_file(path)

@@ -33,7 +33,8 @@ from metrics.statistics.paired import (
     verdicts,
 )
 from metrics.validity.gates import scenario_of
-from workloads.mlperf.run_rules import notices, shown_benchmark
+from workloads.mlperf.notices import notices
+from workloads.mlperf.run_rules import shown_benchmark
 from workloads.records import Record
 
 SCHEMA = "triptych-audit/1"

@@ -16,7 +16,7 @@ from metrics.performance.speed import KINDS, Ratio, Speed, best_share, geometric
 from metrics.report.recompute import worked_out
 from metrics.report.report import QUALITY, Report
 from metrics.report.run_facts import differing, facts, hardware, model_name, num_devices
-from workloads.mlperf.run_rules import notices
+from workloads.mlperf.notices import notices
 
 SCHEMA = "triptych-compare/1"
 BY = ("auto", "throughput", *KINDS)

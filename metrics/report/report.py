@@ -30,7 +30,8 @@ from metrics.validity import canaries, effective_settings, gates, loadgen_agreem
 from metrics.validity.check import Check
 from metrics.validity.mlperf_rules import departures
 from workloads.loadgen.load_test import read_summary
-from workloads.mlperf.run_rules import benchmark_of, notice, unlike_reference
+from workloads.mlperf.notices import differences_from_reference, notice
+from workloads.mlperf.run_rules import benchmark_of
 from workloads.run_folder import manifest
 from workloads.run_folder.files import read_run, write_json
 from workloads.run_folder.record_log import without_record
@@ -123,7 +124,7 @@ def make_report(folder: Path, brief: bool = False) -> Report:
         "seed": run.config.seed,
         "verdict": "INVALID" if reasons else "VALID",
         "reasons": reasons,
-        "notes": unlike_reference(benchmark_of(run.config), run.config.pipeline_options) if run.config.by_mlperf else [],
+        "notes": differences_from_reference(benchmark_of(run.config), run.config.pipeline_options) if run.config.by_mlperf else [],
         "device": _devices(run),
         "random_weights": has_random_weights(run),
         "effective": _ranks(run)[0]["effective"] if _ranks(run) else {},

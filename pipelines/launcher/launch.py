@@ -39,7 +39,7 @@ from pipelines.launcher.worker.follower import Follower, leave_where_stuck
 from pipelines.launcher.worker.power_sampler import power_sampler
 from pipelines.launcher.worker.worker import Worker
 from workloads.base import Workload
-from workloads.mlperf.run_rules import check_data, check_generation, under_rules
+from workloads.mlperf.run_rules import apply_mlperf_rules, check_data, check_generation
 from workloads.records import Sample
 from workloads.run_folder.files import create_run_folder, read_run, write_config, write_outcome, write_samples
 from workloads.run_folder.record_log import fail_the_rest
@@ -74,7 +74,7 @@ def launch(config: RunConfig, output: str | None, find_max_rate: bool = False, r
     """
     check_process_count()
     check_visible_devices(os.environ)
-    config = under_rules(config)
+    config = apply_mlperf_rules(config)
     workload: Workload = make("workloads", config.workload, config.dataset)
     samples = list(workload.samples())
     check_data(config, len(samples))

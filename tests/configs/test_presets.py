@@ -10,7 +10,7 @@ import pytest
 from configs.errors import ConfigError
 from configs.load_config import PRESETS, load_config, parse_config
 from tests.conftest import SuiteRun, last_line, read_report
-from workloads.mlperf.run_rules import under_rules
+from workloads.mlperf.run_rules import apply_mlperf_rules
 from workloads.mlperf.vbench_prompts import NEGATIVE_PROMPT
 
 SCENARIOS = {
@@ -26,7 +26,7 @@ SHORT = ["truth.replays=1", "load.min_duration_s=0.2", "load.min_query_count=4",
 
 @pytest.mark.parametrize(("preset", "scenario"), [(p, s) for p, scenarios in SCENARIOS.items() for s in scenarios])
 def test_a_preset_is_its_benchmark_by_mlperfs_rules_and_shrunk_a_quick_run(preset: str, scenario: str) -> None:
-    full = under_rules(load_config(None, preset, scenario=scenario))
+    full = apply_mlperf_rules(load_config(None, preset, scenario=scenario))
     assert full.rules.startswith("mlperf-v6.")
     assert full.load.min_duration_s == 600
     assert full.pipeline_options.get("weights") is None

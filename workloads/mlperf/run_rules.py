@@ -10,24 +10,21 @@ from __future__ import annotations
 import functools
 import importlib.util
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from configs.errors import ConfigError
 from configs.run_config import RunConfig
 from configs.settings import Limits
-from workloads.mlperf.rules import MIN_DURATION_S, NOT_AS_REFERENCE, ROUNDS, SEEDS, Benchmark, ScenarioRules, Setting, benchmark
+from workloads.mlperf.benchmarks import ROUNDS, benchmark
+from workloads.mlperf.generation import Setting
+from workloads.mlperf.rules import MIN_DURATION_S, SEEDS, Benchmark, ScenarioRules
 
-TRADEMARK = (
-    "The MLPerf\u2122 name and logo are registered and unregistered trademarks of MLCommons Association in the United States and other "
-    "countries. All rights reserved. Unauthorized use strictly prohibited. See www.mlcommons.org for more information."
-)
-UNVERIFIED = "Result not verified by MLCommons Association."  # what the messaging guidelines of mlcommons/policies ask for, word by word
 _LIMITS = ("target_latency_s", "target_ttft_s", "target_tpot_s")
 
 
-def under_rules(config: RunConfig) -> RunConfig:
+def apply_mlperf_rules(config: RunConfig) -> RunConfig:
     """The configuration that the run goes by; the same where its rules are `quick`. Twice is as good as once.
 
     Raises ConfigError naming the setting that contradicts the rules, what they ask for, and the fix.
@@ -118,16 +115,6 @@ def _short(value: object) -> str:
     return f"'{value[:40]} ...' (as in preset t2v/wan2.2-t2v-a14b)" if isinstance(value, str) and len(value) > 80 else f"{value}"
 
 
-def unlike_reference(found: Benchmark, pipeline_options: Mapping[str, Any]) -> list[str]:
-    """How answers were made otherwise than the benchmark's reference makes them, where the rules let a run go on."""
-    told = [NOT_AS_REFERENCE[found.name]] if found.name in NOT_AS_REFERENCE else []
-    cache = pipeline_options.get("cache")
-    name = cache.get("name") if isinstance(cache, Mapping) else cache
-    if name not in (None, "none"):
-        told.append(f"pipeline.cache is {name}: parts of the denoiser's work are left out, where the reference does all of it")
-    return told
-
-
 def benchmark_of(config: RunConfig) -> Benchmark:
     """The benchmark that the run is held to. Raises ConfigError where it names none, or none of its round."""
     round_ = embedded_round() if config.rules == "mlperf" else config.rules.removeprefix("mlperf-")
@@ -170,25 +157,6 @@ def embedded_round() -> str:
         f"the installed LoadGen is of a round that is not known here (its qsl_rng_seed is {seed}); name one: "
         + ", ".join(f"--set rules=mlperf-{round_}" for round_ in SEEDS)
     )
-
-
-def notice(config: RunConfig) -> str:
-    """What has to stand beside every figure of the run."""
-    if not config.by_mlperf:
-        return f"Not an MLPerf\u2122 result: judged by the suite's own quick rules, short runs. {UNVERIFIED}"
-    found = benchmark_of(config)
-    scenario = config.scenario.replace("_", " ").title().replace(" ", "")
-    return f"Unverified MLPerf\u2122 {found.round} Inference {found.name} {scenario}. {UNVERIFIED} {TRADEMARK}"
-
-
-def notices(configs: Iterable[RunConfig]) -> str:
-    """What has to stand beside figures of several runs: each notice once, and what parts those that must not be compared."""
-    listed = list(configs)
-    told = list(dict.fromkeys(map(notice, listed)))
-    alike = {(c.rules, c.benchmark, c.scenario) for c in listed if c.by_mlperf} | {("quick",) for c in listed if not c.by_mlperf}
-    if len(alike) > 1 and any(c.by_mlperf for c in listed):
-        told.append("MLPerf\u2122 results may only be compared with such results of the same benchmark and scenario; not all here are.")
-    return " ".join(told)
 
 
 def _tightened(config: RunConfig, found: Benchmark, rules: ScenarioRules) -> Limits:

@@ -31,7 +31,8 @@ from metrics.mlperf.compliance.judge import Verdict, judge, needs_controls, not_
 from metrics.mlperf.compliance.run_tests import AuditTest, check_ranks, run_audits
 from metrics.report.report import load_run
 from workloads.loadgen.load_test import LoadTest
-from workloads.mlperf.run_rules import UNVERIFIED, shown_benchmark
+from workloads.mlperf.notices import UNVERIFIED
+from workloads.mlperf.run_rules import shown_benchmark
 from workloads.records import Sample
 from workloads.run_folder.files import write_json
 from workloads.run_folder.manifest import distrust

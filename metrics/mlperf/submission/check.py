@@ -31,8 +31,10 @@ from metrics.report.report import load_report
 from metrics.validity.mlperf_rules import departures
 from workloads.loadgen.load_test import read_summary
 from workloads.loadgen.logs import LoadGenLog, read_detail
-from workloads.mlperf.rules import MIN_DURATION_S, Benchmark, ScenarioRules, benchmark
-from workloads.mlperf.run_rules import embedded_round, unlike_reference
+from workloads.mlperf.benchmarks import benchmark
+from workloads.mlperf.notices import differences_from_reference
+from workloads.mlperf.rules import MIN_DURATION_S, Benchmark, ScenarioRules
+from workloads.mlperf.run_rules import embedded_round
 from workloads.run_folder.manifest import distrust
 
 MAX_FILE_BYTES = 50 * 2**20
@@ -261,7 +263,7 @@ def _own_runs(place: Place) -> Iterator[Refusal]:
             if (rules := report.run.config.rules) != f"mlperf-{place.benchmark.round}":
                 reasons.append(f"the run was made by rules {rules!r}: make it with --set rules=mlperf-{place.benchmark.round}")
             if place.division == "closed":
-                told = unlike_reference(place.benchmark, report.run.config.pipeline_options)
+                told = differences_from_reference(place.benchmark, report.run.config.pipeline_options)
                 reasons += [f"not as the reference: {note}" for note in told]
             if not report.valid:
                 reasons += [f"the run is INVALID by its own report: {told}" for told in report.data["reasons"]]

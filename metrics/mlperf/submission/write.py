@@ -41,8 +41,10 @@ from metrics.mlperf.submission.system import describe as describe_system
 from metrics.mlperf.submission.system import num_devices, of_all, read_told
 from metrics.report.report import load_run
 from pipelines.launcher.provenance import suite_commit
-from workloads.mlperf.rules import Benchmark, benchmark
-from workloads.mlperf.run_rules import embedded_round, unlike_reference
+from workloads.mlperf.benchmarks import benchmark
+from workloads.mlperf.notices import differences_from_reference
+from workloads.mlperf.rules import Benchmark
+from workloads.mlperf.run_rules import embedded_round
 from workloads.run_folder.files import write_json, write_text
 from workloads.run_folder.manifest import read_manifest
 
@@ -158,7 +160,7 @@ def _write_result(result: Result, compliance: Path | None, folder: Path, src: Pa
     write_json(folder / "measurements.json", measurements(run))
     own_conf = run.folder / "performance/user.conf"
     write_text(folder / "user.conf", own_conf.read_text(encoding="utf-8") if own_conf.is_file() else user_conf(run, result.scenario))
-    told = unlike_reference(result.benchmark, run.config.pipeline_options)
+    told = differences_from_reference(result.benchmark, run.config.pipeline_options)
     title = f"# {result.benchmark.name}, {FOLDERS[result.scenario]}\n\nHow it was run: src/README.md.\n"
     write_text(folder / "README.md", title + "".join(f"\nNot as the reference: {note}.\n" for note in told))
     if result.performance:

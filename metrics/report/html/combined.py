@@ -11,7 +11,7 @@ from metrics.report.html import plots, token_plots
 from metrics.report.html.page import key_figures, png_uri, render, report_link
 from metrics.report.report import Report, load_report
 from metrics.report.run_facts import titles
-from workloads.mlperf.run_rules import notices
+from workloads.mlperf.notices import notices
 from workloads.run_folder.files import write_text
 
 

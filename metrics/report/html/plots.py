@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workloads.mlperf.run_rules import UNVERIFIED
+from workloads.mlperf.notices import UNVERIFIED
 from workloads.records import Record
 
 if TYPE_CHECKING:

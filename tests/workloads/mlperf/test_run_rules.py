@@ -26,18 +26,10 @@ from metrics.validity.mlperf_rules import departures
 from tests.configs.test_presets import SCENARIOS
 from tests.conftest import record
 from tests.metrics.conftest import write_run
-from workloads.mlperf.rules import MIN_DURATION_S, ROUNDS, Benchmark, ScenarioRules, benchmark, seeds
-from workloads.mlperf.run_rules import (
-    UNVERIFIED,
-    check_data,
-    check_generation,
-    embedded_round,
-    notice,
-    notices,
-    shown_benchmark,
-    under_rules,
-    unlike_reference,
-)
+from workloads.mlperf.benchmarks import ROUNDS, benchmark
+from workloads.mlperf.notices import UNVERIFIED, differences_from_reference, notice, notices
+from workloads.mlperf.rules import MIN_DURATION_S, Benchmark, ScenarioRules, seeds
+from workloads.mlperf.run_rules import apply_mlperf_rules, check_data, check_generation, embedded_round, shown_benchmark
 from workloads.mlperf.vbench_prompts import NEGATIVE_PROMPT
 from workloads.records import Sample
 from workloads.run_folder.files import write_config
@@ -74,11 +66,11 @@ SET_UP = """
 from pathlib import Path
 from configs.load_config import parse_config
 from workloads.loadgen.load_test import LoadTest
-from workloads.mlperf.run_rules import under_rules
+from workloads.mlperf.run_rules import apply_mlperf_rules
 def settings(values, num_samples, folder):
     folder = Path(folder)
     folder.mkdir(parents=True)
-    test = LoadTest(under_rules(parse_config(values, "t")), "performance", num_samples, 1.0, True, folder, lambda *_: None)
+    test = LoadTest(apply_mlperf_rules(parse_config(values, "t")), "performance", num_samples, 1.0, True, folder, lambda *_: None)
     return plain(test._settings()) | {"user.conf": (folder / "user.conf").read_text()}
 print(json.dumps([ask(lambda: settings(*case)) for case in json.loads(sys.argv[1])]))
 """
@@ -88,8 +80,8 @@ import statistics, time
 from pathlib import Path
 from configs.load_config import parse_config
 from workloads.loadgen.load_test import LoadTest
-from workloads.mlperf.run_rules import under_rules
-config = under_rules(parse_config(json.loads(sys.argv[1]), "t"))
+from workloads.mlperf.run_rules import apply_mlperf_rules
+config = apply_mlperf_rules(parse_config(json.loads(sys.argv[1]), "t"))
 config = config.model_copy(update={"load": config.load.model_copy(update={"min_duration_s": 1.0})})
 came = []
 test = LoadTest(config, "performance", 30, 1.0, True, Path(sys.argv[2]), lambda ids, _: came.append((ids[0], time.perf_counter())))
@@ -262,7 +254,7 @@ def test_a_server_by_the_rules_comes_when_we_say_it_comes(tmp_path: Path) -> Non
 )
 def test_what_asks_for_less_is_refused_with_the_fix(make: Callable[[], RunConfig], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        under_rules(make())
+        apply_mlperf_rules(make())
 
 
 @pytest.mark.parametrize(
@@ -275,7 +267,7 @@ def test_what_asks_for_less_is_refused_with_the_fix(make: Callable[[], RunConfig
     ],
 )
 def test_another_data_set_or_a_part_is_refused(dataset: dict[str, Any], num_samples: int, message: str | None) -> None:
-    config = under_rules(_config("llama2-70b-99.9", dataset=dataset))
+    config = apply_mlperf_rules(_config("llama2-70b-99.9", dataset=dataset))
     if message is None:
         check_data(config, num_samples)
     else:
@@ -318,7 +310,7 @@ def test_another_data_set_or_a_part_is_refused(dataset: dict[str, Any], num_samp
     ],
 )
 def test_answers_made_otherwise_are_refused(name: str, mode: str, options: dict[str, Any], told: str | None) -> None:
-    config = under_rules(_config(name, mode=mode))
+    config = apply_mlperf_rules(_config(name, mode=mode))
     if told is None:
         check_generation(config, SimpleNamespace(**options))
     else:
@@ -330,7 +322,7 @@ def test_answers_made_otherwise_are_refused(name: str, mode: str, options: dict[
 def test_the_presets_pipelines_make_answers_by_the_rules(preset: str) -> None:
     changes = ["pipeline.max_new_tokens=32768"] if "gpt-oss" in preset else []
     for mode, given in (("performance", []), ("accuracy", changes)):
-        config = under_rules(load_config(None, preset, given, mode=mode))
+        config = apply_mlperf_rules(load_config(None, preset, given, mode=mode))
         check_generation(config, make("pipelines", config.pipeline_name, config.pipeline_options))
 
 
@@ -338,9 +330,10 @@ def test_the_presets_pipelines_make_answers_by_the_rules(preset: str) -> None:
 def test_what_is_not_as_the_reference_does_it_is_told(cache: str | dict[str, Any]) -> None:
     own_noise = "a clip starts from noise of its own seed; the reference starts all from one latent, fixed_latent.pt, and seed 42"
     wan = benchmark("wan-2.2-t2v-a14b", "v6.1")
-    assert unlike_reference(wan, {}) == unlike_reference(wan, {"cache": "none"}) == [own_noise]
-    assert unlike_reference(wan, {"cache": cache})[1].startswith("pipeline.cache is first_block: parts of the denoiser's work are left out")
-    assert unlike_reference(benchmark("llama2-70b-99.9", "v6.1"), {}) == []
+    assert differences_from_reference(wan, {}) == differences_from_reference(wan, {"cache": "none"}) == [own_noise]
+    told = differences_from_reference(wan, {"cache": cache})
+    assert told[1].startswith("pipeline.cache is first_block: parts of the denoiser's work are left out")
+    assert differences_from_reference(benchmark("llama2-70b-99.9", "v6.1"), {}) == []
 
 
 def test_a_report_names_what_is_not_as_the_reference_does_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -357,13 +350,13 @@ def test_a_report_names_what_is_not_as_the_reference_does_it(tmp_path: Path, cap
 
 
 def test_what_the_scenario_is_held_to_stands_in_the_run_folder(tmp_path: Path) -> None:
-    config = under_rules(_config("llama3.1-8b", "interactive", "mlperf"))
+    config = apply_mlperf_rules(_config("llama3.1-8b", "interactive", "mlperf"))
     assert config.rules == f"mlperf-{embedded_round()}"
     assert (config.limits.target_ttft_s, config.limits.target_tpot_s) == (0.5, 0.03)
     assert (config.load.min_duration_s, config.load.target_percentile) == (600, 0.99)
     write_config(tmp_path, config)
     again = parse_config(read_yaml(tmp_path / "config.yaml"), "config.yaml")
-    assert again == config == under_rules(again)
+    assert again == config == apply_mlperf_rules(again)
 
 
 KEPT = {
@@ -423,7 +416,7 @@ def test_errors_of_loadgen_and_a_missing_log_are_departures(tmp_path: Path) -> N
 
 def test_every_notice_says_that_nothing_was_verified() -> None:
     quick = parse_config({"workload": "llm", "pipeline": {"name": "toy_llm"}}, "t")
-    ours = under_rules(_config("wan-2.2-t2v-a14b", "single_stream"))
+    ours = apply_mlperf_rules(_config("wan-2.2-t2v-a14b", "single_stream"))
     assert UNVERIFIED == "Result not verified by MLCommons Association."
     assert notice(quick).startswith("Not an MLPerf\u2122 result")
     assert notice(ours).startswith("Unverified MLPerf\u2122 v6.1 Inference wan-2.2-t2v-a14b SingleStream. ")

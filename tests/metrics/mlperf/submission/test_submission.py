@@ -24,8 +24,9 @@ from pipelines.launcher.provenance import seal
 from tests.conftest import record
 from tests.metrics.conftest import write_run
 from workloads.loadgen.load_test import LOADGEN_SCENARIOS
-from workloads.mlperf.rules import benchmark, seeds
-from workloads.mlperf.run_rules import UNVERIFIED
+from workloads.mlperf.benchmarks import benchmark
+from workloads.mlperf.notices import UNVERIFIED
+from workloads.mlperf.rules import seeds
 from workloads.records import Sample
 from workloads.run_folder.media import read_video, write_video
 
