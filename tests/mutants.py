@@ -2,7 +2,7 @@
 
     python -m tests.mutants choose --output mutants.json                      # a new list; tests/mutants.json holds 60
     python -m tests.mutants find tests/mutants.json --tree ../other           # where they are in that checkout
-    python -m tests.mutants run tests/mutants.json --output results.jsonl     # the tests against each; about an hour
+    python -m tests.mutants run tests/mutants.json --output results.jsonl     # the tests against each; one to two hours
 
 A fault (a mutant) changes a sign, a bound or a number, or drops a line. It is known by its function and its statement, not by its file, so
 that the same list can be run before and after files are moved. Where a statement has been reworded, `find` and `run` print the most similar
@@ -76,6 +76,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=60, help="choose: how many, a fifth of each subject")
     parser.add_argument("--budget-s", type=float, default=120.0, help="run: of tests for each mutant, by their time without it")
     parser.add_argument("--workers", type=int, default=2, help="run: processes for the run of the whole suite")
+    parser.add_argument("--marks", default="", help="run: with these tests alone, as in pytest's -m; 'not slow' for those of make test")
     given = parser.parse_args()
     if given.command == "choose":
         chosen = [asdict(mutant) for mutant in choose(given.tree, given.seed, given.count)]
@@ -89,7 +90,7 @@ def main() -> None:
         return
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it, and so would what tests start
     with tempfile.TemporaryDirectory(prefix="triptych-mutants-") as folder, contextlib.suppress(KeyboardInterrupt):
-        run(mutants, given.tree, given.output.resolve(), given.budget_s, given.workers, Path(folder))
+        run(mutants, given.tree, given.output.resolve(), given.budget_s, ["-n", str(given.workers), "-m", given.marks], Path(folder))
     conclude(mutants, _read_lines(given.output))
 
 
@@ -107,12 +108,12 @@ def find(mutants: Sequence[Mutant], tree: Path) -> dict[int, Place]:
     return found
 
 
-def run(mutants: Sequence[Mutant], tree: Path, output: Path, budget_s: float, workers: int, folder: Path) -> None:
+def run(mutants: Sequence[Mutant], tree: Path, output: Path, budget_s: float, options: Sequence[str], folder: Path) -> None:
     copy = _copy(tree, folder)
     places = find(mutants, copy)
     kept = output.with_name(f"{output.name}.reached.json")
     if not kept.is_file():
-        kept.write_text(json.dumps(_learn(copy, places, workers)._asdict()), encoding="utf-8")
+        kept.write_text(json.dumps(_learn(copy, places, options)._asdict()), encoding="utf-8")
     reached = Reached(**json.loads(kept.read_text(encoding="utf-8")))
     done = {line["number"] for line in _read_lines(output)}
     for mutant in mutants:
@@ -152,14 +153,14 @@ def _env(copy: Path) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
 
 
-def _learn(copy: Path, places: dict[int, Place], workers: int) -> Reached:
+def _learn(copy: Path, places: dict[int, Place], options: Sequence[str]) -> Reached:
     """Run the whole suite once, with the execution of every mutated unit noted."""
     texts, naming = _noted(copy, places)
     originals = {file: (copy / file).read_text(encoding="utf-8") for file in texts}
     print(f"running the whole suite, with notes in {len(texts)} files", flush=True)
     for file, text in texts.items():
         _write(copy, file, text)
-    _pytest(copy, ["-n", str(workers), "--dist", "loadgroup"], SUITE_S)
+    _pytest(copy, ["--dist", "loadgroup", *options], SUITE_S)
     for file, text in originals.items():
         _write(copy, file, text)
     seconds, unfit = _tests(copy)
