@@ -15,7 +15,7 @@ from configs.registry import register
 from pipelines.base import Pipeline, Response
 from pipelines.models.checkpoint import check_diffusers_folder
 from pipelines.models.embedded import VIDEO
-from pipelines.models.option_checks import check_above_nought
+from pipelines.models.option_checks import check_positive
 from workloads.records import Query, Sample
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class DiffusersT2V(Pipeline):
             from pipelines.models.random_weights import check_options
 
             check_options("diffusers_t2v", self.weights, self.architecture, self.shrink)
-        check_above_nought("diffusers_t2v", self, ("num_frames", "height", "width", "num_inference_steps", "batch_size", "fps"))
+        check_positive("diffusers_t2v", self, ("num_frames", "height", "width", "num_inference_steps", "batch_size", "fps"))
         if self.cache not in (None, "none"):
             from pipelines.diffusers.speedups.cache import BY_BATCH, DenoiserCache
 

@@ -1,4 +1,4 @@
-"""Checks that the options of several pipelines have in common. All raise ConfigError naming pipeline and option."""
+"""Checks and defaults that the options of several pipelines share. All checks raise ConfigError naming pipeline and option."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ from typing import Any
 
 from configs.errors import ConfigError
 
+DEFAULT_CONTEXT = 4096  # tokens of prompt and answer together, where neither an option nor the model sets a lower limit
+SAMPLING_OPTIONS = ("temperature", "top_k", "top_p")
 
-def check_above_nought(pipeline: str, options: Any, names: Iterable[str]) -> None:
-    """options: the pipeline; those of its options that are None are not given."""
+
+def check_positive(pipeline: str, options: Any, names: Iterable[str]) -> None:
+    """options: the pipeline. An option that is None is not set and passes."""
     for name in names:
         if (value := getattr(options, name)) is not None and value <= 0:
-            raise ConfigError(f"pipeline {pipeline!r}: option {name!r} is {value}; it must be above 0")
+            raise ConfigError(f"pipeline {pipeline!r}: {name} must be positive, got {value}")
 
 
-def check_share(pipeline: str, options: Any, names: Iterable[str]) -> None:
+def check_fraction(pipeline: str, options: Any, names: Iterable[str]) -> None:
     """Above 0 and at most 1."""
     for name in names:
         if (value := getattr(options, name)) is not None and not 0 < value <= 1:
-            raise ConfigError(f"pipeline {pipeline!r}: option {name!r} is {value}; it must be above 0 and at most 1")
+            raise ConfigError(f"pipeline {pipeline!r}: {name} must be above 0 and at most 1, got {value}")
 
 
 def check_sampling(pipeline: str, options: Any) -> None:
-    """What shapes a draw needs one: temperature, top_k and top_p without do_sample would do nothing."""
-    if not options.do_sample and (options.temperature != 1.0 or options.top_k or options.top_p):
+    """The sampling options have no effect on greedy decoding."""
+    if not options.do_sample and any(getattr(options, name) != getattr(type(options), name) for name in SAMPLING_OPTIONS):
         raise ConfigError(f"pipeline {pipeline!r}: temperature, top_k and top_p need do_sample: true")

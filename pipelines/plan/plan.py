@@ -240,13 +240,13 @@ def _language_model(pipeline: Any, folder: Path) -> tuple[LanguageModel, int]:
 
 def _language_job(pipeline: Any, asked: Asked, model: LanguageModel, longest: int) -> Job:
     """Where lengths are not given: as many tokens as the preset's context has; with images, what one has and a question."""
+    from pipelines.models.option_checks import DEFAULT_CONTEXT
     from pipelines.plan.language import Job
-    from pipelines.transformers.llm import LONGEST_CONTEXT
 
     batch = asked.batch or int(getattr(pipeline, "batch_size", 1))
     answer = asked.output_tokens or int(getattr(pipeline, "max_new_tokens", 256))
     own = getattr(pipeline, "context", None) or getattr(pipeline, "max_model_len", None)  # vLLM's name for it
-    context = min(own or LONGEST_CONTEXT, longest)
+    context = min(own or DEFAULT_CONTEXT, longest)
     prompt = int(asked.input_tokens or (model.image.tokens + QUESTION_TOKENS if model.image else context - answer))
     if prompt < 1:
         raise ConfigError(f"answers of {answer:,} tokens leave no room for a prompt in a context of {context:,}; give --input-tokens")

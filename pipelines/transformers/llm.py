@@ -15,7 +15,7 @@ from pipelines.base import Event, StreamingPipeline
 from pipelines.models.chat_prompts import prompt_ids
 from pipelines.models.checkpoint import check_transformers_folder
 from pipelines.models.embedded import LANGUAGE
-from pipelines.models.option_checks import check_above_nought, check_sampling, check_share
+from pipelines.models.option_checks import DEFAULT_CONTEXT, check_fraction, check_positive, check_sampling
 from pipelines.models.token_events import TokenEvents
 from workloads.records import Query, Sample
 
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
     from pipelines.transformers.batching import Cache
 
-ABOVE_NOUGHT = ("batch_size", "context", "max_new_tokens", "temperature", "top_k", "page_size", "num_blocks", "max_batch_tokens")
-LONGEST_CONTEXT = 4096  # where neither the option nor the model says less
+POSITIVE = ("batch_size", "context", "max_new_tokens", "temperature", "top_k", "page_size", "num_blocks", "max_batch_tokens")
 
 
 @register("transformers_llm")
@@ -82,8 +81,8 @@ class TransformersLLM(StreamingPipeline):
             from pipelines.models.random_weights import check_options
 
             check_options("transformers_llm", self.weights, self.architecture, self.shrink)
-        check_above_nought("transformers_llm", self, ABOVE_NOUGHT)
-        check_share("transformers_llm", self, ("top_p",))
+        check_positive("transformers_llm", self, POSITIVE)
+        check_fraction("transformers_llm", self, ("top_p",))
         check_sampling("transformers_llm", self)
         if not self.chat and self.system_prompt:
             raise ConfigError("pipeline 'transformers_llm': a system_prompt needs chat: true")
@@ -185,8 +184,8 @@ class TransformersLLM(StreamingPipeline):
     @property
     def context_length(self) -> int:
         """Tokens of prompt and answer together."""
-        own = getattr(self._model.config.get_text_config(), "max_position_embeddings", None) or LONGEST_CONTEXT
-        return min(self.context or LONGEST_CONTEXT, own)
+        own = getattr(self._model.config.get_text_config(), "max_position_embeddings", None) or DEFAULT_CONTEXT
+        return min(self.context or DEFAULT_CONTEXT, own)
 
     def _draw(self, device: torch.device) -> None:
         import torch

@@ -24,6 +24,7 @@ from pipelines.base import Pipeline, Response
 from pipelines.models.chat_prompts import first_line, image_messages, one_template, read_image
 from pipelines.models.checkpoint import FIX, check_transformers_folder
 from pipelines.models.embedded import VISION
+from pipelines.models.option_checks import check_fraction, check_positive, check_sampling
 from workloads.records import Query, Sample
 
 if TYPE_CHECKING:
@@ -81,23 +82,9 @@ class TransformersVLM(Pipeline):
             from pipelines.models.random_weights import check_options
 
             check_options("transformers_vlm", self.weights, self.architecture, self.shrink)
-        limits = {
-            "batch_size": (1, None),
-            "max_new_tokens": (1, None),
-            "top_k": (1, None),
-            "temperature": (1e-6, None),
-            "top_p": (1e-6, 1.0),
-        }
-        for name, (low, high) in limits.items():
-            value = getattr(self, name)
-            if value is not None and (value < low or (high is not None and value > high)):
-                wanted = "above 0" if high is None else f"above 0 and at most {high:g}"
-                raise ConfigError(f"pipeline 'transformers_vlm': option {name!r} is {value}; it must be {wanted}")
-        for name in ("temperature", "top_p", "top_k"):
-            if getattr(self, name) is not None and not self.do_sample:
-                raise ConfigError(
-                    f"pipeline 'transformers_vlm': option {name!r} does nothing while do_sample is false; set do_sample: true"
-                )
+        check_positive("transformers_vlm", self, ("batch_size", "max_new_tokens", "top_k", "temperature"))
+        check_fraction("transformers_vlm", self, ("top_p",))
+        check_sampling("transformers_vlm", self)
 
     def load(self, device: torch.device) -> None:
         import torch

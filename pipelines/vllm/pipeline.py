@@ -14,7 +14,7 @@ from pipelines.base import Event, StreamingPipeline
 from pipelines.models.chat_prompts import first_line, image_messages, prompt_ids
 from pipelines.models.checkpoint import check_transformers_folder
 from pipelines.models.embedded import models_of
-from pipelines.models.option_checks import check_above_nought, check_sampling, check_share
+from pipelines.models.option_checks import check_fraction, check_positive, check_sampling
 from pipelines.models.token_events import TokenEvents
 from pipelines.vllm.rocm import RocmOptions
 from workloads.records import Query, Sample
@@ -22,7 +22,7 @@ from workloads.records import Query, Sample
 if TYPE_CHECKING:
     import torch
 
-ABOVE_NOUGHT = (
+POSITIVE = (
     *("batch_size", "max_model_len", "max_num_batched_tokens", "kv_cache_memory_bytes", "block_size"),
     *("max_new_tokens", "temperature", "top_k"),
 )
@@ -97,10 +97,10 @@ class Vllm(StreamingPipeline):
             from pipelines.models.random_weights import check_options
 
             check_options("vllm", self.weights, self.architecture, self.shrink)
-        check_above_nought("vllm", self, ABOVE_NOUGHT)
+        check_positive("vllm", self, POSITIVE)
         if self.mm_processor_cache_gb < 0:
-            raise ConfigError(f"pipeline 'vllm': option 'mm_processor_cache_gb' is {self.mm_processor_cache_gb}; it must be 0 or more")
-        check_share("vllm", self, ("top_p", "gpu_memory_utilization"))
+            raise ConfigError(f"pipeline 'vllm': mm_processor_cache_gb must be at least 0, got {self.mm_processor_cache_gb}")
+        check_fraction("vllm", self, ("top_p", "gpu_memory_utilization"))
         check_sampling("vllm", self)
         if not self.chat and (self.system_prompt or self.chat_template):
             raise ConfigError("pipeline 'vllm': system_prompt and chat_template need chat: true")

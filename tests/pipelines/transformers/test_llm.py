@@ -186,8 +186,8 @@ def test_a_hub_name_out_of_reach_says_what_to_do(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "'batch_size' is 0"),
-        ({"top_p": 1.5}, "'top_p' is 1.5"),
+        ({"batch_size": 0}, "batch_size must be positive, got 0"),
+        ({"top_p": 1.5}, "top_p must be above 0 and at most 1, got 1.5"),
         ({"temperature": 0.5}, "need do_sample: true"),
         ({"chat": False, "system_prompt": "be brief"}, "needs chat: true"),
     ],

@@ -238,10 +238,10 @@ def test_a_fallback_is_told(tiny_qwen: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "'batch_size' is 0; it must be above 0"),
-        ({"max_new_tokens": 0}, "'max_new_tokens' is 0; it must be above 0"),
-        ({"do_sample": True, "top_p": 1.5}, "'top_p' is 1.5; it must be above 0 and at most 1"),
-        ({"temperature": 0.7}, "'temperature' does nothing while do_sample is false"),
+        ({"batch_size": 0}, "batch_size must be positive, got 0"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be positive, got 0"),
+        ({"do_sample": True, "top_p": 1.5}, "top_p must be above 0 and at most 1, got 1.5"),
+        ({"temperature": 0.7}, "temperature, top_k and top_p need do_sample: true"),
     ],
 )
 def test_an_option_out_of_range_is_refused(options: dict[str, Any], message: str) -> None:

@@ -561,9 +561,9 @@ def test_graphs_are_recorded_on_a_gpu() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "'batch_size' is 0"),
-        ({"gpu_memory_utilization": 1.5}, "'gpu_memory_utilization' is 1.5"),
-        ({"mm_processor_cache_gb": -1}, "'mm_processor_cache_gb' is -1"),
+        ({"batch_size": 0}, "batch_size must be positive, got 0"),
+        ({"gpu_memory_utilization": 1.5}, "gpu_memory_utilization must be above 0 and at most 1, got 1.5"),
+        ({"mm_processor_cache_gb": -1}, "mm_processor_cache_gb must be at least 0, got -1"),
         ({"temperature": 0.5}, "need do_sample: true"),
         ({"chat": False, "system_prompt": "be brief"}, "need chat: true"),
         ({"quick_reduce_cast": True}, "does nothing without quick_reduce"),
