@@ -44,3 +44,14 @@ def unknown(what: str, name: object, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return f"unknown {what} {name!r}{hint}; known: {', '.join(names) or 'none'}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of the error's message, without a final full stop; its class where it has no message."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip().rstrip(".") if lines else type(error).__name__
+
+
+def describe(error: BaseException) -> str:
+    """`CLASS: first line of the message`."""
+    return f"{type(error).__name__}: {first_line(error) if str(error).strip() else 'no message'}"

@@ -16,7 +16,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
-from configs.errors import ConfigError, PluginError, unknown
+from configs.errors import ConfigError, PluginError, first_line, unknown
 
 KINDS = ("pipelines", "workloads", "metrics")
 
@@ -143,7 +143,7 @@ def validated(cls: type[T], what: str, options: Mapping[str, Any]) -> T:
     except ValidationError as error:
         raise ConfigError(f"{what}: {explain(error)}") from None
     except PydanticUserError as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise PluginError(
             f"{what} has a field whose type cannot be checked ({reason}); import the type at the file's top, or use Any"
         ) from None

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from configs.errors import ConfigError, unknown
+from configs.errors import ConfigError, first_line, unknown
 
 T = TypeVar("T")
 
@@ -58,11 +58,6 @@ def named(what: str, option: str, value: str | Mapping[str, Any], known: Iterabl
     if name not in known:
         raise ConfigError(f"{what}: {unknown(option, name, known)}")
     return name, given
-
-
-def first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return text[0].strip().rstrip(".") if text else type(error).__name__
 
 
 def _hints(cls: type, names: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from configs.errors import ConfigError
+from configs.errors import ConfigError, first_line
 from configs.registry import register
 from pipelines.base import Pipeline, Response
 from pipelines.models.checkpoint import check_diffusers_folder
@@ -156,7 +156,7 @@ class DiffusersT2V(Pipeline):
         except ConfigError:
             raise
         except Exception as error:  # diffusers, transformers, safetensors and the hub raise many kinds
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            reason = first_line(error)
             how = f", with quantisation {self._quantisation.name!r}" if self._quantisation else ""
             raise ConfigError(f"model {self.model!r} cannot be loaded{how}: {reason}; give a diffusers folder or a hub name") from error
         if self.architecture and self.weights == "pretrained":

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from configs.errors import RunError
+from configs.errors import RunError, first_line
 from pipelines.devices.environment import check_visible_devices
 from pipelines.doctor import links
 from pipelines.doctor.examination import Collective, Examination, Pair, RankFacts, prepare, write_examination
@@ -74,7 +74,7 @@ def join(timeout_s: float) -> tuple[int, int, torch.device]:
     try:
         state = PartialState(cpu=not torch.accelerator.is_available(), **limit)
     except (RuntimeError, ValueError) as error:
-        raise RunError(f"the {num_ranks} ranks could not be joined: {str(error).splitlines()[0]}; was every host started?") from None
+        raise RunError(f"the {num_ranks} ranks could not be joined: {first_line(error)}; was every host started?") from None
     if state.num_processes != num_ranks:
         raise RunError(
             f"{num_ranks} processes were started but Accelerate joined {state.num_processes}: every rank believes it is alone; "

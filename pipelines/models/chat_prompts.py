@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
+from configs.errors import first_line
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -43,7 +45,3 @@ def read_image(data: bytes, which: str) -> Image:
         raise ValueError(f"{which} is no image ({len(data)} bytes that begin with {data[:8]!r})") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{which} cannot be read: {first_line(error)}") from None
-
-
-def first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from configs.errors import ConfigError
+from configs.errors import ConfigError, first_line
 from pipelines.models import architectures
 from pipelines.models.architectures import Shrink
 from pipelines.models.byte_tokenizer import SEEN, byte_tokenizer
@@ -118,7 +118,7 @@ def drawn_transformers(
                 None, config=config, state_dict={}, dtype=dtype, attn_implementation=attention, **place, **(shares or {})
             ).eval()
     except (ValueError, ImportError, RuntimeError) as error:
-        raise ConfigError(f"{cls.__name__} cannot be made with random weights: {str(error).strip().splitlines()[0]}") from error
+        raise ConfigError(f"{cls.__name__} cannot be made with random weights: {first_line(error)}") from error
 
 
 def video_pipeline(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from configs.errors import ConfigError
+from configs.errors import ConfigError, first_line
 from pipelines.plan.language import Attention, LanguageModel, Vision
 
 
@@ -19,7 +19,7 @@ def build(config: Any, name: str) -> LanguageModel:
         with torch.device("meta"), no_init_weights():
             model = kind.from_config(config, dtype=torch.bfloat16)
     except ValueError as error:
-        raise ConfigError(f"{name!r} is no model that a plan can count: {str(error).splitlines()[0][:200]}") from None
+        raise ConfigError(f"{name!r} is no model that a plan can count: {first_line(error)[:200]}") from None
     text = config.get_text_config()
     counts, widest = _counts(model, text)
     head = model.get_output_embeddings().weight.numel()

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from configs.errors import describe
 from pipelines.base import Event, Pipeline, Response, StreamingPipeline
 from workloads.records import Query, Sample
 
@@ -104,7 +105,7 @@ class Engine:
             events = pipeline.step(STEP_S) if self._running else ()
         except Exception as error:  # the server goes on
             for number in [*self._running]:
-                self._tell(number, BrokenError(_first_line(error)))
+                self._tell(number, BrokenError(describe(error)))
             return
         for event in events:
             self._tell(event.query_id, event)
@@ -116,7 +117,7 @@ class Engine:
         try:
             answers: list[Response | BrokenError] = list(self._pipeline.generate([a.sample for a in batch], [a.query for a in batch]))
         except Exception as error:  # the server goes on
-            answers = [BrokenError(_first_line(error))] * len(batch)
+            answers = [BrokenError(describe(error))] * len(batch)
         for asked, answer in zip(batch, answers, strict=True):
             number = asked.query.id
             self._tell(number, answer if isinstance(answer, BrokenError) else Event(number, response=answer))
@@ -133,8 +134,3 @@ class Engine:
                 return
         if number not in self._left:
             asked.tell(event)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or ["no message"]
-    return f"{type(error).__name__}: {lines[0]}"

@@ -21,6 +21,7 @@ import msgspec
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
+from configs.errors import describe
 from pipelines.distributed.replica import Replica
 from pipelines.models.token_events import Update
 from pipelines.transformers import paged_attention
@@ -169,7 +170,7 @@ class StaticEngine:
             while (batch := self._agreed_batch()) is not None:
                 self._attempt(batch)
         except Exception as error:
-            self._error = _first_line(error)
+            self._error = describe(error)
 
     def _attempt(self, batch: list[Request]) -> None:
         try:
@@ -178,7 +179,7 @@ class StaticEngine:
             if self._replica.size > 1:  # in the middle of which it left the other ranks
                 raise
             for r in batch:
-                self._updates.put(Update(r.query_id, (), (), True, _first_line(error)))
+                self._updates.put(Update(r.query_id, (), (), True, describe(error)))
 
     def _agreed_batch(self) -> list[Request] | None:
         """The same batch on all ranks of the replica, None to end."""
@@ -242,11 +243,6 @@ class _Watch(StoppingCriteria):
             if self._over[i] or count == 1 or self._every_token:
                 self._updates.put(Update(request.query_id, tokens_NT[i].tolist(), list(self._times), self._over[i]))
         return torch.tensor(self._over, device=input_ids.device)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or ["no message"]
-    return f"{type(error).__name__}: {lines[0]}"
 
 
 def _ids(value: int | Sequence[int] | None) -> set[int]:

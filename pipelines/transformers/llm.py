@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from configs.errors import ConfigError
+from configs.errors import ConfigError, first_line
 from configs.registry import register
 from pipelines.base import Event, StreamingPipeline
 from pipelines.models.chat_prompts import prompt_ids
@@ -116,7 +116,7 @@ class TransformersLLM(StreamingPipeline):
                     **shares,
                 )
         except Exception as error:  # transformers, safetensors, gguf and the hub raise many kinds
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            reason = first_line(error)
             raise ConfigError(
                 f"model {self.model!r} cannot be loaded: {reason}; built in are {', '.join(LANGUAGE)} and smollm2-135m; else give a "
                 "folder, or a hub name that is in the cache or can be reached (a gated one needs HF_TOKEN)"

@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from configs.errors import ConfigError
+from configs.errors import ConfigError, first_line
 from configs.registry import register
 from pipelines.base import Pipeline, Response
-from pipelines.models.chat_prompts import first_line, image_messages, one_template, read_image
+from pipelines.models.chat_prompts import image_messages, one_template, read_image
 from pipelines.models.checkpoint import FIX, check_transformers_folder
 from pipelines.models.embedded import VISION
 from pipelines.models.option_checks import check_fraction, check_positive, check_sampling

@@ -19,9 +19,9 @@ from typing import Any
 
 import msgspec
 
-from configs.errors import RunError
+from configs.errors import RunError, first_line
 from pipelines.distributed.replica import Replica
-from pipelines.models.chat_prompts import first_line, read_image
+from pipelines.models.chat_prompts import read_image
 from pipelines.models.token_events import Update
 
 NOTHING_NEW, THE_END = b"", b"\xc0"  # the second is msgpack's nil, which no list of requests is

@@ -9,10 +9,9 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from configs.errors import ConfigError, unknown
+from configs.errors import ConfigError, first_line, unknown
 from configs.registry import explain
 from pipelines.devices.accelerators import can, require
-from pipelines.models.chat_prompts import first_line
 from pipelines.vllm.checkpoint import read_config
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from configs.errors import ConfigError
+from configs.errors import ConfigError, first_line
 from configs.registry import register
 from pipelines.base import Event, StreamingPipeline
-from pipelines.models.chat_prompts import first_line, image_messages, prompt_ids
+from pipelines.models.chat_prompts import image_messages, prompt_ids
 from pipelines.models.checkpoint import check_transformers_folder
 from pipelines.models.embedded import models_of
 from pipelines.models.option_checks import check_fraction, check_positive, check_sampling

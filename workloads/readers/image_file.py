@@ -11,6 +11,8 @@ import io
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.errors import first_line
+
 
 def read_image(content: bytes) -> NDArray[np.uint8]:
     """image_HWC, RGB, turned as its EXIF data say. Raises ValueError where it is no image, or a damaged one."""
@@ -22,7 +24,7 @@ def read_image(content: bytes) -> NDArray[np.uint8]:
         with Image.open(io.BytesIO(content)) as opened:
             return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow raises on bad bytes
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise ValueError(f"the image is no picture, or damaged ({reason.partition(' <')[0]})") from None
 
 

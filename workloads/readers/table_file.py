@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.errors import ConfigError
+from configs.errors import ConfigError, first_line
 
 SUFFIXES = (".parquet", ".arrow", ".jsonl", ".json")
 PICKLES = (".pkl", ".pickle", ".pkl.gz", ".pickle.gz")
@@ -133,4 +133,4 @@ def _arrow_values(file: Path, fix: str) -> Iterator[Any]:
             for batch in batches:
                 yield from batch.to_pylist()
     except (OSError, pyarrow.ArrowException) as error:
-        raise ConfigError(f"{str(file)!r} is damaged: {str(error).splitlines()[0]}. {fix}") from None
+        raise ConfigError(f"{str(file)!r} is damaged: {first_line(error)}. {fix}") from None

@@ -13,9 +13,8 @@ from typing import Any
 
 import torch
 
-from configs.errors import ConfigError, unknown
+from configs.errors import ConfigError, first_line, unknown
 from pipelines.devices.accelerators import require
-from pipelines.diffusers.library_options import first_line
 from pipelines.diffusers.outline import Outline
 
 TRIED_TOKENS = 64  # in the product that a backend is tried on, with the denoiser's own heads

@@ -25,8 +25,8 @@ from typing import Any
 
 import torch
 
-from configs.errors import ConfigError
-from pipelines.diffusers.library_options import build, first_line, named
+from configs.errors import ConfigError, first_line
+from pipelines.diffusers.library_options import build, named
 from pipelines.diffusers.outline import Outline
 from pipelines.diffusers.speedups.skipped_work import DenoiserWork
 

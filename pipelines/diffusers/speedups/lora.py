@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.errors import ConfigError
-from pipelines.diffusers.library_options import build, first_line
+from configs.errors import ConfigError, first_line
+from pipelines.diffusers.library_options import build
 from pipelines.models.embedded import VIDEO_TWO_STEPS
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from configs.errors import ConfigError
-from pipelines.diffusers.library_options import build, first_line, named
+from configs.errors import ConfigError, first_line
+from pipelines.diffusers.library_options import build, named
 
 if TYPE_CHECKING:
     import torch

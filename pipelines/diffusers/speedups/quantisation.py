@@ -23,9 +23,9 @@ from typing import Any, Literal
 
 import torch
 
-from configs.errors import ConfigError, unknown
+from configs.errors import ConfigError, first_line, unknown
 from pipelines.devices.accelerators import require
-from pipelines.diffusers.library_options import build, first_line, named
+from pipelines.diffusers.library_options import build, named
 from pipelines.diffusers.outline import Outline
 from pipelines.diffusers.speedups import quantised_files
 

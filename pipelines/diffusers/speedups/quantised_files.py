@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from configs.errors import ConfigError
+from configs.errors import ConfigError, first_line
 from pipelines.devices.accelerators import require
-from pipelines.diffusers.library_options import first_line
 
 GGUF_MAGIC = b"GGUF"
 

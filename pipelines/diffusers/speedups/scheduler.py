@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from configs.errors import ConfigError, unknown
-from pipelines.diffusers.library_options import first_line, named
+from configs.errors import ConfigError, first_line, unknown
+from pipelines.diffusers.library_options import named
 
 SHIFTS = ("flow_shift", "shift")  # one thing under two names
 
