@@ -239,7 +239,7 @@ def comply(
     """
     from configs.registry import load_plugin_file
     from metrics.mlperf.compliance.comply import comply as hold
-    from metrics.mlperf.compliance.comply import line, print_table
+    from metrics.mlperf.compliance.results import line, print_table
 
     for path in plugin or []:
         load_plugin_file(path)

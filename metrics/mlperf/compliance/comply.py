@@ -13,46 +13,26 @@ suite's own run folder of each test, and comply.json.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
 
 from configs.errors import ConfigError, unknown
-from configs.registry import make
-from configs.run_config import RunConfig
 from metrics.base import Run
-from metrics.mlperf.compliance.judge import Verdict, judge, needs_controls, not_held
+from metrics.mlperf.compliance.judge import judge
+from metrics.mlperf.compliance.performance import needs_controls
+from metrics.mlperf.compliance.results import Compliance, as_json, folder_beside, read_earlier
 from metrics.mlperf.compliance.run_tests import AuditTest, check_ranks, run_audits
+from metrics.mlperf.compliance.settings import SAME_INDEX, dataset_of, settings
+from metrics.mlperf.compliance.verdict import Verdict, not_held
 from metrics.report.report import load_run
-from workloads.loadgen.load_test import LoadTest
-from workloads.mlperf.notices import UNVERIFIED
 from workloads.mlperf.run_rules import shown_benchmark
-from workloads.records import Sample
 from workloads.run_folder.files import write_json
 from workloads.run_folder.manifest import distrust
 
 TESTS = ("TEST01", "TEST04", "TEST06", "TEST07", "TEST09")
 OF_UNIT = {"tokens": TESTS, "frames": ("TEST01", "TEST04", "TEST07")}  # of runs that are no MLPerf benchmark, by what a workload counts
-LOG_SEED = 720381539243781796  # of all official audit.config files
-SAME_INDEX = 3  # of the sample that TEST04 repeats
-NUM_LOGGED = {"TEST01": 128, "TEST06": 100, "TEST07": 10_000, "TEST09": 10_000}  # answers that LoadGen keeps, about
 PAIRS = 3  # of tests and controls, where the machine may have changed
-WAN_QUERIES = 64  # in place of the stock file's 20, which is too few for LoadGen to stop early; AMD's v6.0 submission did the same
-
-
-class Compliance(NamedTuple):
-    """verdict: PASS; FAIL, one does not hold; INCOMPLETE, none fails and one could not be held; NONE ASKED, MLPerf asks no test of it."""
-
-    folder: Path
-    verdict: str
-    verdicts: list[Verdict]
-    benchmark: str | None = None
 
 
 def comply(folder: Path, wanted: Sequence[str], output: Path | None) -> Compliance | None:
@@ -66,7 +46,7 @@ def comply(folder: Path, wanted: Sequence[str], output: Path | None) -> Complian
     check_run(run)
     if not tests:
         return Compliance(target, "NONE ASKED", [], run.config.benchmark) if is_main() else None
-    before = _held_before(run, target)
+    before = read_earlier(run, target)
     tests = _still_to_hold(tests, wanted, before, target)
     check_ranks(_num_ranks(run), _on_cpu(run), f"comply {folder}")
     reasons = {name: why for name in tests if (why := why_not(run, name))}
@@ -81,44 +61,6 @@ def comply(folder: Path, wanted: Sequence[str], output: Path | None) -> Complian
     target.mkdir(parents=True, exist_ok=True)
     write_json(target / "comply.json", as_json(found, run))
     return found
-
-
-def folder_beside(run: Path) -> Path:
-    """Where a run's tests go, and where `submit` looks for them, if nothing else is said."""
-    return run.resolve().with_name(f"{run.resolve().name}-compliance")
-
-
-def read_verdicts(target: Path) -> dict[str, Any]:
-    """comply.json. Raises ConfigError where there is none, or it is damaged."""
-    file = target / "comply.json"
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(found, dict) or not isinstance(found["tests"], dict) or not isinstance(found["log"], str):
-            raise ValueError("it is of another version")
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(
-            f"{str(target)!r} holds no compliance tests that can be read ({error}): remove it, and run suite.py comply"
-        ) from None
-    return found
-
-
-def performance_log_hash(run: Path) -> str:
-    """What tells a run from others of its name: the hash of LoadGen's log of its performance test."""
-    file = run / "performance/mlperf_log_detail.txt"
-    try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be read ({error.strerror}); this run folder is incomplete") from None
-
-
-def _held_before(run: Run, target: Path) -> dict[str, Verdict]:
-    """By name, tests of this run that are in the folder. Raises ConfigError where it is another run's."""
-    if not (target / "comply.json").exists():
-        return {}
-    found = read_verdicts(target)
-    if found["log"] != performance_log_hash(run.folder):
-        raise ConfigError(f"{str(target)!r} holds the tests of another run; give --output another folder, or remove it")
-    return {name: Verdict(name, v["result"], v["told"], v["basis"], v["figures"]) for name, v in found["tests"].items()}
 
 
 def _still_to_hold(tests: Sequence[str], wanted: Sequence[str], before: Mapping[str, Verdict], target: Path) -> list[str]:
@@ -136,19 +78,6 @@ def is_main() -> bool:
     from pipelines.launcher.launch import is_main_process
 
     return is_main_process()
-
-
-def as_json(found: Compliance, run: Run) -> dict[str, Any]:
-    tests = {v.test: {"result": v.result, "told": v.told, "basis": v.basis, "figures": dict(v.figures)} for v in found.verdicts}
-    return {
-        "run": run.folder.resolve().name,
-        "log": performance_log_hash(run.folder),
-        "benchmark": run.config.benchmark,
-        "rules": run.config.rules,
-        "verdict": found.verdict,
-        "tests": tests,
-        "note": UNVERIFIED,
-    }
 
 
 def check_run(run: Run) -> None:
@@ -169,7 +98,7 @@ def why_not(run: Run, test: str) -> str:
     if test == "TEST04" and len(run.samples) <= SAME_INDEX:
         return f"the data set has {len(run.samples)} samples, and the test repeats sample {SAME_INDEX}"
     try:
-        _data(run, test)
+        dataset_of(run, test)
     except ConfigError as error:
         return str(error)
     return ""
@@ -179,7 +108,7 @@ def audit_of(run: Run, test: str, target: Path) -> AuditTest:
     """The test as it is to be run: the run's own configuration and load, LoadGen's settings of the test laid over it."""
     load = run.config.load.model_copy(update={"target_qps": float(run.outcome["performance"]["target_qps"])})
     truth = run.config.truth.model_copy(update={"replays": 0})
-    dataset, samples = _data(run, test)
+    dataset, samples = dataset_of(run, test)
     config = run.config.model_copy(update={"mode": "performance", "load": load, "truth": truth, "dataset": dataset})
     return AuditTest(test, config, samples, settings(run, test, len(samples)), target / "runs" / test)
 
@@ -198,24 +127,6 @@ def pairs(run: Run, audit: AuditTest) -> list[AuditTest]:
         own = audit.folder.with_name(f"{audit.name}-control-{number}")
         found.append(AuditTest(own.name, other, audit.samples, {"mode": 2}, own, fresh=True))
         found.append(replace(audit, name=f"{audit.name}-again-{number}", folder=audit.folder.with_name(f"{audit.name}-again-{number}")))
-    return found
-
-
-def settings(run: Run, test: str, num_samples: int) -> dict[str, int]:
-    """LoadGen's, as the official audit.config of the test has them."""
-    if test == "TEST04":
-        found = {"mode": 2, "performance_issue_unique": 0, "performance_issue_same": 1}
-        found["performance_issue_same_index"] = SAME_INDEX if run.config.benchmark or run.workload.unit != "tokens" else _typical(run)
-        return found | ({"min_query_count": WAN_QUERIES} if run.config.benchmark == "wan-2.2-t2v-a14b" else {})
-    found = {"mode": 2, "accuracy_log_rng_seed": LOG_SEED, "accuracy_log_sampling_target": NUM_LOGGED[test]}
-    if test == "TEST01":
-        return found | ({"accuracy_log_sampling_target": 50} if run.workload.unit == "frames" else {})
-    found |= {"min_duration": 0, "sample_concatenate_permutation": 0}
-    if test == "TEST06":
-        return found | {"min_query_count": NUM_LOGGED[test], "use_token_latencies": 1}
-    found |= {"min_query_count": num_samples, "accuracy_log_sampling_target": max(NUM_LOGGED[test], num_samples)}
-    if run.config.benchmark is None and run.config.scenario not in ("offline", "multi_stream"):
-        found["performance_issue_unique"] = 1  # each sample once: the official settings draw with replacement
     return found
 
 
@@ -241,88 +152,6 @@ def _on_cpu(run: Run) -> bool:
     return any(str(rank["device"]).startswith("cpu") for rank in run.outcome["performance"]["ranks"])
 
 
-def _data(run: Run, test: str) -> tuple[dict[str, Any], Sequence[Sample]]:
-    """Options of the data set, and its samples: the run's own, but for gpt-oss, whose TEST07 asks a set that is made for it.
-
-    Raises ConfigError where that is not to be had.
-    """
-    if test != "TEST07" or run.config.benchmark != "gpt-oss-120b":
-        return run.config.dataset, run.samples
-    dataset = {"source": "gpt-oss-gpqa", "path": _folder_of_sets(run.config.dataset.get("path"))}
-    return dataset, list(make("workloads", run.config.workload, dataset).samples())
-
-
-def _folder_of_sets(path: str | None) -> str | None:
-    """The folder in which gpt-oss's sets lie, of the one that the run read: MLCommons gives them out in `perf` and `acc` of one folder."""
-    if path is None or not Path(path).is_file():
-        return path
-    folder = Path(path).parent
-    return str(folder.parent if folder.name in ("perf", "acc") else folder)
-
-
-def _typical(run: Run) -> int:
-    """Where in LoadGen's order the sample stands whose tokens, of prompt and answer, are what the run's speed rests on.
-
-    Texts differ in length, and a short one repeated would look like a cache. Throughput rests on the mean; a stream's latency at a
-    percentile on answers that long.
-    """
-    done = [r for r in run.of_mode("performance") if r.status == "done"]
-    at_percentile = run.config.scenario in ("single_stream", "multi_stream")
-
-    def aim(counts: Sequence[int]) -> float:
-        level = np.quantile(counts, run.config.load.target_percentile) if at_percentile else np.mean(counts)
-        return max(1.0, float(level))
-
-    out, into = aim([r.num_units for r in done]), aim([r.num_input_tokens for r in done])
-    closest = min(done, key=lambda r: (abs(r.num_units / out - 1) + abs(r.num_input_tokens / into - 1), r.sample_index))
-    return library_order(run.config, len(run.samples)).index(closest.sample_index)
-
-
-def library_order(config: RunConfig, num_samples: int) -> list[int]:
-    """The order into which LoadGen, by its seed, puts the data set; by this order an audit.config counts samples."""
-    found: list[int] = []
-
-    def answer(ids: list[int], indices: list[int]) -> None:
-        found.extend(indices)
-        test.complete([(i, "", 2) for i in ids])
-
-    load = config.load.model_copy(update={"target_qps": 1.0, "min_duration_s": 0.1, "min_query_count": num_samples})
-    with tempfile.TemporaryDirectory(prefix="triptych-") as folder:
-        offline = config.model_copy(update={"scenario": "offline", "load": load})
-        test = LoadTest(offline, "performance", num_samples, 1.0, False, Path(folder), answer)
-        test.start()
-        test.join(60.0)
-    return found[:num_samples]
-
-
 def _overall(verdicts: Sequence[Verdict]) -> str:
     results = {v.result for v in verdicts}
     return "FAIL" if "fails" in results else "PASS" if results == {"holds"} else "INCOMPLETE"
-
-
-def print_table(found: Compliance) -> None:
-    """To stderr."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(stderr=True, highlight=False)
-    if found.verdict == "NONE ASKED":
-        console.print(f"NONE ASKED  MLPerf asks for no compliance test of {found.benchmark}; nothing was run", markup=False, soft_wrap=True)
-        return
-    console.print(f"{found.verdict}  MLPerf's compliance tests. {UNVERIFIED}", markup=False)
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("test", "result", "what was seen", "threshold"):
-        table.add_column(column, overflow="fold")
-    for v in found.verdicts:
-        table.add_row(v.test, v.result, v.told, v.basis)
-    console.print(table)
-    console.print(f"files: {found.folder}", markup=False)
-
-
-def line(found: Compliance) -> Mapping[str, Any]:
-    """For the last line on stdout."""
-    return {
-        "comply": str(found.folder) if found.verdicts else None,
-        "verdict": found.verdict,
-        "tests": {v.test: v.result for v in found.verdicts},
-    }

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from configs.errors import ConfigError
-from metrics.mlperf.compliance.judge import compared
+from metrics.mlperf.compliance.performance import compared
 from metrics.mlperf.submission.files import MAX_LOG_BYTES, MEASUREMENTS, VIDEOS, held_gates, read_accuracy, sha256
 from metrics.mlperf.submission.write import LOGS, manifest_hash
 from metrics.report.report import load_report

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from configs.errors import ConfigError
 from metrics.base import Run
-from metrics.mlperf.compliance.comply import folder_beside, performance_log_hash, read_verdicts
+from metrics.mlperf.compliance.results import folder_beside, performance_log_hash, read_verdicts
 from metrics.mlperf.submission.files import (
     FOLDERS,
     MAX_LOG_BYTES,

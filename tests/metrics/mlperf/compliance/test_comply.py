@@ -14,9 +14,10 @@ import pytest
 import suite as command
 from configs.errors import ConfigError
 from metrics.base import Run
-from metrics.mlperf.compliance import comply
-from metrics.mlperf.compliance.judge import Verdict, judge
+from metrics.mlperf.compliance import comply, results, settings
+from metrics.mlperf.compliance.judge import judge
 from metrics.mlperf.compliance.run_tests import check_ranks
+from metrics.mlperf.compliance.verdict import Verdict
 from metrics.report.html import page
 from metrics.report.report import load_run
 from pipelines.launcher.provenance import seal
@@ -206,13 +207,13 @@ def test_answers_must_be_as_long_as_the_runs_own(reference: Run, length: int, re
 def test_settings_are_those_of_the_official_files(reference: Run) -> None:
     seed = {"mode": 2, "accuracy_log_rng_seed": 720381539243781796}
     unhurried = {"min_duration": 0, "sample_concatenate_permutation": 0}
-    assert comply.settings(reference, "TEST01", 10) == seed | {"accuracy_log_sampling_target": 128}
-    assert comply.settings(reference, "TEST06", 10) == seed | unhurried | {
+    assert settings.settings(reference, "TEST01", 10) == seed | {"accuracy_log_sampling_target": 128}
+    assert settings.settings(reference, "TEST06", 10) == seed | unhurried | {
         "accuracy_log_sampling_target": 100,
         "min_query_count": 100,
         "use_token_latencies": 1,
     }
-    assert comply.settings(reference, "TEST09", 10) == seed | unhurried | {"accuracy_log_sampling_target": 10_000, "min_query_count": 10}
+    assert settings.settings(reference, "TEST09", 10) == seed | unhurried | {"accuracy_log_sampling_target": 10_000, "min_query_count": 10}
 
 
 @pytest.mark.parametrize("file", [None, "perf/perf_eval_ref.jsonl", "perf_eval_ref.jsonl"])
@@ -290,17 +291,17 @@ def _as_held(target: Path, run: Path, *tests: str) -> None:
     verdicts = {t: {"result": "holds", "told": "as it should", "basis": "official", "figures": {}} for t in tests}
     for name in tests:
         (target / "runs" / name).mkdir(parents=True)
-    (target / "comply.json").write_text(json.dumps({"log": comply.performance_log_hash(run), "tests": verdicts}), encoding="utf-8")
+    (target / "comply.json").write_text(json.dumps({"log": results.performance_log_hash(run), "tests": verdicts}), encoding="utf-8")
 
 
 def test_tests_that_were_held_stay_and_those_that_were_not_are_added(timed: Path) -> None:
-    target = comply.folder_beside(timed)
+    target = results.folder_beside(timed)
     _as_held(target, timed, "TEST04", "TEST06", "TEST07", "TEST09")
     found = comply.comply(timed, [], None)
     assert found is not None
     assert [(v.test, v.result) for v in found.verdicts] == [("TEST01", "not held"), *((t, "holds") for t in comply.TESTS[1:])]
     assert found.verdict == "INCOMPLETE"
-    assert comply.read_verdicts(target)["tests"].keys() == set(comply.TESTS)
+    assert results.read_verdicts(target)["tests"].keys() == set(comply.TESTS)
     with pytest.raises(ConfigError, match="holds TEST04 already"):
         comply.comply(timed, ["TEST04"], None)
     assert comply.comply(timed, ["TEST01"], None) is not None  # once more: it was not run
@@ -310,7 +311,7 @@ def test_tests_that_were_held_stay_and_those_that_were_not_are_added(timed: Path
 
 
 def test_tests_of_another_run_and_broken_off_ones_are_not_added_to(timed: Path) -> None:
-    target = comply.folder_beside(timed)
+    target = results.folder_beside(timed)
     _as_held(target, timed, "TEST04")
     (target / "runs/TEST06").mkdir()
     with pytest.raises(ConfigError, match="holds a TEST06 that was broken off"):
@@ -326,12 +327,12 @@ def test_of_texts_the_sample_that_speed_rests_on_is_repeated(reference: Run, sce
     config = reference.config.model_copy(update={"scenario": scenario})
     records = [answer(i, num_units=10 * (i + 1) - 5, num_input_tokens=1) for i in range(10)]  # 5, 15 .. 95 tokens
     run = replace(reference, config=config, records=records)
-    place = comply.settings(run, "TEST04", 10)["performance_issue_same_index"]
-    assert comply.library_order(config, 10)[place] == asked
+    place = settings.settings(run, "TEST04", 10)["performance_issue_same_index"]
+    assert settings.library_order(config, 10)[place] == asked
 
 
 def test_loadgens_order_is_a_permutation_and_depends_on_the_seed(reference: Run) -> None:
-    orders = [comply.library_order(reference.config.model_copy(update={"seed": seed}), 10) for seed in (1, 1, 2)]
+    orders = [settings.library_order(reference.config.model_copy(update={"seed": seed}), 10) for seed in (1, 1, 2)]
     assert sorted(orders[0]) == list(range(10))
     assert orders[0] == orders[1] != orders[2]
 

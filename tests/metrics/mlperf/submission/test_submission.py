@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import suite as command
 from configs.errors import ConfigError
-from metrics.mlperf.compliance.comply import folder_beside, performance_log_hash
+from metrics.mlperf.compliance.results import folder_beside, performance_log_hash
 from metrics.mlperf.submission.check import check
 from metrics.mlperf.submission.check_result import Refusal
 from metrics.mlperf.submission.files import PATTERNS, read_accuracy, truncated, write_mp4

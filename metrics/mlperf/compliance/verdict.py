@@ -1,0 +1,48 @@
+"""The verdict on a compliance test, and what it is made from: the test's run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from metrics.base import Run
+from metrics.report.report import load_run
+from workloads.loadgen.logs import LoadGenLog, Logged, read_answers, read_detail
+from workloads.records import Record
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """told: what was seen, or why nothing could be. basis: the threshold, and whose it is. figures: measured, by name."""
+
+    test: str
+    result: Literal["holds", "fails", "not held"]
+    told: str
+    basis: str = ""
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+class Seen(NamedTuple):
+    """A test's run, LoadGen's detail log, and the answers that LoadGen kept, each with the Record of its query, if there is one."""
+
+    run: Run
+    log: LoadGenLog
+    answers: list[tuple[Logged, Record | None]]
+
+
+def not_held(test: str, why: str) -> Verdict:
+    return Verdict(test, "not held", why)
+
+
+def read_seen(folder: Path) -> Seen:
+    """The run folder of a compliance test."""
+    run = load_run(folder)
+    by_query = {(r.query_id, r.sample_index): r for r in run.records}
+    answers = [(a, by_query.get((a.seq_id, a.qsl_idx))) for a in read_answers(folder / "performance/mlperf_log_accuracy.json")]
+    return Seen(run, read_detail(folder / "performance/mlperf_log_detail.txt"), answers)
+
+
+def pass_line(passed: bool) -> str:
+    return "TEST PASS" if passed else "TEST FAIL"
