@@ -1,103 +1,46 @@
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import pytest
 
-from configs.errors import ConfigError
-from configs.load_config import load_config, parse_config, presets
+from configs.load_config import parse_config
+from configs.run_config import RunConfig
 
 
-def test_every_preset_parses() -> None:
-    for name in presets():
-        assert load_config(None, name).workload == name.partition("/")[0]
-
-
-def test_command_line_goes_over_set_and_set_over_the_preset() -> None:
-    changes = ["pipeline.num_inference_steps=3", "scenario=server", "load.min_duration_s=2"]
-    config = load_config("t2v", None, changes, scenario="single_stream", seed=None)
-    assert config.pipeline_options["num_inference_steps"] == 3
-    assert config.scenario == "single_stream"
-    assert config.load.min_duration_s == 2
-    assert config.seed == 42
-
-
-SCENARIOS = "workload: llm\npipeline: {name: toy_llm, batch_size: 2, token_s: 1}\nscenarios: {server: {pipeline: {batch_size: 9}}}\n"
+def make(**values: Any) -> RunConfig:
+    return parse_config({"workload": "llm", "pipeline": {"name": "toy_llm", "token_s": 1}, **values}, "test")
 
 
 @pytest.mark.parametrize(
-    ("changes", "scenario", "batch_size"),
-    [([], None, 2), ([], "server", 9), (["scenario=server"], None, 9), (["pipeline.batch_size=4"], "server", 4), ([], "offline", 2)],
-)
-def test_a_scenario_has_options_of_its_own(tmp_path: Path, changes: list[str], scenario: str | None, batch_size: int) -> None:
-    file = tmp_path / "c.yaml"
-    file.write_text(SCENARIOS, encoding="utf-8")
-    assert load_config(None, str(file), changes, scenario=scenario).pipeline_options == {"batch_size": batch_size, "token_s": 1}
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
+    ("scenario", "limits", "by_token"),
     [
-        ("{sever: {}}", r"unknown scenario 'sever' \(did you mean 'server'\?\)"),
-        ("[server]", "'scenarios' must map"),
-        ("{server: 3}", "must map"),
+        ("offline", (None, None, None), False),
+        ("single_stream", (None, None, None), False),
+        ("multi_stream", (3.0, 2.0, None), True),
+        ("server", (3.0, 2.0, None), True),
+        ("interactive", (0.5, None, None), False),
     ],
 )
-def test_options_of_an_unknown_scenario_are_named(tmp_path: Path, text: str, message: str) -> None:
-    file = tmp_path / "c.yaml"
-    file.write_text(f"workload: llm\npipeline: {{name: toy_llm}}\nscenarios: {text}\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match=message):
-        load_config(None, str(file))
+def test_limits_are_those_of_the_scenario(scenario: str, limits: tuple[float | None, ...], by_token: bool) -> None:
+    load = {"target_latency_s": 3, "target_ttft_s": 2, "interactive": {"target_latency_s": 0.5}}
+    config = make(scenario=scenario, load=load)
+    assert tuple(config.limits.model_dump().values()) == limits
+    assert config.limits.by_token is by_token
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"scenaro": "offline"}, r"unknown option 'scenaro' \(did you mean 'scenario'\?\); known: allow_fallback"),
-        ({"scenario": "ofline"}, r"unknown scenario 'ofline' \(did you mean 'offline'\?\); known: interactive, multi_stream, offline"),
-        ({"mode": "fast"}, "unknown mode 'fast'.*known: accuracy, both, performance"),
-        ({"load": {"min_duration": 1}}, r"unknown option 'load.min_duration' \(did you mean 'load.min_duration_s'\?\)"),
-        ({"load": {"min_duration_s": "long"}}, r"option 'load.min_duration_s' is 'long'"),
-        ({"seed": -1}, "option 'seed' is -1"),
-        ({"pipeline": {"model": "x"}}, "'pipeline' names no plugin"),
-        ({"pipeline": None}, "option 'pipeline' is None"),
-        ({"rules": "mlperf-v5"}, r"unknown rules 'mlperf-v5'.*known: mlperf, mlperf-v6.0, mlperf-v6.1, quick"),
-    ],
-)
-def test_a_wrong_setting_is_named_with_what_is_known(values: dict[str, object], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        parse_config({"workload": "t2v", "pipeline": {"name": "toy_t2v"}, **values}, "f.yaml")
+def test_a_replica_has_the_product_of_the_parallel_sizes() -> None:
+    parallel = make(parallel={"tensor": 2, "context": 3}).parallel
+    assert parallel.size == 6
+    assert parallel.in_force == ("tensor", "context")
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("- a\n- b\n", "holds a list; it must hold a mapping"),
-        ("", "holds nothing; it must hold a mapping"),
-        ("a: [1\n", "is not YAML: .*line 2"),
-        ("workload: llm\npipeline: {name: toy_llm}\n", "disagree"),
-    ],
-)
-def test_a_config_file_of_the_wrong_form_is_named(tmp_path: Path, text: str, message: str) -> None:
-    file = tmp_path / "c.yaml"
-    file.write_text(text, encoding="utf-8")
-    with pytest.raises(ConfigError, match=message) as caught:
-        load_config("t2v", str(file))
-    assert "c.yaml" in str(caught.value)
+def test_configurations_of_older_run_folders_are_read() -> None:
+    config = make(allow_fallback=False, canaries={"black": False, "frozen": 0.1})
+    assert config.allow_fallback == []
+    assert config.canaries == {"black": "off", "frozen": 0.1}
 
 
-@pytest.mark.parametrize(
-    ("workload", "config", "changes", "message"),
-    [
-        (None, None, [], "say what to run"),
-        ("t2w", None, [], r"unknown workload 't2w' \(did you mean 't2v'\?\); known: i2v, llm, t2v, vlm"),
-        (None, "t2v/embeded", [], r"unknown preset 't2v/embeded' \(did you mean 't2v/embedded'\?\)"),
-        (None, "gone.yaml", [], "'gone.yaml' does not exist"),
-        ("t2v", None, ["steps"], "is not of the form name=value"),
-        ("t2v", None, ["seed.a=1", "seed.a.b=1"], "'a' is a single value"),
-        ("t2v", None, ["seed=[1"], "the value is not YAML"),
-    ],
-)
-def test_a_wrong_command_line_is_named(workload: str | None, config: str | None, changes: list[str], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        load_config(workload, config, changes)
+def test_the_pipelines_name_is_none_of_its_options() -> None:
+    config = make()
+    assert (config.pipeline_name, config.pipeline_options) == ("toy_llm", {"token_s": 1})

@@ -15,11 +15,9 @@ import pytest
 from configs.errors import ConfigError, PluginError
 from metrics.report.report import build_report
 from metrics.report.report_diff import report_bytes
-from pipelines.launcher.provenance import seal, write_manifest
+from pipelines.launcher.provenance import seal
 from pipelines.launcher.resume import prepare_rest
-from tests.conftest import QUICK, SuiteRun, last_line, read_report, record
-from tests.metrics.conftest import write_run
-from workloads.records import Record, Sample
+from tests.conftest import QUICK, SuiteRun, last_line, read_report
 from workloads.run_folder.bundle import unpack, write_bundle
 from workloads.run_folder.files import read_run
 from workloads.run_folder.manifest import changes, read_manifest
@@ -53,18 +51,6 @@ class Frail(ToyT2V):
             time.sleep(1)
         return super().generate(samples, queries)
 """
-
-
-def answered(count: int) -> list[Record]:
-    return [record(i, text=f"answer {i}", num_units=3, started_s=float(i)) for i in range(count)]
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A finished run of three texts, with its report."""
-    folder = write_run(tmp_path / "run", [Sample(i, f"question {i}", {"answer": f"answer {i}"}) for i in range(3)], answered(3))
-    build_report(folder)
-    return folder
 
 
 def repacked(bundle: Path, edit: Callable[[dict[str, bytes]], None]) -> Path:
@@ -128,28 +114,6 @@ def test_a_report_that_claims_more_is_told_from_the_one_made_again(suite: SuiteR
     assert "figures.answers_per_s.value: 10.0 before, 1.0 now" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("content", "reason"), [(None, "manifest.json is missing"), ("{", "manifest.json is damaged"), ("[]", "is damaged")]
-)
-def test_a_run_without_a_sound_manifest_is_invalid(run: Path, content: str | None, reason: str) -> None:
-    (run / "manifest.json").unlink()
-    if content is not None:
-        (run / "manifest.json").write_text(content, encoding="utf-8")
-    report = build_report(run)
-    assert not report.valid
-    assert reason in report.data["reasons"][0]
-
-
-def test_a_run_that_was_killed_before_its_files_were_hashed_is_invalid_and_can_be_bundled(run: Path) -> None:
-    config, samples, _, _ = read_run(run)
-    write_manifest(run, config, samples)
-    again = build_report(unpack(write_bundle(run).path))
-    assert len(again.data["reasons"]) == 1
-    assert "manifest.json was never sealed" in again.data["reasons"][0]
-    (run / "samples.jsonl").write_text("".join(f'{{"index": {i}, "prompt": "easy", "meta": {{}}}}\n' for i in range(3)), encoding="utf-8")
-    assert changes(run).changed == ["samples.jsonl"]
-
-
 def test_a_run_that_was_given_up_is_sealed_bundled_and_still_resumed(suite: SuiteRun, tmp_path: Path) -> None:
     (tmp_path / "frail.py").write_text(FRAIL, encoding="utf-8")
     options = [
@@ -190,13 +154,6 @@ def test_a_moved_run_keeps_its_name(run: Path, tmp_path: Path) -> None:
     moved = shutil.move(run, tmp_path / "elsewhere")
     build_report(Path(moved))
     assert (Path(moved) / "report.json").read_bytes() == before
-
-
-def test_a_file_added_by_hand_is_named_and_hidden_ones_are_not(run: Path) -> None:
-    (run / ".DS_Store").write_bytes(b"")
-    assert build_report(run).valid
-    (run / "notes.txt").write_text("fast!", encoding="utf-8")
-    assert build_report(run).data["reasons"] == ["notes.txt: not in manifest.json: added after the run"]
 
 
 def hostile(name: str, content: bytes = b"x", mode: int = 0o644 | stat.S_IFREG) -> Callable[[Path], None]:

@@ -1,4 +1,4 @@
-"""The hashes of a run's files."""
+"""The hashes of a run's files; what was changed, lost or added is named."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from metrics.report.report import build_report
+from pipelines.launcher.provenance import write_manifest
+from workloads.run_folder.bundle import unpack, write_bundle
+from workloads.run_folder.files import read_run
 from workloads.run_folder.manifest import add_file, changes, distrust, file_hashes
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # SHA-256 of "abc": NIST, FIPS 180-2, appendix B.1
@@ -58,3 +62,32 @@ def test_five_files_of_a_kind_are_named(folder: Path, count: int, named: str) ->
         (folder / str(number)).touch()
     (sentence,) = distrust(folder)
     assert sentence.startswith(named)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(None, "manifest.json is missing"), ("{", "manifest.json is damaged"), ("[]", "is damaged")]
+)
+def test_a_run_without_a_sound_manifest_is_invalid(run: Path, content: str | None, reason: str) -> None:
+    (run / "manifest.json").unlink()
+    if content is not None:
+        (run / "manifest.json").write_text(content, encoding="utf-8")
+    report = build_report(run)
+    assert not report.valid
+    assert reason in report.data["reasons"][0]
+
+
+def test_a_run_that_was_killed_before_its_files_were_hashed_is_invalid_and_can_be_bundled(run: Path) -> None:
+    config, samples, _, _ = read_run(run)
+    write_manifest(run, config, samples)
+    again = build_report(unpack(write_bundle(run).path))
+    assert len(again.data["reasons"]) == 1
+    assert "manifest.json was never sealed" in again.data["reasons"][0]
+    (run / "samples.jsonl").write_text("".join(f'{{"index": {i}, "prompt": "easy", "meta": {{}}}}\n' for i in range(3)), encoding="utf-8")
+    assert changes(run).changed == ["samples.jsonl"]
+
+
+def test_a_file_added_by_hand_is_named_and_hidden_ones_are_not(run: Path) -> None:
+    (run / ".DS_Store").write_bytes(b"")
+    assert build_report(run).valid
+    (run / "notes.txt").write_text("fast!", encoding="utf-8")
+    assert build_report(run).data["reasons"] == ["notes.txt: not in manifest.json: added after the run"]
