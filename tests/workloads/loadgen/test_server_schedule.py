@@ -26,7 +26,8 @@ def test_the_schedule_is_the_one_loadgen_keeps(tmp_path: Path) -> None:
     late = came - np.array([test.scheduled_s(i) for i in range(len(came))])
     late -= late.min()
     assert len(came) >= 80
-    assert np.median(late) < 0.003  # a schedule of other draws is off by whole gaps, 17 ms
+    # A busy machine holds up bursts of queries; a schedule of other draws is off by ever more gaps of 17 ms, for nearly all of them.
+    assert np.quantile(late, 0.2) < 0.01
 
 
 def test_gaps_have_the_rate_asked_for() -> None:
