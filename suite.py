@@ -70,7 +70,8 @@ def run(
     from configs.errors import ConfigError, GivenUpError
     from configs.load_config import load_config
     from configs.registry import load_plugin_file
-    from pipelines.launcher.launch import is_main_process, launch
+    from pipelines.distributed.ranks import is_main_process
+    from pipelines.launcher.launch import launch
 
     for path in plugin or []:
         load_plugin_file(path)
@@ -468,13 +469,13 @@ def main() -> None:
     try:
         app()
     except SuiteError as error:
-        from pipelines.launcher.launch import is_main_process
+        from pipelines.distributed.ranks import is_main_process
 
         if is_main_process():
             print(f"suite: {error}", file=sys.stderr, flush=True)
         raise SystemExit(130 if str(error).startswith("interrupted") else 1) from None
     except KeyboardInterrupt:
-        from pipelines.launcher.launch import is_main_process
+        from pipelines.distributed.ranks import is_main_process
 
         if is_main_process():
             print("suite: interrupted", file=sys.stderr)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from configs.run_config import RunConfig
-    from pipelines.launcher.launch import Test as LaunchedTest
+    from pipelines.launcher.session import Session
 
 ROOT = Path(__file__).resolve().parents[1]
 GOAL_QPS, GOAL_P99_S = 40_000, 0.020
@@ -78,7 +78,8 @@ def measure(given: argparse.Namespace, folder: Path) -> None:
     import benchmarks.null_engine  # noqa: F401  (registers the pipeline)
     from configs.load_config import parse_config
     from configs.registry import make
-    from pipelines.launcher.launch import Test, join_ranks, share
+    from pipelines.distributed.ranks import join_ranks, share
+    from pipelines.launcher.session import Session
 
     values: dict[str, Any] = {
         "workload": "llm",
@@ -91,14 +92,14 @@ def measure(given: argparse.Namespace, folder: Path) -> None:
     config = parse_config(values, "rate.py")
     ranks = join_ranks(config)
     samples = list(make("workloads", "llm", {}).samples())
-    test = Test(ranks, make("pipelines", "null_llm", config.pipeline_options), samples, "answers")
+    session = Session(ranks, make("pipelines", "null_llm", config.pipeline_options), samples, "answers")
     middle: dict[int, Trial] = {}
     p99_ms: dict[int, list[float]] = {}
     if ranks.rank == 0:
         print(f"{'queries/s':>10} {'LoadGen':>8} {'completed/s':>12} {'tokens/s':>12} {'TTFT p50':>9} {'p99':>9} {'max':>9}  records")
     for rate in given.rates:
         one = config.model_copy(update={"load": config.load.model_copy(update={"target_qps": float(rate)})})
-        trials = [run_trial(test, one, Path(share(str(folder / f"{rate}-{n}"), ranks))) for n in range(given.repeats)]
+        trials = [run_trial(session, one, Path(share(str(folder / f"{rate}-{n}"), ranks))) for n in range(given.repeats)]
         if ranks.rank == 0:
             ordered = sorted((t for t in trials if t is not None), key=lambda t: t.p99_s)
             middle[rate] = ordered[len(ordered) // 2]
@@ -110,16 +111,16 @@ def measure(given: argparse.Namespace, folder: Path) -> None:
         report(given, middle, p99_ms, ranks.world_size)
 
 
-def run_trial(test: LaunchedTest, config: RunConfig, folder: Path) -> Trial | None:
+def run_trial(session: Session, config: RunConfig, folder: Path) -> Trial | None:
     """One test, with a line about it; None on ranks other than the first."""
-    from pipelines.launcher.launch import begin_run
     from workloads.loadgen.load_test import read_summary
+    from workloads.run_folder.files import begin_run
 
-    first = test.ranks.rank == 0
+    first = session.ranks.rank == 0
     if first:
         (folder / "media").mkdir(parents=True)
-        begin_run(folder, config, test.samples)
-    outcome = test.run(config, "performance", folder)
+        begin_run(folder, config, session.samples)
+    outcome = session.run(config, "performance", folder)
     if not first:
         return None
     summary = read_summary(folder / "performance")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from configs.errors import RunError, first_line
 from pipelines.devices.environment import check_visible_devices
+from pipelines.distributed.ranks import check_process_count, is_main_process
 from pipelines.doctor import links
 from pipelines.doctor.examination import Collective, Examination, Pair, RankFacts, prepare, write_examination
 from pipelines.doctor.facts import rank_facts
@@ -22,7 +23,6 @@ from pipelines.doctor.findings import findings
 from pipelines.doctor.schedule import groups, rounds
 from pipelines.doctor.text import print_examination
 from pipelines.doctor.watchdog import Watchdog
-from pipelines.launcher.launch import check_process_count, is_main_process
 
 if TYPE_CHECKING:
     import torch

@@ -12,16 +12,17 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from configs.errors import RunError
 from configs.run_config import RunConfig
+from pipelines.distributed.ranks import share
 from pipelines.launcher.provenance import seal
+from pipelines.launcher.session import Session
 from workloads.loadgen.load_test import read_summary
-from workloads.run_folder.files import write_json
-
-if TYPE_CHECKING:
-    from pipelines.launcher.launch import Test
+from workloads.run_folder.files import begin_run, write_json
+from workloads.run_folder.search import Probe
 
 PROBE_SHARE, MIN_PROBE_S = 0.4, 2.0  # of the full run's minimum duration; and at least so long
 CLOSE_ENOUGH = 1.08  # the search ends when the lowest INVALID rate is at most this far above the highest VALID one
@@ -30,26 +31,13 @@ RETREAT = 0.95  # after a full run that was INVALID
 MAX_PROBES, MAX_CONFIRMATIONS = 14, 6
 
 
-class Probe(NamedTuple):
-    """A test at one rate. Seconds are at the percentile that the limits are for; None where that is not limited."""
-
-    target_qps: float
-    verdict: str
-    completed_per_s: float
-    ttft_s: float | None
-    tpot_s: float | None
-    latency_s: float | None
-    folder: str
-    full: bool
-
-
-def search_rate(config: RunConfig, test: Test, folder: Path) -> list[Probe]:
+def search_rate(config: RunConfig, session: Session, folder: Path) -> list[Probe]:
     """Find the highest VALID rate; its full run is left in `folder`. Raises RunError where there is none to be found."""
     probes: list[Probe] = []
     rate = None if config.load.target_qps == "auto" else float(config.load.target_qps)
     low = high = None
     while len(probes) < MAX_PROBES:
-        probe = _probe(config, test, folder, probes, rate, full=False)
+        probe = _probe(config, session, folder, probes, rate, full=False)
         if probe.verdict == "VALID":
             low = max(low or 0.0, probe.target_qps)
         else:
@@ -67,9 +55,9 @@ def search_rate(config: RunConfig, test: Test, folder: Path) -> list[Probe]:
         seen = "no rate was VALID" if low is None else "every rate was VALID"
         raise RunError(f"{seen} (tried {tried} queries a second); loosen the limits or set load.target_qps nearer to the right rate")
     for _ in range(MAX_CONFIRMATIONS):
-        probe = _probe(config, test, folder, probes, low, full=True)
+        probe = _probe(config, session, folder, probes, low, full=True)
         if probe.verdict == "VALID":
-            _adopt(folder, probe, test)
+            _adopt(folder, probe, session)
             return probes
         low *= RETREAT
     raise RunError(
@@ -77,9 +65,7 @@ def search_rate(config: RunConfig, test: Test, folder: Path) -> list[Probe]:
     )
 
 
-def _probe(config: RunConfig, test: Test, folder: Path, probes: list[Probe], rate: float | None, full: bool) -> Probe:
-    from pipelines.launcher.launch import begin_run, share
-
+def _probe(config: RunConfig, session: Session, folder: Path, probes: list[Probe], rate: float | None, full: bool) -> Probe:
     duration_s = config.load.min_duration_s
     load = config.load.model_copy(
         update={
@@ -90,16 +76,18 @@ def _probe(config: RunConfig, test: Test, folder: Path, probes: list[Probe], rat
     own = folder / "probes" / f"{len(probes) + 1:02d}"
     truth = config.truth if full else config.truth.model_copy(update={"replays": 0})  # a probe's answers are not the run's
     one = config.model_copy(update={"load": load, "mode": "performance", "truth": truth})
-    if test.ranks.rank == 0:
+    if session.ranks.rank == 0:
         (own / "media").mkdir(parents=True, exist_ok=True)
-        begin_run(own, one, test.samples)
-    outcome = test.run(one, "performance", own)
-    if test.ranks.rank == 0:
+        begin_run(own, one, session.samples)
+    outcome = session.run(one, "performance", own)
+    probe = None
+    if session.ranks.rank == 0:
         seal(own)
-    probe = share(_read(own, folder, one, float(outcome.get("target_qps") or 0.0), full) if test.ranks.rank == 0 else None, test.ranks)
+        probe = _read(own, folder, one, float(outcome.get("target_qps") or 0.0), full)
+    probe = share(probe, session.ranks)
     assert probe is not None
     probes.append(probe)
-    if test.ranks.rank == 0:
+    if session.ranks.rank == 0:
         _write(folder, config, probes)
         print(_line(config, probe, len(probes)), file=sys.stderr, flush=True)
     return probe
@@ -115,7 +103,7 @@ def _read(own: Path, folder: Path, config: RunConfig, target_qps: float, full: b
 
     return Probe(
         target_qps,
-        summary.get("Result is", "INVALID"),
+        "VALID" if summary.get("Result is") == "VALID" else "INVALID",
         float(summary.get("Completed samples per second", 0.0)),
         seconds("first token latency", limits.target_ttft_s),
         seconds("time to output token", limits.target_tpot_s),
@@ -130,7 +118,7 @@ def _write(folder: Path, config: RunConfig, probes: Sequence[Probe]) -> None:
     full = [p for p in probes if p.full and p.verdict == "VALID"]
     content = {
         "limits": config.limits.model_dump(exclude_none=True) | {"percentile": config.load.target_percentile},
-        "probes": [p._asdict() for p in probes],
+        "probes": [msgspec.structs.asdict(p) for p in probes],
         "max_valid_qps": full[-1].target_qps if full else max(valid, default=None),
         "confirmed": bool(full),
     }
@@ -149,9 +137,9 @@ def _line(config: RunConfig, probe: Probe, number: int) -> str:
     return f"{kind} {number}: {probe.target_qps:.4g} queries/s {probe.verdict}  p{config.load.target_percentile * 100:.0f} {shown}"
 
 
-def _adopt(folder: Path, probe: Probe, test: Test) -> None:
+def _adopt(folder: Path, probe: Probe, session: Session) -> None:
     """Make the confirming run the run itself."""
-    if test.ranks.rank == 0:
+    if session.ranks.rank == 0:
         for item in (folder / probe.folder).iterdir():
             target = folder / item.name
             if target.is_dir():

@@ -19,7 +19,7 @@ from configs.errors import ConfigError, RunError
 from configs.registry import make
 from configs.run_config import RunConfig
 from pipelines.base import Pipeline, StreamingPipeline
-from pipelines.launcher.launch import check_process_count, join_ranks
+from pipelines.distributed.ranks import check_process_count, join_ranks
 from workloads.base import Workload
 from workloads.records import Query, query_seed
 

@@ -62,6 +62,13 @@ def create_run_folder(output: str | None, workload: str) -> Path:
     return folder
 
 
+def begin_run(folder: Path, config: RunConfig, samples: Sequence[Sample]) -> None:
+    """What a run folder holds before the first answer."""
+    write_config(folder, config)
+    write_samples(folder, samples)
+    (folder / "records.jsonl").touch()
+
+
 def write_config(folder: Path, config: RunConfig) -> None:
     write_text(folder / "config.yaml", yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True))
 

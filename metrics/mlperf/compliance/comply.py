@@ -75,7 +75,7 @@ def _still_to_hold(tests: Sequence[str], wanted: Sequence[str], before: Mapping[
 
 
 def is_main() -> bool:
-    from pipelines.launcher.launch import is_main_process
+    from pipelines.distributed.ranks import is_main_process
 
     return is_main_process()
 

@@ -12,11 +12,14 @@ from configs.errors import ConfigError
 from configs.registry import make
 from configs.run_config import RunConfig
 from pipelines.base import Pipeline
+from pipelines.distributed.ranks import Ranks, check_process_count, join_ranks, leave_ranks, share
 from pipelines.distributed.replica import check_parallelism, join_replica
-from pipelines.launcher.launch import Ranks, Test, begin_run, check_process_count, join_ranks, leave_ranks, share, signals_as_interrupts
 from pipelines.launcher.provenance import seal, write_manifest, write_system
+from pipelines.launcher.session import Session
+from pipelines.launcher.signals import signals_as_interrupts
 from workloads.base import Workload
 from workloads.records import Sample
+from workloads.run_folder.files import begin_run
 
 
 @dataclass(frozen=True)
@@ -54,22 +57,22 @@ def run_audits(audits: Sequence[AuditTest], more: Callable[[AuditTest], Sequence
     workload: Workload = make("workloads", config.workload, config.dataset)
     with signals_as_interrupts():
         ranks = join_ranks(config)
-        test: Test | None = None
+        session: Session | None = None
         try:
             for audit in audits:
                 waiting = [audit]
                 while waiting:
                     one = waiting.pop(0)
-                    if test is None or one.fresh:
-                        if test is not None:
-                            test.pipeline.close()
-                        test = Test(ranks, _pipeline(config, ranks), one.samples, workload.noun)
-                    _run(one, test)
+                    if session is None or one.fresh:
+                        if session is not None:
+                            session.pipeline.close()
+                        session = Session(ranks, _pipeline(config, ranks), one.samples, workload.noun)
+                    _run(one, session)
                     if one is audit:
                         waiting = share(list(more(audit)) if ranks.rank == 0 else [], ranks)
         finally:
-            if test is not None:
-                test.pipeline.close()
+            if session is not None:
+                session.pipeline.close()
         leave_ranks(ranks)
 
 
@@ -81,14 +84,14 @@ def _pipeline(config: RunConfig, ranks: Ranks) -> Pipeline:
     return pipeline
 
 
-def _run(audit: AuditTest, test: Test) -> None:
-    test.samples = audit.samples
-    if test.ranks.rank == 0:
+def _run(audit: AuditTest, session: Session) -> None:
+    session.samples = audit.samples
+    if session.ranks.rank == 0:
         (audit.folder / "media").mkdir(parents=True)
         begin_run(audit.folder, audit.config, audit.samples)
         write_system(audit.folder)
         write_manifest(audit.folder, audit.config, audit.samples)
         print(f"suite: {audit.name}", file=sys.stderr, flush=True)
-    test.run(audit.config, "performance", audit.folder, audit=dict(audit.settings))
-    if test.ranks.rank == 0:
+    session.run(audit.config, "performance", audit.folder, audit=dict(audit.settings))
+    if session.ranks.rank == 0:
         seal(audit.folder)

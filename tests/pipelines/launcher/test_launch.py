@@ -15,7 +15,7 @@ import pytest
 
 from configs.errors import RunError
 from configs.load_config import load_config
-from pipelines.launcher.launch import join_ranks
+from pipelines.distributed.ranks import join_ranks
 from tests.conftest import ACCELERATE, QUICK, ROOT, TWO_RANKS, SuiteRun, last_line, read_report, suite_env
 
 SLOW = ["--config", "t2v/toy", "--set", "pipeline.seconds=0.2", "--set", "load.min_query_count=400", "--output", "run"]

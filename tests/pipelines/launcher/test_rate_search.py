@@ -10,7 +10,7 @@ import torch
 from configs.errors import RunError
 from configs.load_config import parse_config
 from configs.run_config import RunConfig
-from pipelines.launcher.launch import Ranks
+from pipelines.distributed.ranks import Ranks
 from pipelines.launcher.rate_search import CLOSE_ENOUGH, search_rate
 from workloads.records import Sample
 

@@ -1,0 +1,156 @@
+"""A session: one LoadGen test after another on a pipeline that is loaded once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from configs.errors import GivenUpError, RunError
+from configs.run_config import RunConfig
+from pipelines.base import Pipeline, StreamingPipeline
+from pipelines.distributed.ranks import Ranks, share, spans_nodes
+from pipelines.launcher.brief_report import report_briefly
+from pipelines.launcher.conductor.conductor import JobSpec, Rest
+from pipelines.launcher.conductor.process import ConductorProcess
+from pipelines.launcher.messages import Address
+from pipelines.launcher.worker.follower import Follower, leave_where_stuck
+from pipelines.launcher.worker.power_sampler import power_sampler
+from pipelines.launcher.worker.worker import Worker
+from workloads.records import Sample
+from workloads.run_folder.files import read_run, write_outcome
+from workloads.run_folder.record_log import fail_the_rest
+
+
+class Session:
+    """A pipeline on its rank, and how it is put to a LoadGen test; the model is loaded for the first one only."""
+
+    def __init__(self, ranks: Ranks, pipeline: Pipeline, samples: Sequence[Sample], noun: str) -> None:
+        self.ranks, self.pipeline, self.samples, self.noun = ranks, pipeline, samples, noun
+        self._loaded = False
+
+    def run(
+        self, config: RunConfig, mode: str, folder: Path, rest: Rest | None = None, audit: dict[str, int] | None = None
+    ) -> dict[str, Any]:
+        """One test on all ranks. Its outcome goes into outcome.json however it ends, and is returned on every rank.
+
+        rest: what an accuracy test that is resumed has left to ask. audit: LoadGen's settings of a compliance test.
+        """
+        job = self._job(config, mode, folder, rest, audit)
+        sampler = power_sampler(config.power, self.ranks.rank, self.ranks.device)
+        conductor = ConductorProcess(job) if self.ranks.rank == 0 else None  # before this rank loads anything
+        left = threading.Event()  # set when the main thread is out of the pipeline's code
+        try:
+            address = share(conductor.address if conductor else Address(""), self.ranks)
+            worker = (Worker if self.pipeline.replica.leads else Follower)(
+                self.ranks.rank,
+                self.pipeline,
+                self.samples,
+                folder,
+                address,
+                mode,
+                config.heartbeat_timeout_s,
+                sampler,
+                tuple(config.require),
+            )
+            leave_where_stuck(lambda: _is_over(conductor, worker), left, lambda: _last_words(conductor, worker, job))
+            try:
+                worker.run(
+                    self.ranks.device,
+                    1 if self._loaded else config.warmup_batches,
+                    config.seed,
+                    self._loaded,
+                    conductor.check if conductor else _nothing,
+                )
+            except KeyboardInterrupt as interrupt:
+                left.set()
+                worker.leave_early(str(interrupt))
+                raise
+            finally:
+                left.set()
+                worker.close()
+            outcome = conductor.outcome() if conductor else {}
+        except BaseException as error:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torch's launcher sends it for a rank that failed; we are ending already
+            if conductor:
+                outcome = _give_up(conductor, job, str(error) if isinstance(error, KeyboardInterrupt) else _as_cause(error))
+                if isinstance(error, (RunError, KeyboardInterrupt)):
+                    raise _given_up(outcome, folder, mode) from None
+            raise
+        self._loaded = True
+        if conductor:
+            write_outcome(folder, mode, outcome)
+            if outcome.get("aborted"):
+                raise _given_up(outcome, folder, mode)
+        return share(outcome, self.ranks)
+
+    def _job(self, config: RunConfig, mode: str, folder: Path, rest: Rest | None, audit: dict[str, int] | None) -> JobSpec:
+        # Across nodes the conductor listens under the name by which the other nodes know rank 0's.
+        listening: dict[str, Any] = {"host": os.environ["MASTER_ADDR"], "port": config.dispatch.port} if spans_nodes() else {}
+        return JobSpec(
+            config.model_dump(),
+            mode,
+            len(self.samples),
+            self.ranks.world_size // self.pipeline.replica.size,
+            str(folder),
+            self.noun,
+            sys.stdout.isatty() and sys.stderr.isatty(),
+            isinstance(self.pipeline, StreamingPipeline),
+            rest=rest,
+            audit=audit,
+            **listening,
+        )
+
+
+def _as_cause(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"an error of its own ({lines[0] if lines else type(error).__name__})"
+
+
+def _nothing() -> None:
+    """Ranks other than the first are ended by their launcher where the first is gone."""
+
+
+def _is_over(conductor: ConductorProcess | None, worker: Worker) -> bool:
+    return (conductor is not None and conductor.has_ended()) or worker.why_leave is not None
+
+
+def _last_words(conductor: ConductorProcess | None, worker: Worker, job: JobSpec) -> None:
+    """Of a rank whose main thread is not to be waited for."""
+    cause = worker.why_leave or "the test has ended"
+    if conductor:
+        cause = str(_give_up(conductor, job, cause)["aborted"])
+        report_briefly(Path(job.folder))
+    here = f"rank {worker.rank} on {socket.gethostname()}"
+    print(f"suite: the run was given up: {cause}; {here} was still at work and leaves it", file=sys.stderr, flush=True)
+
+
+def _give_up(conductor: ConductorProcess, job: JobSpec, why: str) -> dict[str, Any]:
+    """End the test; every query that was issued has a Record then, and outcome.json says why. The outcome."""
+    outcome = conductor.abort(f"{why} at rank 0 on {socket.gethostname()}")
+    folder = Path(job.folder)
+    if "num_done" not in outcome:  # a conductor that died has left that to us
+        config, _, records, _ = read_run(folder)
+        num_failed = fail_the_rest(folder, job.mode, records, config.seed, str(outcome["aborted"]))
+        done = [r.status == "done" for r in records if r.mode == job.mode]
+        outcome |= {"num_issued": len(done) + num_failed, "num_done": sum(done), "num_failed": num_failed + len(done) - sum(done)}
+        outcome |= {"ranks": [], **({"earlier": job.rest.earlier} if job.rest else {})}
+    outcome["aborted"] = outcome["aborted"] or "interrupted"
+    with contextlib.suppress(OSError):  # on a full disk the message has to do
+        write_outcome(folder, job.mode, outcome)
+    return outcome
+
+
+def _given_up(outcome: Mapping[str, Any], folder: Path, mode: str) -> GivenUpError:
+    shown, reason = os.path.relpath(folder), str(outcome["aborted"])
+    what = reason if reason.startswith("interrupted") else f"the run was given up: {reason}"
+    next_step = f"'suite.py report {shown}' reports on them in full"
+    if mode == "accuracy":
+        next_step += f", 'suite.py --resume {shown}' answers the rest"
+    return GivenUpError(f"{what}; {outcome['num_done']} finished records are in {shown}; {next_step}", folder)
