@@ -1,3 +1,5 @@
+"""Hierarchical F1 of categories, and the scores of brand and condition beside it, with the arithmetic written out."""
+
 from __future__ import annotations
 
 import json
@@ -83,3 +85,31 @@ def test_the_interval_holds_the_figure_and_narrows_with_n(make_run: MakeRun) -> 
         return high - low
 
     assert width(40) < width(10)
+
+
+def product(category: str, brand: str = "Hollin", second: bool = False) -> str:
+    return json.dumps({"category": category, "brand": brand, "is_secondhand": second})
+
+
+def test_brand_and_condition_stand_beside_the_category(make_run: MakeRun) -> None:
+    expected = [product("A > B", "Adidas", True)] * 4 + [product("A > B", "Hollin", False)] * 2
+    told = [
+        product("A > B", "adidas ", True),  # all right
+        product("A > C", "Adidaz", False),  # one level of two; 5 of 6 letters are 83 of 100: another brand
+        "{}",  # no product: nothing right, and counted as not second-hand
+        json.dumps({"category": "A > B", "brand": "Adidas", "is_secondhand": True, "price": 3}),  # more than was asked
+        product("A > B", "Hollin Ltd", True),
+        product("A > B"),
+    ]
+    records = [record(i, text=text) for i, text in enumerate(told)]
+    figures = HierarchicalF1().compute(make_run(records=records, metas=[{"answer": a, "scored_by": "hierarchical_f1"} for a in expected]))
+    assert figures["hierarchical_f1"].value == pytest.approx(2 * (2 + 1 + 0 + 0 + 2 + 2) / 24)
+    assert figures["category_parsed"].value == pytest.approx(4 / 6)
+    assert figures["brand_f1"].value == pytest.approx(2 / 6)
+    # second-hand: TP 1, FN 3, FP 1
+    assert figures["is_secondhand_f1"].value == pytest.approx(2 * 1 / (2 * 1 + 1 + 3))
+
+
+def test_a_catalogue_without_brands_has_no_figures_of_them(make_run: MakeRun) -> None:
+    run = make_run(records=[record(0, text='{"category": "A"}')], metas=[{"answer": '{"category": "A"}'}])
+    assert set(HierarchicalF1().compute(run)) == {"hierarchical_f1", "category_parsed"}
