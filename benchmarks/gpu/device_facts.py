@@ -11,7 +11,8 @@ from benchmarks.gpu.part import Job, Keep
 def measure(job: Job, keep: Keep) -> None:
     import torch
 
-    from pipelines.launcher.provenance import suite_commit, system_facts
+    from pipelines.devices.system import system_facts
+    from pipelines.launcher.provenance import suite_commit
 
     facts = system_facts()
     found = facts.pop("accelerators")

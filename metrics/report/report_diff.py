@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipelines.launcher.provenance import package_versions, suite_commit
+from pipelines.devices.system import package_versions
+from pipelines.launcher.provenance import suite_commit
 from workloads.run_folder.manifest import read_manifest
 
 SHOWN = 5

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.devices.accelerators import pci_bus
 from pipelines.devices.environment import ENVIRONMENT
+from pipelines.devices.system import cpu_name
 from pipelines.doctor.examination import RankFacts
 from pipelines.doctor.topology import topology
-from pipelines.launcher.provenance import processor_name
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +44,7 @@ def rank_facts(rank: int, device: torch.device) -> RankFacts:
         local_rank=local_rank,
         host=socket.gethostname(),
         device=str(device),
-        **{"device_name": processor_name(), **known},
+        **{"device_name": cpu_name(), **known},
         num_visible_gpus=torch.cuda.device_count(),
         num_host_gpus=num_host_gpus(),
         numa_balancing=_flag(Path("/proc/sys/kernel/numa_balancing")),

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import shutil
 import subprocess
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from configs.registry import find, names, plugin_file
 from configs.run_config import RunConfig
-from pipelines.devices.accelerators import accelerators
-from pipelines.devices.environment import settings
+from pipelines.devices.system import package_version, system_facts
+from pipelines.doctor.examination import as_json, newest_fitting, without_names
+from pipelines.doctor.findings import findings
 from workloads.records import Sample
 from workloads.run_folder.files import prompt_set_hash, read_run, write_json
 from workloads.run_folder.manifest import SCHEMA, file_hashes
-
-PACKAGES = (
-    "torch",
-    "diffusers",
-    "transformers",
-    "accelerate",
-    "vllm",
-    "mlcommons_loadgen",
-    "imageio",
-    "av",
-    "numpy",
-    "opencv-python-headless",
-    "scipy",
-)
 
 
 def write_system(folder: Path) -> None:
@@ -39,38 +23,11 @@ def write_system(folder: Path) -> None:
     write_json(folder / "system.json", {**system_facts(), "doctor": last_examination(folder)})
 
 
-def system_facts() -> dict[str, Any]:
-    """system.json but the doctor's part."""
-    import psutil
-    import torch
-
-    return {
-        "os": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        "processor": processor_name(),
-        "num_cpus": os.cpu_count(),
-        "memory_bytes": psutil.virtual_memory().total,
-        "accelerators": accelerators(),
-        "rocm": torch.version.hip,
-        "cuda": torch.version.cuda,
-        "environment": settings(os.environ),
-        "packages": package_versions(),
-    }
-
-
-def package_versions() -> dict[str, str | None]:
-    """Of the packages that answers and scores depend on; None where one is not installed."""
-    return {name: _version(name) for name in PACKAGES}
-
-
 def last_examination(folder: Path) -> dict[str, Any] | None:
     """The newest doctor*.json under outputs/ or beside the run folder that fits this launch; its `time` says when it was made.
 
     Hosts are numbered in it. None where `suite.py doctor` was not run, or with other ranks.
     """
-    from pipelines.doctor.examination import as_json, newest_fitting, without_names
-    from pipelines.doctor.findings import findings
-
     found = newest_fitting((Path("outputs"), folder.resolve().parent))
     if found is None:
         return None
@@ -118,25 +75,10 @@ def _keep_plugins(folder: Path, config: RunConfig) -> dict[str, str]:
                 (folder / "plugins").mkdir(exist_ok=True)
                 shutil.copyfile(file, folder / origin)
         elif origin.startswith("package "):
-            origin += f" {_version(origin.removeprefix('package '))}"
+            origin += f" {package_version(origin.removeprefix('package '))}"
         if origin != "built in":
             found[f"{kind.removesuffix('s')} {name}"] = origin
     return found
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def processor_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def suite_commit() -> str | None:

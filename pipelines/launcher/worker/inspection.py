@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from pipelines.base import Pipeline
-from pipelines.launcher.provenance import PACKAGES
+from pipelines.devices.system import PACKAGES
 
 if TYPE_CHECKING:
     import torch
