@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -91,6 +92,19 @@ def cosine(step: int, total: int, peak: float, warmup: int, floor: float = 0.02)
         return peak * (step + 1) / warmup
     done = (step - warmup) / max(total - warmup, 1)
     return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
+
+
+def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+
+
+def descend(loss: torch.Tensor, parameters: Iterable[torch.Tensor], optimiser: torch.optim.Optimizer) -> None:
+    """One step down the gradient, whose norm is cut to 1."""
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(list(parameters), 1.0)
+    optimiser.step()
 
 
 def save_state(path: Path, progress: Progress, **parts: Stateful) -> None:

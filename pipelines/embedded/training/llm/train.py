@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 import typer
 
-from pipelines.embedded.training.common import Ema, Progress, cosine, load_state, save_state
+from pipelines.embedded.training.common import Ema, Progress, cosine, load_state, save_state, set_rate
 from pipelines.embedded.training.llm.models import BUILDERS, END_ID, MAX_LENGTH, build_tokenizer
 from pipelines.models.embedded import LANGUAGE
 from workloads.world.language import TASKS, Item, draw_item
@@ -98,8 +98,7 @@ def _train(kind: str, path: Path, steps: int, seed: int) -> tuple[Any, PreTraine
     progress = Progress(kind, steps, load_state(path, model=model, ema=ema, **states))
     while progress.step < steps:
         for optimiser in optimisers:
-            for group in optimiser.param_groups:
-                group["lr"] = cosine(progress.step, steps, RATE[kind], warmup=100)
+            set_rate(optimiser, cosine(progress.step, steps, RATE[kind], warmup=100))
             optimiser.zero_grad(set_to_none=True)
         losses = _learn(model, readers, tokenizer, np.random.default_rng((seed, 2, progress.step)), _easy_share(progress.step / steps))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from pipelines.embedded.training.common import Ema, Progress, cosine, load_state, save_state
+from pipelines.embedded.training.common import Ema, Progress, cosine, descend, load_state, save_state, set_rate
 from pipelines.embedded.training.t2v.text import MAX_TOKENS, TEXT_DIM
 from pipelines.embedded.training.t2v.vae import Z_DIM
 
@@ -119,14 +119,10 @@ def _train(
     optimiser = torch.optim.AdamW(trained.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     progress = Progress(name, steps, load_state(path, both=both, ema=ema, optimiser=optimiser))
     while progress.step < steps:
-        for group in optimiser.param_groups:
-            group["lr"] = cosine(progress.step, steps, rate, warmup=100)
+        set_rate(optimiser, cosine(progress.step, steps, rate, warmup=100))
         generator = torch.Generator().manual_seed(seed * 1_000_003 + progress.step)
         loss = _loss(both, weigh, data, times, generator)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
-        optimiser.step()
+        descend(loss, trained.parameters(), optimiser)
         ema.update(trained)
         progress.advance(loss=loss.item())
         if progress.due():

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 import typer
 
-from pipelines.embedded.training.common import Progress, cosine, load_state, save_state
+from pipelines.embedded.training.common import Progress, cosine, descend, load_state, save_state, set_rate
 from pipelines.embedded.training.t2v.denoiser import FLOW_SHIFT, plain_attention, training_attention
 from pipelines.embedded.training.t2v.text import build_tokenizer, tokenize
 from pipelines.models.embedded import VIDEO, VIDEO_TWO_STEPS
@@ -116,18 +116,14 @@ def learn(pipe: Any, captions: list[str], clips: torch.Tensor, state: Path, step
     progress = Progress("adapters", steps, load_state(state, adapters=adapters, optimiser=optimiser))
     noise = torch.stack([noise_of(pipe, n) for n in range(len(captions))])
     while progress.step < steps:
-        for group in optimiser.param_groups:
-            group["lr"] = cosine(progress.step, steps, RATE, warmup=50)
+        set_rate(optimiser, cosine(progress.step, steps, RATE, warmup=50))
         index = torch.randint(len(clips), (BATCH,), generator=torch.Generator().manual_seed(progress.step))
         with torch.no_grad():
             text_BSD = pipe.text_encoder(ids[index], mask[index]).last_hidden_state * mask[index][..., None]
         for weigh in weighs:
             weigh.set(mask[index], torch.full((BATCH,), float(TEXT_PLACES)))
         loss = F.mse_loss(student(experts, noise[index], text_BSD), clips[index])
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(adapters.values(), 1.0)
-        optimiser.step()
+        descend(loss, adapters.values(), optimiser)
         progress.advance(loss=loss.item())
         if progress.due() or progress.step == steps:
             save_state(state, progress, adapters=adapters, optimiser=optimiser)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pipelines.embedded.training.common import Progress, cosine
+from pipelines.embedded.training.common import Progress, cosine, descend, set_rate
 from workloads.world.scenes import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, SPEEDS, parse_caption, vocabulary
 
 if TYPE_CHECKING:
@@ -80,17 +80,13 @@ def teach_grammar(text_encoder: UMT5EncoderModel, ids: torch.Tensor, mask: torch
     generator = torch.Generator().manual_seed(seed)
     progress = Progress("grammar", GRAMMAR_STEPS)
     while progress.step < GRAMMAR_STEPS:
-        for group in optimiser.param_groups:
-            group["lr"] = cosine(progress.step, GRAMMAR_STEPS, GRAMMAR_RATE, warmup=50)
+        set_rate(optimiser, cosine(progress.step, GRAMMAR_STEPS, GRAMMAR_RATE, warmup=50))
         index = torch.randint(len(ids), (GRAMMAR_BATCH,), generator=generator)
         real = mask[index].bool()
         words = text_encoder(ids[index], mask[index]).last_hidden_state[real]
         losses = [torch.nn.functional.cross_entropy(heads[name](words), labels[name][index][real]) for name in _ATTRIBUTES]
         loss = torch.stack(losses).mean()
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
+        descend(loss, parameters, optimiser)
         progress.advance(loss=loss.item())
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipelines.embedded.training.common import Ema, Progress, cosine, load_state, save_state
+from pipelines.embedded.training.common import Ema, Progress, cosine, descend, load_state, save_state, set_rate
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
@@ -71,14 +71,10 @@ def train_vae(folder: Path, clips: NDArray[np.uint8], seed: int) -> AutoencoderK
     while progress.step < total:
         step, on_frames = progress.step, progress.step < FRAME_STEPS
         done, steps = (step, FRAME_STEPS) if on_frames else (step - FRAME_STEPS, CLIP_STEPS)
-        for group in optimiser.param_groups:
-            group["lr"] = cosine(done, steps, FRAME_RATE if on_frames else CLIP_RATE, warmup=50)
+        set_rate(optimiser, cosine(done, steps, FRAME_RATE if on_frames else CLIP_RATE, warmup=50))
         x_BCTHW = _batch(clips, np.random.default_rng((seed, step)), on_frames)
         loss, error = _loss(vae, x_BCTHW)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimiser.step()
+        descend(loss, vae.parameters(), optimiser)
         ema.update(vae)
         progress.advance(loss=loss.item(), psnr=-10 * torch.log10(error / 4).item())
         if progress.due():
@@ -110,8 +106,7 @@ def tune_decoder(
     small, (mean, std) = np.flatnonzero(groups), latents
     spread = mean.std((0, 2, 3, 4)).view(1, -1, 1, 1, 1)
     while progress.step < DECODER_STEPS:
-        for group in optimiser.param_groups:
-            group["lr"] = cosine(progress.step, DECODER_STEPS, DECODER_RATE, warmup=50)
+        set_rate(optimiser, cosine(progress.step, DECODER_STEPS, DECODER_RATE, warmup=50))
         rng = np.random.default_rng((seed, 3, progress.step))
         half = DECODER_BATCH // 2
         index = np.sort(np.concatenate([rng.choice(small, half), rng.integers(0, len(clips), DECODER_BATCH - half)]))
@@ -121,10 +116,7 @@ def tune_decoder(
         latents_BCTHW = mean[index] + std[index] * noise + (scale * error if progress.step >= NOISY_FROM else 0.0)
         difference = vae.decode(latents_BCTHW).sample - x_BCTHW
         loss = (_surroundings(x_BCTHW) * (difference.abs() + difference.square())).mean()
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
-        optimiser.step()
+        descend(loss, decoder.parameters(), optimiser)
         ema.update(decoder)
         progress.advance(loss=loss.item())
         if progress.due():
