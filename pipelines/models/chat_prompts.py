@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.errors import first_line
+from configs.errors import ConfigError, first_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,6 +34,16 @@ def one_template(holder: Any) -> str | None:
     template = holder.chat_template
     found: str | None = template.get("default") if isinstance(template, Mapping) else template
     return found
+
+
+def read_template(pipeline: str, file: str | None) -> str | None:
+    """The chat template of option `chat_template`. Raises ConfigError where the file cannot be read."""
+    if file is None:
+        return None
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"pipeline {pipeline!r}: chat_template {file!r} cannot be read: {first_line(error)}") from None
 
 
 def read_image(data: bytes, which: str) -> Image:

@@ -1,4 +1,4 @@
-"""Look a local model folder over before loading it, so that what is missing or damaged is named."""
+"""Checks of a checkpoint, before and after it is loaded, and its loading: what is missing, damaged or unreachable is named."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from configs.errors import ConfigError
+from configs.errors import ConfigError, first_line
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 FIX = "restore it from where the model came from (in this repository: git checkout -- PATH)"
@@ -41,6 +41,43 @@ def check_transformers_folder(folder: Path) -> None:
         raise ConfigError(f"checkpoint {str(folder)!r} has no tokenizer (one of {', '.join(TOKENIZER_FILES)}); {FIX}")
     if (folder / "tokenizer.json").exists():
         _read_json(folder / "tokenizer.json")
+
+
+def from_pretrained(kind: Any, where: str, model: str, built_in: str = "embedded", **options: Any) -> Any:
+    """`kind.from_pretrained(where, **options)`. Raises ConfigError with what to do, whatever the libraries raise.
+
+    model: as the user named it. built_in: the models of this kind that come with the suite.
+    """
+    try:
+        return kind.from_pretrained(where, **options)
+    except Exception as error:  # transformers, safetensors, gguf and the hub raise many kinds
+        raise ConfigError(f"model {model!r} cannot be loaded: {load_problem(error, where)} (built in: {built_in})") from error
+
+
+def load_problem(error: BaseException, where: str) -> str:
+    """What is wrong with a checkpoint and what to do, from what the libraries raise."""
+    names = set()
+    link: BaseException | None = error
+    while link is not None:
+        names |= {kind.__name__ for kind in type(link).__mro__}
+        link = link.__cause__ or link.__context__
+    if "GatedRepoError" in names:
+        return "it is gated; accept its terms on the hub, then run `hf auth login` or set HF_TOKEN"
+    if names & {"LocalEntryNotFoundError", "OfflineModeIsEnabled"}:
+        return f"it is not on this disk and the hub cannot be reached; run `hf download {where}` where it can be, or give a folder"
+    if "RepositoryNotFoundError" in names:
+        return "the hub has no such model, or it is private; check the name, and for a private one set HF_TOKEN"
+    return f"{first_line(error)}; give a folder written by save_pretrained or a hub name"
+
+
+def check_tokenizer(tokenizer: Any, num_tokens: int, model: str) -> None:
+    """num_tokens: of the network's embeddings. Raises ConfigError where the tokenizer has ids beyond them."""
+    highest = max(tokenizer.get_vocab().values(), default=-1)
+    if highest >= num_tokens:
+        raise ConfigError(
+            f"model {model!r}: its tokenizer has token ids up to {highest}, but the network has only {num_tokens} tokens; "
+            "give the tokenizer that it was trained with"
+        )
 
 
 def _check_weights(part: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from configs.errors import ConfigError
 from pipelines.base import Event, Response
 
 
@@ -36,12 +37,18 @@ class TokenEvents:
         self._num_input: dict[int, int] = {}
         self._refused: list[Event] = []
 
-    def expect(self, query_id: int, num_input_tokens: int) -> None:
-        """The request goes to the engine."""
+    def admit(self, query_id: int, num_input_tokens: int, context: int) -> int:
+        """How many tokens the answer may have. Where that is 0, the query is refused; else its request is expected to run."""
+        room = context - num_input_tokens
+        if room < 1 or not num_input_tokens:
+            why = f"the prompt has {num_input_tokens} tokens, the context {context}" if num_input_tokens else "the prompt has no tokens"
+            self.refuse(query_id, why, num_input_tokens)
+            return 0
         self._num_input[query_id] = num_input_tokens
+        return room
 
     def refuse(self, query_id: int, why: str, num_input_tokens: int = 0) -> None:
-        """It does not, and is to be answered by why not."""
+        """The query fails without reaching the engine."""
         self._refused.append(Event(query_id, response=Response(error=why, num_input_tokens=num_input_tokens)))
 
     def refused(self) -> list[Event]:
@@ -86,3 +93,19 @@ class TokenEvents:
             finish_reason="stop" if tokens[-1] in self._ends else "length",
             token_gap_s=[b - a for a, b in itertools.pairwise(update.token_times)],
         )
+
+
+def stop_tokens(pipeline: str, texts: Sequence[str], tokenizer: Any, model: str) -> set[int]:
+    """The tokens of option `stop`. Raises ConfigError for a text that is not one token."""
+    ends = set()
+    for text in texts:
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        if len(ids) != 1:
+            raise ConfigError(f"pipeline {pipeline!r}: stop {text!r} is not one token of model {model!r}; give texts that are")
+        ends.add(ids[0])
+    return ends
+
+
+def token_set(tokens: int | Sequence[int] | None) -> set[int]:
+    """An eos_token_id of a configuration, in any of its forms."""
+    return set() if tokens is None else {tokens} if isinstance(tokens, int) else set(tokens)

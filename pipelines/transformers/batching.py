@@ -23,7 +23,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 
 from configs.errors import describe
 from pipelines.distributed.replica import Replica
-from pipelines.models.token_events import Update
+from pipelines.models.token_events import Update, token_set
 from pipelines.transformers import paged_attention
 from pipelines.transformers.seeded_sampling import BatchNoise, RequestNoise
 
@@ -207,7 +207,7 @@ class StaticEngine:
         noise = [BatchNoise([r.seed or 0 for r in batch], longest)] if self._sampling else []
         config = copy.copy(self._config)
         config.max_new_tokens = max(r.max_new_tokens for r in batch)
-        watch = _Watch(batch, longest, _ids(self._config.eos_token_id), self._updates, self._may_break_off, self._every_token)
+        watch = _Watch(batch, longest, token_set(self._config.eos_token_id), self._updates, self._may_break_off, self._every_token)
         with torch.inference_mode():
             self._model.generate(
                 input_ids=ids,
@@ -243,7 +243,3 @@ class _Watch(StoppingCriteria):
             if self._over[i] or count == 1 or self._every_token:
                 self._updates.put(Update(request.query_id, tokens_NT[i].tolist(), list(self._times), self._over[i]))
         return torch.tensor(self._over, device=input_ids.device)
-
-
-def _ids(value: int | Sequence[int] | None) -> set[int]:
-    return set() if value is None else {value} if isinstance(value, int) else set(value)

