@@ -129,10 +129,10 @@ def bundle(
 ) -> None:
     """Pack a run folder into one file from which another machine makes the same report: suite.py report RUN.zip."""
     from workloads.run_folder.bundle import write_bundle
-    from workloads.run_folder.manifest import distrust
+    from workloads.run_folder.manifest import modifications
 
     written = write_bundle(run_folder, output)
-    for reason in distrust(run_folder):
+    for reason in modifications(run_folder):
         print(f"suite: its report will say INVALID: {reason}", file=sys.stderr, flush=True)
     print(json.dumps({**written._asdict(), "path": str(written.path.resolve())}), flush=True)
 

@@ -11,7 +11,7 @@ from typing import Any
 from configs.errors import ConfigError
 from metrics.report.report import Report, make_report, measured, own_metrics
 from metrics.report.report_diff import ROUNDING, differences, relative
-from workloads.run_folder.manifest import distrust
+from workloads.run_folder.manifest import modifications
 
 
 def worked_out(folder: Path) -> Report:
@@ -24,7 +24,7 @@ def worked_out(folder: Path) -> Report:
     if not folder.is_dir():
         raise ConfigError(f"run folder {str(folder)!r} does not exist")
     report = make_report(folder)
-    if not distrust(folder):  # else the run is INVALID, and its files are named
+    if not modifications(folder):  # else the run is INVALID, and its files are named
         _hold_against_file(folder / "report.json", report.data)
     return report
 

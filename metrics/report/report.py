@@ -106,7 +106,7 @@ def make_report(folder: Path, brief: bool = False) -> Report:
     ranks = _ranks(run)
     checks = effective_settings.checks(run, ranks) if brief else truth_checks.checks(run, ranks, _issued(run), _failed(run))
     held = [] if brief else gates.hold(run, figures)
-    reasons = manifest.distrust(folder) + _reasons(run, alarms, compared, checks) + _broken_rules(run) + gates.reasons(held)
+    reasons = manifest.modifications(folder) + _reasons(run, alarms, compared, checks) + _broken_rules(run) + gates.reasons(held)
     if not reasons and not manifest.is_sealed(folder):
         reasons = ["manifest.json was never sealed: the run was ended before its files were hashed, so that no later change would show"]
     if reasons:

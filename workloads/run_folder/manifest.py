@@ -32,9 +32,9 @@ class Changes(NamedTuple):
     def in_words(self) -> list[str]:
         """A sentence for each kind."""
         kinds = (
-            (self.changed, "not as manifest.json has it: changed after the run"),
-            (self.missing, "missing: manifest.json has it"),
-            (self.added, "not in manifest.json: added after the run"),
+            (self.changed, "modified after the run, by its hash in manifest.json"),
+            (self.missing, "missing, though manifest.json lists it"),
+            (self.added, "added after the run, for manifest.json does not list it"),
         )
         return [f"{_named(files)}: {what}" for files, what in kinds if files]
 
@@ -83,12 +83,15 @@ def changes(folder: Path, but: str = "") -> Changes:
     )
 
 
-def distrust(folder: Path, but: str = "") -> list[str]:
-    """Why the folder's files cannot be taken for what the run left, in words; empty where they can, or where the run never ended."""
+def modifications(folder: Path, but: str = "") -> list[str]:
+    """How the folder's files differ from their hashes, a sentence for each kind; empty where none differs.
+
+    Of a run that never ended only the FIXED files are compared.
+    """
     try:
         return changes(folder, but).in_words
     except ValueError as error:
-        return [f"{error}: nothing shows that the files are as the run left them"]
+        return [f"{error}: no file of the run can be verified"]
 
 
 def add_file(folder: Path, name: str) -> None:

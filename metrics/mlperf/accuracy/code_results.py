@@ -23,7 +23,7 @@ from metrics.mlperf.accuracy.reasoning_answers import deepseek_program, gpt_oss_
 from workloads.mlperf.livecodebench import Problem, problem_of, read_problems
 from workloads.records import Record
 from workloads.run_folder.files import write_json
-from workloads.run_folder.manifest import add_file, distrust
+from workloads.run_folder.manifest import add_file, modifications
 
 FILE = "code_results.json"
 SCHEMA = "triptych-code-results/1"
@@ -54,8 +54,8 @@ def run_code(run: Run, tests: Path | None = None, limits: Limits | None = None, 
     programs = _programs(run)
     if not programs:
         raise ConfigError(f"run {run.folder.name!r} has no answer with a program in it, such as those to LiveCodeBench are")
-    if reasons := distrust(run.folder):
-        raise ConfigError(f"run {run.folder.name!r} is not as it was made, so its programs are not run: {reasons[0]}")
+    if reasons := modifications(run.folder):
+        raise ConfigError(f"run {run.folder.name!r} was modified after it finished, so its programs are not run: {reasons[0]}")
     standing = fences()
     if not weak and (lacking := [name for name in STRONG if name not in standing]):
         raise ConfigError(

@@ -28,7 +28,7 @@ from metrics.mlperf.compliance.verdict import Verdict, not_held
 from metrics.report.report import load_run
 from workloads.mlperf.run_rules import shown_benchmark
 from workloads.run_folder.files import write_json
-from workloads.run_folder.manifest import distrust
+from workloads.run_folder.manifest import modifications
 
 TESTS = ("TEST01", "TEST04", "TEST06", "TEST07", "TEST09")
 OF_UNIT = {"tokens": TESTS, "frames": ("TEST01", "TEST04", "TEST07")}  # of runs that are no MLPerf benchmark, by what a workload counts
@@ -87,8 +87,8 @@ def check_run(run: Run) -> None:
         raise ConfigError(f"run {shown!r} has no performance test; comply needs one: run it with --mode both")
     if aborted := run.outcome["performance"].get("aborted"):
         raise ConfigError(f"run {shown!r} was given up ({aborted}); run it anew")
-    if reasons := distrust(run.folder):
-        raise ConfigError(f"run {shown!r} is not as it was left: {reasons[0]}")
+    if reasons := modifications(run.folder):
+        raise ConfigError(f"run {shown!r} was modified after it finished: {reasons[0]}")
 
 
 def why_not(run: Run, test: str) -> str:

@@ -18,7 +18,7 @@ from workloads.loadgen.load_test import read_summary
 from workloads.loadgen.logs import LoadGenLog, read_detail
 from workloads.mlperf.notices import differences_from_reference
 from workloads.mlperf.rules import MIN_DURATION_S, Benchmark, ScenarioRules
-from workloads.run_folder.manifest import distrust
+from workloads.run_folder.manifest import modifications
 
 ROUNDING = 1e-4  # between accuracy.txt and what is computed again
 FORGIVEN = "Multiple conf files"  # LoadGen says so of every compliance test: audit.config is its second file
@@ -153,7 +153,7 @@ def _own_runs(place: Place) -> Iterator[Refusal]:
             if mode == "performance":  # of accuracy, accuracy.txt is refused
                 yield place.refuse(shown, "cannot be held against its run: runs.json names no run folder that is there and has these logs")
             continue
-        reasons = [f"the run is not as it was left: {told}" for told in distrust(run)]
+        reasons = [f"the run was modified after it finished: {change}" for change in modifications(run)]
         try:
             report = load_report(run)
             if (rules := report.run.config.rules) != f"mlperf-{place.benchmark.round}":

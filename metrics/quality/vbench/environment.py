@@ -15,7 +15,7 @@ from configs.errors import ConfigError, RunError
 from metrics.base import Run
 from metrics.quality.vbench.metric import ALL, FILE, SCHEMA, videos
 from workloads.run_folder.files import write_json
-from workloads.run_folder.manifest import add_file, distrust
+from workloads.run_folder.manifest import add_file, modifications
 
 RUNNER = Path(__file__).with_name("runner.py")
 NAME = "triptych"  # of VBench's own files
@@ -68,8 +68,8 @@ def evaluate(run: Run, folder: Path | None = None, allow_cpu: bool = False) -> N
     folder = folder or default_folder()
     if not _python(folder).exists():
         raise ConfigError(f"there is no VBench environment in {str(folder)!r}; make it once: suite.py vbench-setup --dir {folder}")
-    if reasons := distrust(run.folder):
-        raise ConfigError(f"run {run.folder.name!r} is not as it was made: {reasons[0]}")
+    if reasons := modifications(run.folder):
+        raise ConfigError(f"run {run.folder.name!r} was modified after it finished: {reasons[0]}")
     found = videos(run)
     if not found:
         raise ConfigError(f"run {run.folder.name!r} left no video of a VBench prompt; such runs have dataset.source vbench")

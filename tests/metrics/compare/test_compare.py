@@ -212,7 +212,7 @@ def test_a_run_tampered_with_after_its_report_is_refused(make: Make) -> None:
     folders = [make("a", answers(1.0)), make("b", answers(0.5))]
     content = (folders[1] / "samples.jsonl").read_text(encoding="utf-8")
     (folders[1] / "samples.jsonl").write_text(content.replace("question 1", "question one"), encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"INVALID runs .*/b' \(samples.jsonl: not as manifest.json has it"):
+    with pytest.raises(ConfigError, match=r"INVALID runs .*/b' \(samples.jsonl: modified after the run"):
         compare(folders)
 
 

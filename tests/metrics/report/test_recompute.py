@@ -102,5 +102,5 @@ def test_a_video_that_was_changed_makes_a_run_invalid(tmp_path: Path) -> None:
     seal(folder)
     write_video(folder / "media/1.mkv", ramp.astype(np.uint8), 8)
     for command in (lambda: audit(folder, folder), lambda: plan(folder, "5%")):
-        with pytest.raises(ConfigError, match=r"is INVALID, .*: media/1\.mkv: not as manifest\.json has it: changed after the run"):
+        with pytest.raises(ConfigError, match=r"is INVALID, .*: media/1\.mkv: modified after the run, by its hash"):
             command()

@@ -96,9 +96,9 @@ def test_what_was_tampered_with_is_named_and_the_run_invalid(run: Path, tmp_path
     report = build_report(folder)
     assert report.data["verdict"] == "INVALID"
     assert report.data["reasons"] == [
-        "records.jsonl: not as manifest.json has it: changed after the run",
-        "system.json: missing: manifest.json has it",
-        "search.json: not in manifest.json: added after the run",
+        "records.jsonl: modified after the run, by its hash in manifest.json",
+        "system.json: missing, though manifest.json lists it",
+        "search.json: added after the run, for manifest.json does not list it",
     ]
 
 
@@ -261,5 +261,5 @@ def test_bundling_says_that_a_run_was_tampered_with(suite: SuiteRun, run: Path) 
     (run / "outcome.json").write_text("{}", encoding="utf-8")
     done = suite("bundle", str(run))
     assert done.returncode == 0
-    assert "its report will say INVALID: outcome.json: not as manifest.json has it" in done.stderr
+    assert "its report will say INVALID: outcome.json: modified after the run" in done.stderr
     assert len(last_line(done)["sha256"]) == 64

@@ -11,7 +11,7 @@ from metrics.report.report import build_report
 from pipelines.launcher.provenance import write_manifest
 from workloads.run_folder.bundle import unpack, write_bundle
 from workloads.run_folder.files import read_run
-from workloads.run_folder.manifest import add_file, changes, distrust, file_hashes
+from workloads.run_folder.manifest import add_file, changes, file_hashes, modifications
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # SHA-256 of "abc": NIST, FIPS 180-2, appendix B.1
 
@@ -55,12 +55,12 @@ def test_changes_are_of_three_kinds_and_may_leave_a_folder_out(folder: Path) -> 
     assert changes(folder).added == []
 
 
-@pytest.mark.parametrize(("count", "named"), [(5, "0, 1, 2, 3, 4: not in"), (6, "0, 1, 2, 3, 4 and 1 more: not in")])
+@pytest.mark.parametrize(("count", "named"), [(5, "0, 1, 2, 3, 4: added"), (6, "0, 1, 2, 3, 4 and 1 more: added")])
 def test_five_files_of_a_kind_are_named(folder: Path, count: int, named: str) -> None:
     _seal(folder)
     for number in range(count):
         (folder / str(number)).touch()
-    (sentence,) = distrust(folder)
+    (sentence,) = modifications(folder)
     assert sentence.startswith(named)
 
 
@@ -90,4 +90,4 @@ def test_a_file_added_by_hand_is_named_and_hidden_ones_are_not(run: Path) -> Non
     (run / ".DS_Store").write_bytes(b"")
     assert build_report(run).valid
     (run / "notes.txt").write_text("fast!", encoding="utf-8")
-    assert build_report(run).data["reasons"] == ["notes.txt: not in manifest.json: added after the run"]
+    assert build_report(run).data["reasons"] == ["notes.txt: added after the run, for manifest.json does not list it"]

@@ -22,7 +22,7 @@ from metrics.report.report import load_run
 from tests.conftest import record
 from tests.metrics.conftest import write_run
 from workloads.records import Sample
-from workloads.run_folder.manifest import distrust
+from workloads.run_folder.manifest import modifications
 
 LIMITS = Limits(seconds=15)
 ADD = "a, b = map(int, input().split())\nprint(a + b)"
@@ -145,7 +145,7 @@ def test_programs_count_once_they_were_run_and_not_before(tmp_path: Path) -> Non
     assert run_code(load_run(folder), limits=LIMITS, workers=2)[:3] == (2, 1, 0)
     after = GptOssAccuracy().compute(load_run(folder))
     assert after["gpt_oss_accuracy"].value == 2 / 4
-    assert distrust(folder) == []  # the verdicts are in the manifest
+    assert modifications(folder) == []  # the verdicts are in the manifest
 
 
 @fenced
@@ -164,8 +164,8 @@ def test_a_verdict_that_was_written_in_is_seen(tmp_path: Path) -> None:
     run_code(load_run(folder), limits=LIMITS)
     file = folder / code_results.FILE
     file.write_text(file.read_text(encoding="utf-8").replace("false", "true"), encoding="utf-8")
-    assert "code_results.json: not as manifest.json has it" in distrust(folder)[0]
-    with pytest.raises(ConfigError, match="is not as it was made"):
+    assert "code_results.json: modified after the run" in modifications(folder)[0]
+    with pytest.raises(ConfigError, match="was modified after it finished"):
         run_code(load_run(folder), limits=LIMITS)
 
 

@@ -17,7 +17,7 @@ from metrics.report.report import load_run
 from tests.conftest import record
 from tests.metrics.conftest import write_run
 from workloads.records import Record, Sample
-from workloads.run_folder.manifest import distrust
+from workloads.run_folder.manifest import modifications
 
 # AMD, MLPerf Inference v6.0, open division, wan-2.2-t2v-a14b on 8 x MI355X: its eval_results.json, reported as 69.98.
 AMD = {
@@ -90,7 +90,7 @@ def test_amd_s_published_dimensions_give_its_published_score(tmp_path: Path) -> 
     assert round(100 * (figures["vbench"].value or 0), 2) == 69.98
     assert {d: figures[f"vbench_{d}"].value for d in ALL} == pytest.approx(AMD)
     assert [figures[f"vbench_{d}"].n for d in ("subject_consistency", "appearance_style", "scene")] == [2, 1, 1]
-    assert distrust(folder) == []
+    assert modifications(folder) == []
 
 
 def test_failed_videos_stay_in_each_of_their_dimensions(tmp_path: Path) -> None:
