@@ -25,7 +25,7 @@ def worked_out(folder: Path) -> Report:
         raise ConfigError(f"run folder {str(folder)!r} does not exist")
     report = make_report(folder)
     if not modifications(folder):  # else the run is INVALID, and its files are named
-        _hold_against_file(folder / "report.json", report.data)
+        _check_file(folder / "report.json", report.data)
     return report
 
 
@@ -45,31 +45,31 @@ def scores_by_sample(report: Report) -> dict[str, dict[int, float]]:
     return found
 
 
-def _hold_against_file(path: Path, data: Mapping[str, Any]) -> None:
-    """Raises ConfigError where a report.json is there that says something else; the brief one of a run that was given up is let be."""
+def _check_file(path: Path, data: Mapping[str, Any]) -> None:
+    """Raises ConfigError where report.json has other values than `data`. The brief report of an aborted run is not compared."""
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        if told.get("brief"):
+        file = json.loads(path.read_text(encoding="utf-8"))
+        if file.get("brief"):
             return
-        found = _said(told)
+        before = _values(file)
     except FileNotFoundError:
         return
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} is damaged: {error!r}; run: suite.py report {path.parent}") from None
-    for place, before, after in differences(found, _said(data)):
-        if not relative(before, after) < ROUNDING:
+    for place, old, new in differences(before, _values(data)):
+        if not relative(old, new) < ROUNDING:
             raise ConfigError(
-                f"{path} is not of the run's records and media: {place} is {_shown(before)} there, and {_shown(after)} worked out again; "
+                f"{path} is not of the run's records and media: {place} is {_shown(old)} there, and {_shown(new)} worked out again; "
                 f"run: suite.py report {path.parent}"
             )
 
 
-def _said(data: Mapping[str, Any]) -> dict[str, Any]:
-    """What is compared of a report."""
+def _values(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What is compared of a report. Its sentences are not: another version of the suite may word them otherwise."""
     return {
         "verdict": data["verdict"],
-        "reasons": list(data["reasons"]),
         "figures": {name: figure["value"] for name, figure in data["figures"].items()},
+        "gates": [{key: gate[key] for key in ("figure", "value", "target", "holds")} for gate in data["gates"]],
         "samples": {str(s["sample_index"]): {"text": s["text"], "media": s["media"], "scores": s["scores"]} for s in data["samples"]},
     }
 

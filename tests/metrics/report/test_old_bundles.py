@@ -1,4 +1,4 @@
-"""Bundles that an older version of the suite packed: scored again, they give the verdict and the figures that they came with.
+"""Bundles that an older version of the suite packed: scored again, they give the values that they came with, however sentences are worded.
 
 bundles/: one run of each workload by the toy pipelines, and one that misses its limits, packed before modules were sorted into folders.
 """
@@ -6,27 +6,88 @@ bundles/: one run of each workload by the toy pipelines, and one that misses its
 from __future__ import annotations
 
 import json
-import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import SuiteRun, last_line
+from configs.errors import ConfigError
+from metrics.audit.audit import audit
+from metrics.compare.compare import compare
+from metrics.report.recompute import worked_out
+from metrics.report.report import build_report
+from metrics.report.report_diff import print_comparison, report_bytes
+from workloads.run_folder.bundle import unpack
+from workloads.run_folder.files import write_json
 
-BUNDLES = sorted(Path(__file__).with_name("bundles").glob("*.zip"))
+FOLDER = Path(__file__).with_name("bundles")
+BUNDLES = sorted(path.stem for path in FOLDER.glob("*.zip"))
 
 
-@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.stem)
-def test_an_older_bundle_gives_the_same_report(bundle: Path, suite: SuiteRun, tmp_path: Path) -> None:
-    with zipfile.ZipFile(bundle) as packed:
-        before: dict[str, Any] = json.loads(packed.read(next(name for name in packed.namelist() if name.endswith("/report.json"))))
-    line = last_line(suite("report", str(bundle), "--output", "again"))
-    after: dict[str, Any] = json.loads((tmp_path / "again/report.json").read_text(encoding="utf-8"))
-    assert line["verdict"] == before["verdict"] == after["verdict"]
-    assert len(after["reasons"]) == len(before["reasons"])
+def unpacked(name: str, folder: Path, edit: Callable[[dict[str, Any]], object] | None = None) -> Path:
+    """The run of bundles/`name`.zip, its report.json changed by `edit`."""
+    run = unpack(FOLDER / f"{name}.zip", folder / name)
+    if edit is not None:
+        data = json.loads((run / "report.json").read_text(encoding="utf-8"))
+        edit(data)
+        write_json(run / "report.json", data)
+    return run
+
+
+def reword(data: dict[str, Any]) -> None:
+    """Other words in every sentence of a report."""
+    for part in (data["figures"].values(), data["truth"], data["gates"]):
+        for entry in part:
+            entry.update({key: "in other words" for key in ("note", "told", "why") if key in entry})
+    data.update(notice="in other words", notes=["in other words"], reasons=["in", "other", "words"] if data["reasons"] else [])
+
+
+EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
+    r"figures\.world_score": lambda d: d["figures"]["world_score"].update(value=0.5),
+    r"samples.*\.scores\.world_score": lambda d: d["samples"][0]["scores"].update(world_score=0.5),
+    r"verdict": lambda d: d.update(verdict="INVALID"),
+    r"gates": lambda d: d["gates"].append({"of": "the run", "figure": "world_score", "value": 1.0, "target": 0.0, "holds": True}),
+}
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_an_older_bundle_gives_the_same_report(name: str, tmp_path: Path) -> None:
+    run = unpacked(name, tmp_path)
+    before: dict[str, Any] = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    content = report_bytes(run)
+    after = build_report(run).data
+    assert after["verdict"] == before["verdict"]
     assert after["figures"].keys() == before["figures"].keys()
-    for name, figure in before["figures"].items():
+    for figure in before["figures"]:
         for key in ("value", "unit", "better", "n", "ci95"):
-            assert after["figures"][name].get(key) == pytest.approx(figure.get(key), rel=1e-6), (name, key)
+            one, other = after["figures"][figure].get(key), before["figures"][figure].get(key)
+            assert one == pytest.approx(other, rel=1e-6), (figure, key)
     assert after.keys() == before.keys()
+    assert print_comparison(run, content) is True
+
+
+def test_a_report_with_other_sentences_is_the_same_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = unpacked("llm-interactive-invalid", tmp_path, reword)
+    content = report_bytes(run)
+    build_report(run)
+    assert print_comparison(run, content) is True
+    assert "sentences are worded differently" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", EDITS)
+def test_a_changed_value_makes_another_report(tmp_path: Path, place: str) -> None:
+    run = unpacked("t2v", tmp_path, EDITS[place])
+    with pytest.raises(ConfigError, match=rf"report\.json is not of the run's records and media: {place}"):
+        worked_out(run)
+    content = report_bytes(run)
+    build_report(run)
+    assert print_comparison(run, content) is False
+
+
+@pytest.mark.parametrize("name", ["llm-interactive-invalid", "vlm"])
+def test_runs_whose_reports_have_other_sentences_are_compared_and_audited(name: str, tmp_path: Path) -> None:
+    one, two = (unpacked(name, tmp_path / side, reword) for side in ("one", "two"))
+    assert worked_out(one).data["reasons"] != ["in", "other", "words"]
+    assert len(compare([one, two], allow_invalid=True)["groups"]) == 1
+    assert audit(one, two, margin="5%", allow_invalid=True)["metrics"]

@@ -46,7 +46,7 @@ EDITS = {
     r"samples\.3\.scores\.exact_match is 1 there, and 0": lambda d: d["samples"][3]["scores"].update(exact_match=1.0),
     r"samples\.3\.text is \"answer 3\" there, and \"no\"": lambda d: d["samples"][3].update(text="answer 3"),
     r"figures\.exact_match is 1 there, and 0\.75": lambda d: d["figures"]["exact_match"].update(value=1.0),
-    r"reasons is \[\"a word\"\] there, and \[\]": lambda d: d["reasons"].append("a word"),
+    r"verdict is \"INVALID\" there, and \"VALID\"": lambda d: d.update(verdict="INVALID"),
 }
 
 
