@@ -8,6 +8,7 @@ entry points `triptych.pipelines`, `triptych.workloads` and `triptych.metrics`. 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import importlib.util
 import sys
@@ -172,6 +173,7 @@ def _kind(cls: type, name: str) -> str:
     raise PluginError(f"plugin {name!r} ({cls.__qualname__}) derives from none of Pipeline, Workload, Metric")
 
 
+@functools.cache  # reading the metadata of all installed packages takes some 20 ms, and every name that is looked up asks for it
 def _entry_points(kind: str) -> tuple[EntryPoint, ...]:
     return tuple(entry_points(group=f"triptych.{kind}"))
 
