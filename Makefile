@@ -52,7 +52,7 @@ features: .venv-features/.ready
 	$(FEATURES)/python -m tests.features
 
 test-vllm: $(VLLM)/.ready
-	$(VLLM)/bin/python -m pytest tests/pipelines/vllm/test_pipeline.py tests/pipelines/endpoint/test_real_servers.py --features=docs/features.json --features-on="vLLM's CPU build"
+	$(VLLM)/bin/python -m pytest tests/pipelines/vllm tests/pipelines/endpoint/test_real_servers.py --features=docs/features.json --features-on="vLLM's CPU build"
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Run by test_vllm.py in a process of its own, whose PYTHONPATH makes torchvision importable: what vLLM says about images.
+"""Run by test_images.py in a process of its own, whose PYTHONPATH makes torchvision importable: what vLLM says about images.
 
 python vllm_images.py OUTPUT      writes a JSON file of what `main` gathers
 """
