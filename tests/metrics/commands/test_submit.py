@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 import suite as command
+from configs.command_line import EXIT_INVALID
 from tests.metrics.mlperf.submission.conftest import (
     RESULTS,
     make_runs,
@@ -21,7 +22,7 @@ def test_the_command_ends_with_a_line_of_json_and_its_own_exit_code(tmp_path: Pa
     root = make_submission(make_runs(tmp_path), tmp_path)
     assert command.app(["submit", "--check", str(root)], standalone_mode=False) is None
     (root / RESULTS / "Server/user.conf").unlink()
-    assert command.app(["submit", "--check", str(root)], standalone_mode=False) == command.EXIT_INVALID
+    assert command.app(["submit", "--check", str(root)], standalone_mode=False) == EXIT_INVALID
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["verdict"] for line in lines] == ["OK", "REFUSED"]
     assert lines[1]["refusals"] == [{"file": f"{RESULTS}/Server/user.conf", "reason": "missing or empty"}]

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from configs.command_line import app, print_line
+
+
+@app.command()
+def combine(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders, in the order in which they are shown.")],
+    output: Annotated[Path, typer.Option(metavar="FILE", help="The page to write.")] = Path("outputs/combined.html"),
+) -> None:
+    """Write one page over several runs, such as the three panels."""
+    from metrics.report.html.combined import write_combined
+
+    write_combined(runs, output)
+    print_line({"combined": str(output.resolve()), "runs": [str(run.resolve()) for run in runs]})

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from configs.command_line import PluginOption, app, complete_name, print_line
+
+
+@app.command("list")
+def list_(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="A plugin or preset, to show its options.", autocompletion=complete_name, show_default="all"),
+    ] = None,
+    plugin: PluginOption = None,
+) -> None:
+    """List workloads, pipelines, metrics and presets; of one plugin, its options with type, default and meaning."""
+    from configs.load_config import presets
+    from configs.registry import KINDS, names
+
+    known = {kind: dict(sorted(names(kind).items())) for kind in KINDS}
+    if name is None:
+        for kind, plugins in known.items():
+            typer.echo(f"{kind}:")
+            for one, origin in plugins.items():
+                typer.echo(f"  {one:24} {origin}")
+        typer.echo("presets (--config NAME):")
+        for preset in presets():
+            typer.echo(f"  {preset}")
+        print_line({**{kind: list(plugins) for kind, plugins in known.items()}, "presets": presets()})
+    elif name in presets():
+        _show_preset(name)
+    else:
+        _show_plugin(name, [kind for kind in KINDS if name in known[kind]], [n for plugins in known.values() for n in plugins])
+
+
+def _show_preset(name: str) -> None:
+    from configs.load_config import PRESETS, read_yaml
+
+    file = PRESETS / f"{name}.yaml"
+    typer.echo(file.read_text(encoding="utf-8"))
+    print_line({"preset": name, "file": str(file), "settings": read_yaml(file)})
+
+
+def _show_plugin(name: str, kinds: list[str], known: list[str]) -> None:
+    from configs.errors import ConfigError, unknown
+    from configs.load_config import presets
+    from configs.plugin_options import plugin_options, summary
+    from configs.registry import find
+
+    if not kinds:
+        raise ConfigError(unknown("plugin or preset", name, [*known, *presets()]))
+    lines: list[dict[str, Any]] = []
+    for kind in kinds:
+        cls = find(kind, name)
+        options = plugin_options(cls)
+        typer.echo(f"{kind.removesuffix('s')} {name}: {summary(cls)}")
+        for option in options:
+            typer.echo(f"  {option.text}")
+        lines.append({"kind": kind, "options": [option._asdict() for option in options]})
+    print_line({"name": name, "plugins": lines})
