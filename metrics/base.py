@@ -18,6 +18,7 @@ from metrics.statistics.intervals import mean_interval, wilson_interval
 from workloads.base import Workload
 from workloads.records import Record, Sample
 from workloads.run_folder.media import read_video
+from workloads.run_folder.record_log import without_record
 
 Better = Literal["higher", "lower", "neither"]
 
@@ -71,6 +72,36 @@ class Run:
         for record in records:
             first.setdefault(record.sample_index, record)
         return [first[index] for index in sorted(first)]
+
+    @property
+    def metric_names(self) -> Sequence[str]:
+        """The metrics that the run is reported by."""
+        return self.config.metrics or self.workload.default_metrics
+
+    @property
+    def has_random_weights(self) -> bool:
+        """Whether the model was drawn, not trained: none of its answers says anything of a model's quality."""
+        return self.config.pipeline_options.get("weights") == "random"
+
+    @property
+    def ranks(self) -> list[dict[str, Any]]:
+        """What each rank reported in the last test that has ranks, as outcome.json holds it; of a replica, its first rank alone."""
+        return next((list(o["ranks"]) for o in reversed(list(self.outcome.values())) if o.get("ranks")), [])
+
+    @property
+    def num_issued(self) -> int:
+        """Queries issued, as outcome.json has them; of a test that is missing there, as its conductor logged them."""
+        count = 0
+        for mode in ("performance", "accuracy"):
+            num_issued = self.outcome.get(mode, {}).get("num_issued")
+            records = self.of_mode(mode)
+            count += len(records) + len(without_record(self.folder, mode, records)) if num_issued is None else int(num_issued)
+        return count
+
+    @property
+    def num_failed(self) -> int:
+        """Queries without an answer: failed ones, and ones that left no record."""
+        return sum(r.status == "failed" for r in self.records) + max(self.num_issued - len(self.records), 0)
 
     def video(self, record: Record) -> NDArray[np.uint8]:
         """video_THWC as it was saved. Raises ValueError where the file is missing or damaged."""

@@ -19,7 +19,7 @@ from metrics.audit.sample_size import Effect, parse_effect
 from metrics.base import Run
 from metrics.performance.speed import speed_up, throughput
 from metrics.report.recompute import scored_by, scores_by_sample, worked_out
-from metrics.report.report import Report, own_metrics
+from metrics.report.report import Report
 from metrics.report.run_facts import differing, facts
 from metrics.similarity.pairwise import closeness
 from metrics.statistics.paired import (
@@ -54,7 +54,7 @@ def audit(
     given = parse_effect(margin, "--margin") if margin is not None else None
     one, two = (_load(folder, allow_invalid) for folder in (reference, candidate))
     check_alike(one, two)
-    metrics = list(dict.fromkeys((*one.run.workload.default_metrics, *own_metrics(one.run), *own_metrics(two.run))))
+    metrics = list(dict.fromkeys((*one.run.workload.default_metrics, *one.run.metric_names, *two.run.metric_names)))
     one, two = scored_by(one, metrics), scored_by(two, metrics)  # a metric that one run left out is no metric that it passes
     tolerated, margin_from = (given, "as given") if given else _usual_margin(one.run)
     judged, left_out = _comparisons(one, two, tolerated, names)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from metrics.report.html.page import label, number, render
 from metrics.report.html.plots import BAD, GOOD, GRID, INK, SOFT, new_figure, to_svg
+from metrics.report.html.render import label, number, render
 from workloads.run_folder.files import write_json, write_text
 from workloads.run_folder.media import browser_video, read_video
 

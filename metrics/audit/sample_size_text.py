@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from metrics.audit.sample_size import Plan
-from metrics.report.html.page import number
+from metrics.report.html.render import number
 from metrics.statistics.power_analysis import AT_MOST
 
 

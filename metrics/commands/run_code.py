@@ -25,7 +25,7 @@ def run_code(
     from metrics.mlperf.accuracy.code_results import run_code as run_all
     from metrics.mlperf.accuracy.code_sandbox import Limits
     from metrics.report.finish import finish, write_report
-    from metrics.report.report import load_run
+    from metrics.report.load_run import load_run
 
     results = run_all(load_run(run_folder), tests, Limits(seconds=timeout), workers, weak_sandbox)
     untested = f", {results.untested} have no tests in the files" if results.untested else ""

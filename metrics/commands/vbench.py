@@ -19,7 +19,7 @@ def vbench(
     """Score a run's videos with VBench in its own environment, and write the report again with its score."""
     from metrics.quality.vbench.environment import evaluate
     from metrics.report.finish import finish, write_report
-    from metrics.report.report import load_run
+    from metrics.report.load_run import load_run
 
     evaluate(load_run(run_folder), directory, cpu)
     finish(write_report(run_folder))

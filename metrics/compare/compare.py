@@ -13,8 +13,9 @@ from typing import Any
 
 from configs.errors import ConfigError, unknown
 from metrics.performance.speed import KINDS, Ratio, Speed, best_share, geometric_mean, pooled, slowness, speed_up, throughput
+from metrics.report.figures import QUALITY
 from metrics.report.recompute import worked_out
-from metrics.report.report import QUALITY, Report
+from metrics.report.report import Report
 from metrics.report.run_facts import differing, facts, hardware, model_name, num_devices
 from workloads.mlperf.notices import notices
 

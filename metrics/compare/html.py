@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metrics.report.html.page import label, number, render, report_link
 from metrics.report.html.plots import AMBER, BLUE, GRID, INK, new_figure, to_svg
+from metrics.report.html.render import label, number, render, report_link
 from workloads.run_folder.files import write_json, write_text
 
 if TYPE_CHECKING:

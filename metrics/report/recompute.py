@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import ConfigError
-from metrics.report.report import Report, make_report, measured, own_metrics
+from metrics.report.figures import compute_figures, plain_figure
+from metrics.report.report import Report, make_report
 from metrics.report.report_diff import ROUNDING, differences, relative
 from workloads.run_folder.manifest import modifications
 
@@ -31,7 +32,8 @@ def worked_out(folder: Path) -> Report:
 
 def scored_by(report: Report, names: Sequence[str]) -> Report:
     """With figures and scores by these metrics too, as far as the run was not reported by them. They say nothing to its verdict."""
-    figures, scores = measured(report.run, [name for name in names if name not in own_metrics(report.run)])
+    further, scores = compute_figures(report.run, [name for name in names if name not in report.run.metric_names])
+    figures = {name: plain_figure(figure) for name, figure in further.items()}
     samples = [{**s, "scores": {**s["scores"], **scores.get(s["query_id"], {})}} for s in report.data["samples"]]
     return Report(report.run, {**report.data, "figures": {**figures, **report.data["figures"]}, "samples": samples})
 

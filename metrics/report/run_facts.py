@@ -34,16 +34,14 @@ def differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, 
 
 def num_devices(run: Run) -> int:
     """Ranks, each with a device of its own; 0 where the run does not say."""
-    answering = next((len(o["ranks"]) for o in reversed(list(run.outcome.values())) if o.get("ranks")), 0)
-    return answering * run.config.parallel.size  # of a replica, one rank answers
+    return len(run.ranks) * run.config.parallel.size  # of a replica, one rank answers
 
 
 def hardware(run: Run) -> str:
     """What one device is: the accelerator, or the processor where no accelerator was used."""
     system = _system(run.folder)
-    ranks: list[dict[str, Any]] = next((o["ranks"] for o in run.outcome.values() if o.get("ranks")), [])
     names = sorted({str(a.get("name")) for a in system.get("accelerators") or []})
-    if not names or any(str(rank["device"]).startswith("cpu") for rank in ranks):
+    if not names or any(str(rank["device"]).startswith("cpu") for rank in run.ranks):
         return str(system.get("processor") or "unknown")
     return ", ".join(names)
 
@@ -51,7 +49,7 @@ def hardware(run: Run) -> str:
 def model_name(run: Run) -> str:
     """The model as its option names it, without a path; the pipeline where it has no such option."""
     options = run.config.pipeline_options
-    if options.get("weights") == "random":
+    if run.has_random_weights:
         return f"{Path(str(options.get('architecture'))).name}{', shrunk' if options.get('shrink') else ''} (random weights)"
     return Path(str(options.get("model") or run.config.pipeline_name)).name
 
@@ -71,8 +69,7 @@ def titles(reports: Sequence[Report]) -> list[str]:
 
 def _panel(run: Run) -> str:
     """The workload; with random weights also the model, whether or not it tells runs apart."""
-    is_random = run.config.pipeline_options.get("weights") == "random"
-    return f"{run.config.workload} {model_name(run)}" if is_random else run.config.workload
+    return f"{run.config.workload} {model_name(run)}" if run.has_random_weights else run.config.workload
 
 
 def _flat(path: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from metrics.report.html.page import number
+from metrics.report.html.render import number
 from metrics.report.report import Report
 
 

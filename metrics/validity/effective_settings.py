@@ -35,8 +35,9 @@ NOTHING = ("none", "off", "false", "")
 Rank = Mapping[str, Any]
 
 
-def checks(run: Run, ranks: Sequence[Rank]) -> list[Check]:
+def checks(run: Run) -> list[Check]:
     """One check for each name; `allowed` where it differs and the run was let off."""
+    ranks = run.ranks
     if not ranks:
         return [not_made(name, "no rank came so far as to say what is in force") for name in get_args(Fallback)]
     found = [

@@ -73,8 +73,8 @@ def _of_benchmark(run: Run, figures: Mapping[str, Figure]) -> Iterator[Held]:
 
 def _untold(run: Run, gate: Gate, rules: ScenarioRules, figure: Figure | None) -> str:
     """Why the figure says nothing of a benchmark's gate: it must be of all samples. Empty where it does."""
-    scorer, metrics = SCORERS[gate.figure], run.config.metrics or run.workload.default_metrics
-    if run.config.pipeline_options.get("weights") == "random":
+    scorer, metrics = SCORERS[gate.figure], run.metric_names
+    if run.has_random_weights:
         return "random weights have no quality"
     if figure is None:
         given, wanted = run.config.dataset.get("source"), rules.accuracy_source

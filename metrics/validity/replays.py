@@ -60,8 +60,9 @@ class Pair:
         return self.ranks[0] != self.ranks[1]
 
 
-def checks(run: Run, ranks: Sequence[Mapping[str, Any]]) -> list[Check]:
+def checks(run: Run) -> list[Check]:
     """All of them, in the order above."""
+    ranks = run.ranks
     mode = next((mode for mode in ("performance", "accuracy") if run.outcome.get(mode, {}).get("replays")), None)
     answers = [msgspec.convert(a, Answer) for a in run.outcome[mode]["replays"]] if mode else []
     again = [a for a in answers if a.kind == "again"]

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from scipy.stats import mannwhitneyu
 
@@ -30,20 +29,11 @@ TOLERATED = 0.05  # share of answers: refusals are alike, and short
 BY_CHANCE = 1e-3  # that prompts put off are so much longer than the others (Mann and Whitney's test)
 
 
-def checks(run: Run, ranks: Sequence[Mapping[str, Any]], num_issued: int, num_failed: int) -> list[Check]:
-    """All of them; of a run that was given up, whose reason is another, those of what was in force.
-
-    ranks: of the last test, as the report has them. num_failed: queries without an answer, lost ones too.
-    """
+def checks(run: Run) -> list[Check]:
+    """All of them; of a run that was given up, whose reason is another, those of what was in force."""
     if not run.outcome or any(outcome.get("aborted") for outcome in run.outcome.values()):
-        return effective_settings.checks(run, ranks)
-    return [
-        *effective_settings.checks(run, ranks),
-        *replays.checks(run, ranks),
-        _handed_over(run),
-        _accounted(run, num_issued),
-        _hard_queries(run, num_failed),
-    ]
+        return effective_settings.checks(run)
+    return [*effective_settings.checks(run), *replays.checks(run), _handed_over(run), _accounted(run), _hard_queries(run)]
 
 
 def _handed_over(run: Run) -> Check:
@@ -68,11 +58,11 @@ def _handed_over(run: Run) -> Check:
     return holds("handed_over", f"{len(found)} saved answers are what was handed over when they were timed")
 
 
-def _accounted(run: Run, num_issued: int) -> Check:
+def _accounted(run: Run) -> Check:
     """LoadGen's own count is in its detail log: queries, and samples in each."""
     by_mode = {mode: run.of_mode(mode) for mode in run.outcome}
     twice = sum(len(records) - len({r.query_id for r in records}) for records in by_mode.values())
-    num_records = sum(map(len, by_mode.values()))
+    num_issued, num_records = run.num_issued, sum(map(len, by_mode.values()))
     if twice or num_records != num_issued:
         return differs("accounted", f"{num_issued} queries were issued, {num_records} have Records, {twice} more than one")
     counted = _loadgen_count(run)
@@ -97,12 +87,12 @@ def _loadgen_count(run: Run) -> int | None:
     return each * count
 
 
-def _hard_queries(run: Run, num_failed: int) -> Check:
+def _hard_queries(run: Run) -> Check:
     judged = run.judged
     if not judged:
         return not_made("hard_queries", "there is no answer to judge")
     lost = [r for r in judged if r.status == "failed"]
-    if num_failed:
+    if num_failed := run.num_failed:
         told = f"{num_failed} queries failed or went missing"
         if (chance := _chance(run, lost)) is not None and chance < BY_CHANCE:
             told += f"; the {len(lost)} samples among them have the longest prompts (chance {chance:.1g})"

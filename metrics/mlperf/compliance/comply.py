@@ -25,7 +25,7 @@ from metrics.mlperf.compliance.results import Compliance, as_json, folder_beside
 from metrics.mlperf.compliance.run_tests import AuditTest, check_ranks, run_audits
 from metrics.mlperf.compliance.settings import SAME_INDEX, dataset_of, settings
 from metrics.mlperf.compliance.verdict import Verdict, not_held
-from metrics.report.report import load_run
+from metrics.report.load_run import load_run
 from workloads.mlperf.run_rules import shown_benchmark
 from workloads.run_folder.files import write_json
 from workloads.run_folder.manifest import modifications

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from configs.registry import make
 from metrics.base import Run, SampleMetric
 from metrics.mlperf.compliance.verdict import Seen, Verdict, pass_line
-from metrics.report.report import QUALITY
+from metrics.report.figures import QUALITY
 from workloads.loadgen.logs import Logged
 from workloads.records import Record
 
@@ -146,7 +146,7 @@ def _of_gpqa(run: Run) -> tuple[str, float] | None:
 def quality(run: Run) -> tuple[str, float] | None:
     """The figure that says most of the answers' quality, of the metrics that the run asks for; None where none scores them."""
     figures: dict[str, float | None] = {}
-    for name in run.config.metrics or run.workload.default_metrics:
+    for name in run.metric_names:
         metric = make("metrics", name, {})
         if isinstance(metric, SampleMetric) or name in ACCURACIES:
             figures |= {found: figure.value for found, figure in metric.compute(run).items()}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from metrics.base import Run
-from metrics.report.report import load_run
+from metrics.report.load_run import load_run
 from workloads.loadgen.logs import LoadGenLog, Logged, read_answers, read_detail
 from workloads.records import Record
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from configs.registry import make
 from metrics.base import Figure, Run
-from metrics.report.report import has_random_weights, load_run
+from metrics.report.load_run import load_run
 from metrics.validity.gates import Held, hold
 from workloads.mlperf.rules import Gate
 from workloads.run_folder.media import read_video
@@ -67,7 +67,7 @@ def held_gates(folder: Path) -> list[Held]:
     """The benchmark's gates, held against figures that are computed from the run's records now."""
     run = load_run(folder)
     figures: dict[str, Figure] = {}
-    for name in () if has_random_weights(run) else run.config.metrics or run.workload.default_metrics:
+    for name in () if run.has_random_weights else run.metric_names:
         figures |= make("metrics", name, {}).compute(run)
     return [gate for gate in hold(run, figures) if "MLPerf" in gate.of]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from configs.errors import ConfigError, unknown
 from metrics.base import Run
-from metrics.report.report import load_run
+from metrics.report.load_run import load_run
 
 MEANINGFUL = (  # fields of a system's description that must say something
     *("division", "submitter", "system_type", "status", "system_name", "number_of_nodes", "host_processor_model_name"),

@@ -39,7 +39,7 @@ from metrics.mlperf.submission.files import (
 )
 from metrics.mlperf.submission.system import describe as describe_system
 from metrics.mlperf.submission.system import num_devices, of_all, read_told
-from metrics.report.report import load_run
+from metrics.report.load_run import load_run
 from pipelines.launcher.provenance import suite_commit
 from workloads.mlperf.benchmarks import benchmark
 from workloads.mlperf.notices import differences_from_reference

@@ -8,7 +8,8 @@ from typing import Any
 
 from configs.errors import ConfigError
 from metrics.report.html import plots, token_plots
-from metrics.report.html.page import key_figures, png_uri, render, report_link
+from metrics.report.html.page import key_figures
+from metrics.report.html.render import png_uri, render, report_link
 from metrics.report.report import Report, load_report
 from metrics.report.run_facts import titles
 from workloads.mlperf.notices import notices

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import base64
-import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from metrics.performance.latency import query_latencies
+from metrics.report.figures import QUALITY
 from metrics.report.html import plots, token_plots
+from metrics.report.html.render import png_uri, render, report_link
 from metrics.report.html.text_answers import text_plots, thumbnail, worst_answers
-from metrics.report.report import QUALITY, Report
+from metrics.report.report import Report
 from workloads.run_folder.files import write_text
 from workloads.run_folder.media import browser_video
 from workloads.run_folder.search import read_search
@@ -32,41 +31,12 @@ HEADINGS = {
     "Cost": ("peak_", "stage_"),
 }
 
-WORDS = {"ttft": "TTFT", "tpot": "TPOT", "itl": "inter-token latency", "rouge": "ROUGE", "psnr": "PSNR", "f1": "F1", "l": "L"}
-
 
 def write_html(report: Report) -> Path:
     """Write report.html beside report.json, and contact_sheet.png where the run made videos."""
     path = report.run.folder / "report.html"
     write_text(path, render("report.html.j2", _page(report)))
     return path
-
-
-def render(template: str, page: Mapping[str, Any]) -> str:
-    """A template of templates/, filled in; all that the page holds is escaped."""
-    from jinja2 import Environment, FileSystemLoader
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"number": number, "label": label}
-    return environment.get_template(template).render(**page)
-
-
-def number(value: float | None, unit: str = "") -> str:
-    """A figure with its unit, as a person would write it."""
-    if value is None:
-        return "-"
-    if unit == "bytes":
-        return f"{value / 2**20:,.0f} MiB" if value < 2**30 else f"{value / 2**30:,.2f} GiB"
-    digits = 3 if value == 0 or abs(value) >= 1000 else max(0, 2 - math.floor(math.log10(abs(value))))
-    text = f"{value:,.{min(digits, 4)}f}" if abs(value) < 1000 else f"{value:,.0f}"
-    return f"{text} {unit}".strip()
-
-
-def label(name: str) -> str:
-    """A figure's name as a person would say it."""
-    return " ".join(WORDS.get(word, word) for word in name.replace("_per_s", "_per_second").split("_"))
 
 
 def key_figures(report: Report) -> list[tuple[str, Any]]:
@@ -116,12 +86,6 @@ def _search(report: Report) -> dict[str, Any] | None:
     return {"max_valid_qps": search.max_valid_qps, "confirmed": search.confirmed, "limits": limits, "probes": probes, "svg": svg}
 
 
-def report_link(start: Path, run: Path) -> str:
-    """Link from a page in `start` to the report of a run; empty where there is none. A relative `run` counts from `start`."""
-    report = start / run / "report.html"
-    return quote(os.path.relpath(report, start)) if run.name and report.is_file() else ""
-
-
 def _grouped(figures: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Figures under their heading; what fits none goes under Other."""
     found: dict[str, dict[str, Any]] = {}
@@ -167,10 +131,6 @@ def _contact_sheet(report: Report) -> str:
     content: bytes = iio.imwrite("<bytes>", sheet, extension=".png")
     (report.run.folder / "contact_sheet.png").write_bytes(content)
     return png_uri(content)
-
-
-def png_uri(content: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(content).decode()
 
 
 def contact_row(video_THWC: NDArray[np.uint8]) -> NDArray[np.uint8]:

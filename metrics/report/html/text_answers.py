@@ -9,8 +9,9 @@ from typing import Any
 
 from metrics.base import Run
 from metrics.performance.token_latency import first_token_waits, first_tokens_in_service, output_token_times
+from metrics.report.figures import QUALITY
 from metrics.report.html import token_plots
-from metrics.report.report import QUALITY, Report
+from metrics.report.report import Report
 
 SHOWN_ANSWERS = 100
 SHOWN_IMAGES = 4  # of one prompt

@@ -18,7 +18,8 @@ from metrics.compare.compare import compare
 from metrics.compare.html import quality_svg, speed_up_svg, write_comparison
 from metrics.performance.speed import Ratio, Speed, geometric_mean, pooled, slowness, speed_up, throughput
 from metrics.report.html.combined import write_combined
-from metrics.report.report import build_report, load_run
+from metrics.report.load_run import load_run
+from metrics.report.report import build_report
 from pipelines.launcher.provenance import seal
 from tests.conftest import record
 from tests.metrics.conftest import write_run

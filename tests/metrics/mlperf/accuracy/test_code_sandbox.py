@@ -18,7 +18,7 @@ from metrics.mlperf.accuracy import code_results
 from metrics.mlperf.accuracy.code_results import run_code
 from metrics.mlperf.accuracy.code_sandbox import STRONG, Limits, Outcome, fences, run_tests, same_lines
 from metrics.mlperf.accuracy.gpt_oss_accuracy import GptOssAccuracy
-from metrics.report.report import load_run
+from metrics.report.load_run import load_run
 from tests.conftest import record
 from tests.metrics.conftest import write_run
 from workloads.records import Sample

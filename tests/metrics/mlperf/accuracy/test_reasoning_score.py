@@ -13,7 +13,7 @@ from metrics.mlperf.accuracy import code_results
 from metrics.mlperf.accuracy.deepseek_r1_accuracy import DeepseekR1Accuracy
 from metrics.mlperf.accuracy.gpt_oss_accuracy import GptOssAccuracy
 from metrics.quality.exact_match import ExactMatch
-from metrics.report.report import load_run
+from metrics.report.load_run import load_run
 from tests.conftest import record
 from tests.metrics.conftest import write_run
 from tests.metrics.mlperf.accuracy.conftest import final

@@ -13,7 +13,7 @@ import pytest
 from metrics.base import Run
 from metrics.mlperf.compliance.judge import judge
 from metrics.mlperf.compliance.verdict import Verdict
-from metrics.report.report import load_run
+from metrics.report.load_run import load_run
 from pipelines.launcher.provenance import seal
 from tests.conftest import record
 from tests.metrics.conftest import write_run

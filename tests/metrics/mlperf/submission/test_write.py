@@ -12,7 +12,7 @@ from configs.errors import ConfigError
 from metrics.mlperf.compliance.results import folder_beside, performance_log_hash
 from metrics.mlperf.submission.files import PATTERNS, read_accuracy, truncated, write_mp4
 from metrics.mlperf.submission.write import compliance_of, write_submission
-from metrics.report.report import load_run
+from metrics.report.load_run import load_run
 from tests.conftest import record
 from tests.metrics.conftest import write_run
 from tests.metrics.mlperf.submission.conftest import (

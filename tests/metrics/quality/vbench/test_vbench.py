@@ -13,7 +13,7 @@ import pytest
 from configs.errors import ConfigError, RunError
 from metrics.quality.vbench.environment import evaluate, plan_setup
 from metrics.quality.vbench.metric import ALL, FILE, VBench
-from metrics.report.report import load_run
+from metrics.report.load_run import load_run
 from tests.conftest import record
 from tests.metrics.conftest import write_run
 from workloads.records import Record, Sample

@@ -12,7 +12,8 @@ import pytest
 
 from configs.errors import ConfigError
 from metrics.report.html.combined import write_combined
-from metrics.report.html.page import label, write_html
+from metrics.report.html.page import write_html
+from metrics.report.html.render import label
 from metrics.report.html.text_answers import thumbnail, worst_answers
 from metrics.report.report import build_report, headline
 from tests.conftest import record

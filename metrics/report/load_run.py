@@ -1,0 +1,36 @@
+"""A Run from its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from configs.errors import PluginError
+from configs.registry import find, plugin_file
+from metrics.base import Run
+from workloads.run_folder.files import read_run
+from workloads.run_folder.manifest import read_manifest
+
+
+def load_run(folder: Path) -> Run:
+    """The run in the folder. Raises ConfigError where it is none, naming the file."""
+    config, samples, records, outcome = read_run(folder)
+    return Run(folder, config, find_plugin(folder, "workloads", config.workload)(), samples, records, outcome)
+
+
+def find_plugin(folder: Path, kind: str, name: str) -> type[Any]:
+    """As the run had it. Raises PluginError where it is not here, or was a plugin file's that is not given now, saying which."""
+    try:
+        origin = str(read_manifest(folder)["plugins"].get(f"{kind.removesuffix('s')} {name}", ""))
+    except (ValueError, KeyError, AttributeError):
+        origin = ""
+    from_file = origin.startswith("plugins/")
+    try:
+        found: type[Any] = find(kind, name)
+        if not from_file or plugin_file(kind, name):
+            return found
+    except PluginError:
+        if not origin:
+            raise
+    fix = f"read {str(folder / origin)!r}, then give it as --plugin" if from_file else "install it"
+    raise PluginError(f"{kind.removesuffix('s')} {name!r} came to the run from {origin!r}, and is not here; {fix}")
