@@ -52,7 +52,7 @@ class Denoiser:
             pipeline.load(self.device)
             yield pipeline
         finally:
-            pipeline._pipe = pipeline._clock = pipeline._cache = None
+            vars(pipeline).clear()  # several attributes hold the model
             free(self.device)
 
     def measured(self, pipeline: DiffusersT2V, warm: bool = True) -> dict[str, Any]:

@@ -8,34 +8,40 @@ AITER's for ROCm. diffusers keeps the last one that was set for everything in th
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from configs.errors import ConfigError, first_line, unknown
 from pipelines.devices.accelerators import require
-from pipelines.diffusers.outline import Outline
+from pipelines.diffusers.speedups.base import DiffusersOptions, Loaded, SpeedUp, Target
 
 TRIED_TOKENS = 64  # in the product that a backend is tried on, with the denoiser's own heads
 AMD = ("aiter",)  # how names of one vendor's kernels begin
 NVIDIA = ("_native_cudnn", "flash_4", "_flash_3", "_flash_varlen_3", "sage_blackwell", "_sage_qk_int8_pv_fp8", "_sage_qk_int8_pv_fp16_cuda")
 
 
-class AttentionBackend:
-    """One backend for every denoiser of a pipeline. Raises ConfigError where diffusers has none of that name."""
+class Attention(SpeedUp):
+    """One backend for every denoiser of a pipeline."""
 
-    def __init__(self, name: str) -> None:
-        known = _names()
-        if name not in known:
-            raise ConfigError(f"pipeline 'diffusers_t2v': {unknown('attention', name, known)}")
-        self.name = name
-        self.what = f"pipeline 'diffusers_t2v': attention {name!r}"
+    option = "attention"
+    entry = "attention"
 
-    def check(self, outline: Outline, device: torch.device, dtype: torch.dtype, context: int) -> None:
-        """Refuse by name what this model or device cannot do: the backend is tried on a product of the denoiser's heads."""
+    def __init__(self, options: DiffusersOptions) -> None:
+        super().__init__(options)
+        self.name: str = self.value
+        self.what = f"pipeline 'diffusers_t2v': attention {self.name!r}"
+        if self.requested and self.name not in (known := _names()):
+            raise ConfigError(f"pipeline 'diffusers_t2v': {unknown('attention', self.name, known)}")
+
+    def check(self, target: Target) -> None:
+        """Try the backend on a product of the denoisers' heads."""
         from diffusers.models import attention_dispatch as library
 
+        parallel, device, dtype = self.options.replica.settings, target.device, target.dtype
+        if parallel.context > 1 and parallel.context_kind == "ring":
+            raise ConfigError("parallel.context_kind is 'ring', which has a kernel of its own; leave out option 'attention'")
         if self.name.startswith(AMD):
             require(self.what, device, "aiter")
             if dtype != torch.bfloat16:
@@ -43,10 +49,10 @@ class AttentionBackend:
         if self.name.startswith(NVIDIA) and (device.type == "cpu" or torch.version.hip):
             raise ConfigError(f"{self.what} is for NVIDIA's GPUs, not {'AMD' if torch.version.hip else 'a processor'}; leave it out")
         backend = library.AttentionBackendName(self.name)
-        if context > 1 and not library._AttentionBackendRegistry._is_context_parallel_available(backend):
+        if parallel.context > 1 and not library._AttentionBackendRegistry._is_context_parallel_available(backend):
             able = ", ".join(sorted(library._AttentionBackendRegistry._supports_context_parallel))
             raise ConfigError(f"{self.what} does not split a clip over ranks, which parallel.context asks for; those that do: {able}")
-        for name, denoiser in outline.denoisers.items():
+        for name, denoiser in target.outline.denoisers.items():
             if not list(_choosers(denoiser)):
                 kind = type(denoiser).__name__
                 raise ConfigError(f"{self.what}: the {kind} of {name!r} does not choose its attention by name; leave it out")
@@ -54,26 +60,24 @@ class AttentionBackend:
             library._check_attention_backend_requirements(backend)
             with _quiet():
                 library._maybe_download_kernel_for_backend(backend)
-            for shape in {_heads(denoiser) for denoiser in outline.denoisers.values()}:
+            for shape in {_heads(denoiser) for denoiser in target.outline.denoisers.values()}:
                 query_BTHD = torch.ones(1, TRIED_TOKENS, *shape, device=device, dtype=dtype)
                 library.dispatch_attention_fn(query_BTHD, query_BTHD, query_BTHD, backend=backend)
         except Exception as error:  # a missing package, no such kernel for this device, or one that cannot be fetched
             raise ConfigError(f"{self.what} does not work here, on {device} in {_word(dtype)}: {first_line(error)}") from error
 
-    def apply(self, denoisers: Mapping[str, Any]) -> None:
-        for denoiser in denoisers.values():
+    def apply(self, loaded: Loaded) -> None:
+        for denoiser in loaded.denoisers.values():
             with _quiet():
                 denoiser.set_attention_backend(self.name)
 
-    def fallbacks(self, denoisers: Mapping[str, Any]) -> list[str]:
-        """What was asked for and is not in force."""
-        wrong = {name: seen for name, denoiser in denoisers.items() if (seen := _noted(denoiser)) != [self.name]}
+    def effective(self, loaded: Loaded) -> str:
+        """The backends that the denoisers' attention layers note; `native` where they note none."""
+        return ", ".join(dict.fromkeys(name for denoiser in loaded.denoisers.values() for name in _noted(denoiser))) or "native"
+
+    def fallbacks(self, loaded: Loaded) -> list[str]:
+        wrong = {name: seen for name, denoiser in loaded.denoisers.items() if (seen := _noted(denoiser)) != [self.name]}
         return [f"attention of {name} is {' and '.join(seen)}, not {self.name}" for name, seen in wrong.items()]
-
-
-def in_force(denoisers: Mapping[str, Any]) -> str:
-    """The backends that the denoisers' attention layers note; `native` where they note none."""
-    return ", ".join(dict.fromkeys(name for denoiser in denoisers.values() for name in _noted(denoiser))) or "native"
 
 
 def _names() -> list[str]:

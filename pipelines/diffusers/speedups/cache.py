@@ -19,15 +19,15 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from configs.errors import ConfigError, first_line
 from pipelines.diffusers.library_options import build, named
-from pipelines.diffusers.outline import Outline
+from pipelines.diffusers.speedups.base import DiffusersOptions, Loaded, SpeedUp, Target, hooks_of
+from pipelines.diffusers.speedups.mag_calibration import measure_ratios
 from pipelines.diffusers.speedups.skipped_work import DenoiserWork
 
 CONFIGS = {
@@ -41,7 +41,6 @@ CONFIGS = {
 }
 BY_BATCH = ("first_block", "sea")  # decide by what they see, and see a batch
 BLIND_TO_PASSES = ("pyramid_attention_broadcast", "faster")  # keep one state for both guidance passes
-CALIBRATION_PROMPT, CALIBRATION_SEED = "a red disc moves to the right", 0
 # Below these diffusers divides by nought, predicts from nothing, or never skips without a word.
 LEAST: dict[str, float] = {
     "threshold": 0,
@@ -57,16 +56,22 @@ LEAST: dict[str, float] = {
 }
 
 
-class DenoiserCache:
+class Cache(SpeedUp):
     """One cache with its parameters, put into every denoiser of a pipeline.
 
     mag_ratios: of `mag`, one list for all denoisers or one for each. Where they are not given, they are measured on loading, in one
     answer to a fixed prompt, as the mean over both guidance passes; effective() names them.
-    Raises ConfigError where the options are wrong.
     """
 
-    def __init__(self, options: str | Mapping[str, Any]) -> None:
-        self.name, given = named("pipeline 'diffusers_t2v'", "cache", options, sorted(CONFIGS))
+    option = "cache"
+    unset = (None, "none")
+    entry = "cache"
+
+    def __init__(self, options: DiffusersOptions) -> None:
+        super().__init__(options)
+        if not self.requested:
+            return
+        self.name, given = named("pipeline 'diffusers_t2v'", "cache", self.value, sorted(CONFIGS))
         self.what = f"pipeline 'diffusers_t2v': cache {self.name!r}"
         ratios: Any = given.pop("mag_ratios", None) if self.name == "mag" else None
         nested = isinstance(ratios, list) and ratios and isinstance(ratios[0], list)
@@ -75,9 +80,15 @@ class DenoiserCache:
         if not all(isinstance(r, list) and r and all(isinstance(x, int | float) and x > 0 for x in r) for r in self._ratios or ()):
             raise ConfigError(f"{self.what}: option 'mag_ratios' is {ratios!r}; give a list of numbers above 0, or one for each denoiser")
         self._config(None, 1, [1.0])
+        if options.first_frame == "held":
+            raise ConfigError(
+                f"{self.what} goes by steps that follow one another, and first_frame: held takes several at one noise level; "
+                "leave one of them out"
+            )
+        self.depends_on_batch = self.name in BY_BATCH and options.batch_size > 1
 
-    def check(self, outline: Outline, context: int, cfg: int) -> None:
-        """Refuse by name what this model, or this split over ranks, cannot do. Raises ConfigError."""
+    def check(self, target: Target) -> None:
+        outline, context, cfg = target.outline, self.options.replica.settings.context, self.options.replica.settings.cfg
         if context > 1:
             raise ConfigError(
                 f"{self.what} and parallel.context {context} do not go together: ranks would skip apart; leave one of them out"
@@ -110,49 +121,42 @@ class DenoiserCache:
         for denoiser in outline.denoisers.values():
             self._put_into(denoiser, self._config(None, 1, [1.0]))
 
-    def enable(
-        self,
-        pipe: Any,
-        denoisers: Mapping[str, Any],
-        num_steps: int,
-        guided: bool,
-        device: torch.device,
-        answer: Callable[[str, int], None],
-    ) -> None:
-        """Put it into the denoisers. guided: whether a second pass is made. answer: makes one to a prompt and a seed, to measure by."""
+    def apply(self, loaded: Loaded) -> None:
+        pipe, denoisers, num_steps = loaded.pipe, loaded.denoisers, loaded.family.value("num_inference_steps") or 1
         if self.name == "mag" and self._ratios is None:
-            self._ratios = self._measure(denoisers, answer)
+            self._ratios = measure_ratios(denoisers, loaded.generate_one)
         timesteps = _timesteps_each(pipe, list(denoisers), num_steps)
         self._refuse_first_steps(timesteps)
         for i, (name, denoiser) in enumerate(denoisers.items()):
             ratios = self._ratios[i % len(self._ratios)] if self._ratios else [1.0]
             self._put_into(denoiser, self._config(pipe, len(timesteps[name]), ratios))
-        self._denoisers, self._guided = denoisers, guided
-        self._work = DenoiserWork(denoisers, device)
+        self._denoisers = denoisers
+        self._work = DenoiserWork(denoisers, loaded.device)
 
-    def start(self) -> None:
+    def start_batch(self) -> None:
         """Forget the last batch. diffusers does so at the end of a call, but not of one that failed in the middle."""
         for denoiser in self._denoisers.values():
             denoiser._reset_stateful_cache()
         self._work.start()
 
-    def in_force(self, batch_size: int) -> str:
+    def effective(self, loaded: Loaded) -> str:
         """What the denoisers hold, what goes with that, and how much of the last batch's work was skipped."""
-        told = [in_force(self._denoisers)]
-        if self.name in BY_BATCH and batch_size > 1:
+        told = [_held_by(loaded.denoisers)]
+        if not self.requested:
+            return told[0]
+        if self.depends_on_batch:
             told.append("decided for a batch at once")
-        if self.name in BLIND_TO_PASSES and self._guided and self._two_passes:
+        if self.name in BLIND_TO_PASSES and loaded.family.is_guided and self._two_passes:
             told.append("one state for both guidance passes")
         if shares := self._work.skipped_shares():
             each = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if name != "all")
             told.append(f"{shares['all']:.0%} of the last batch's work skipped ({each})")
         return "; ".join(told)
 
-    def fallbacks(self) -> list[str]:
-        """What was asked for and is not in force, one sentence each."""
+    def fallbacks(self, loaded: Loaded) -> list[str]:
         found = [
             f"cache {self.name!r} is not in force in {name}"
-            for name, denoiser in self._denoisers.items()
+            for name, denoiser in loaded.denoisers.items()
             if type(denoiser._cache_config).__name__ != CONFIGS[self.name] or not _hooked(denoiser)
         ]
         if not found and self._work.skipped_shares().get("all") == 0:
@@ -205,27 +209,8 @@ class DenoiserCache:
             blocks = r"; give it cache_identifiers, such as ['blocks\.\d+'], or use_lite_mode: true" if self.name == "taylorseer" else ""
             raise ConfigError(f"{self.what} finds nothing to cache in a {kind}{blocks or '; leave it out'}")
 
-    def _measure(self, denoisers: Mapping[str, Any], answer: Callable[[str, int], None]) -> list[list[float]]:
-        """How much each denoiser's residual grows from step to step, mean over its guidance passes."""
-        from diffusers.hooks import MagCacheConfig
-        from diffusers.hooks.mag_cache import MagCacheHeadHook
 
-        measured: list[dict[str, list[float]]] = []
-        hooks = []
-        for denoiser in denoisers.values():
-            denoiser.enable_cache(MagCacheConfig(calibrate=True, num_inference_steps=sys.maxsize))
-            head = next(h for m in denoiser.modules() for h in _hooks(m) if isinstance(h, MagCacheHeadHook))
-            measured.append({})
-            hooks.append(denoiser.register_forward_hook(_ratios_keeper(head.state_manager._state_cache, measured[-1])))
-        answer(CALIBRATION_PROMPT, CALIBRATION_SEED)
-        for hook, denoiser in zip(hooks, denoisers.values(), strict=True):
-            hook.remove()
-            denoiser.disable_cache()
-        means = [[round(sum(passes) / len(passes), 4) for passes in zip(*each.values(), strict=True)] for each in measured]
-        return [each or [1.0] for each in means]
-
-
-def in_force(denoisers: Mapping[str, Any]) -> str:
+def _held_by(denoisers: Mapping[str, Any]) -> str:
     """The cache as the denoisers themselves hold it: name, parameters that are numbers or not the default, modules it sits in."""
     told = {name: _told(denoiser) for name, denoiser in denoisers.items()}
     texts = set(told.values())
@@ -257,22 +242,11 @@ def _timesteps_each(pipe: Any, names: Sequence[str], total: int) -> dict[str, li
     return {names[0]: [t for t in timesteps if t >= boundary], names[1]: [t for t in timesteps if t < boundary]}
 
 
-def _hooks(module: Any) -> list[Any]:
-    return list(module._diffusers_hook.hooks.values()) if hasattr(module, "_diffusers_hook") else []
-
-
 def _hooked(denoiser: Any) -> list[Any]:
     """The modules inside the denoiser that its cache sits in."""
     where = type(getattr(denoiser, "_cache_config", None)).__module__
     inside = (m for m in denoiser.modules() if m is not denoiser)
-    return [m for m in inside if any(type(hook).__module__ == where for hook in _hooks(m))]
-
-
-def _ratios_keeper(states: Mapping[str, Any], kept: dict[str, list[float]]) -> Callable[..., None]:
-    def keep(*_: Any) -> None:  # the states are gone when the pipeline's call returns
-        kept.update({name: state.calibration_ratios for name, state in states.items()})
-
-    return keep
+    return [m for m in inside if any(type(hook).__module__ == where for hook in hooks_of(m).values())]
 
 
 def _is_telling(value: Any, default: Any) -> bool:

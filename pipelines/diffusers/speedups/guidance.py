@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from configs.errors import ConfigError
+from pipelines.diffusers.speedups.base import DiffusersOptions, Loaded, SpeedUp, Target
 
 PASSES = ("cond", "uncond")  # the cache contexts in which pipelines make them
 
@@ -59,7 +60,7 @@ class GuidancePasses(ABC):
         return torch.full(shape, torch.nan, dtype=hidden_states.dtype, device=hidden_states.device)
 
 
-class GuidanceBatch(GuidancePasses):
+class BatchedPasses(GuidancePasses):
     """Both passes in one call of the denoiser, at the second. It reads the weights once for both; memory for activations doubles."""
 
     def __init__(self, denoiser: Any) -> None:
@@ -83,6 +84,35 @@ class GuidanceBatch(GuidancePasses):
 
     def _context_of(self, name: str) -> str:
         return PASSES[0] if name in PASSES else name  # one state for what is one call
+
+
+class GuidanceBatch(SpeedUp):
+    """Puts both guidance passes of a step into one call, in every denoiser."""
+
+    option = "guidance_batch"
+    entry = "guidance"
+
+    def __init__(self, options: DiffusersOptions) -> None:
+        super().__init__(options)
+        self._passes: list[BatchedPasses] = []
+
+    def check(self, target: Target) -> None:
+        if not target.outline.guides_in_two_passes:
+            raise ConfigError(
+                f"model {self.options.model!r} makes both guidance passes in one batch already, or has one; leave out 'guidance_batch'"
+            )
+        if self.options.replica.settings.cfg > 1:
+            raise ConfigError("parallel.cfg is 2, which makes the two guidance passes on two ranks; leave out option 'guidance_batch'")
+
+    def apply(self, loaded: Loaded) -> None:
+        loaded.family.check_two_passes("option 'guidance_batch' is on")
+        self._passes = [BatchedPasses(denoiser) for denoiser in loaded.denoisers.values()]
+
+    def effective(self, loaded: Loaded) -> str | None:
+        return "both passes in one batch" if any(passes.num_batched for passes in self._passes) else None
+
+    def fallbacks(self, loaded: Loaded) -> list[str]:
+        return [] if self.effective(loaded) else ["option guidance_batch: no step made both of its passes in one batch"]
 
 
 def _joined(one: Any, two: Any, size: int) -> Any:

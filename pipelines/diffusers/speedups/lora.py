@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from configs.errors import ConfigError, first_line
 from pipelines.diffusers.library_options import build
+from pipelines.diffusers.speedups.base import DiffusersOptions, Loaded, SpeedUp
 from pipelines.models.embedded import VIDEO_TWO_STEPS
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
@@ -30,12 +31,18 @@ class Adapter:
     fuse: bool = False
 
 
-class LoraWeights:
-    """One adapter or several. Raises ConfigError where the options are wrong or peft is missing."""
+class Lora(SpeedUp):
+    """One adapter or several."""
 
-    def __init__(self, options: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]) -> None:
+    option = "lora"
+    entry = "lora"
+
+    def __init__(self, options: DiffusersOptions) -> None:
+        super().__init__(options)
+        if not self.requested:
+            return
         self.what = "pipeline 'diffusers_t2v': option 'lora'"
-        each = [options] if isinstance(options, str | Mapping) else list(options)
+        each = [self.value] if isinstance(self.value, str | Mapping) else list(self.value)
         self._adapters = [build(Adapter, self.what, {"path": one} if isinstance(one, str) else one) for one in each]
         for adapter in self._adapters:
             if any(file.endswith(PICKLES) for file in (adapter.path, adapter.weight_name or "")):
@@ -47,8 +54,8 @@ class LoraWeights:
         if importlib.util.find_spec("peft") is None:
             raise ConfigError(f"{self.what} needs a package: pip install peft")
 
-    def apply(self, pipe: Any, denoisers: Mapping[str, Any]) -> None:
-        """Put them into the pipeline's denoisers."""
+    def apply(self, loaded: Loaded) -> None:
+        pipe, denoisers = loaded.pipe, loaded.denoisers
         if not hasattr(pipe, "load_lora_weights"):
             raise ConfigError(f"{self.what}: diffusers reads no LoRA for a {type(pipe).__name__}; leave it out")
         for number, adapter in enumerate(self._adapters):
@@ -73,24 +80,24 @@ class LoraWeights:
                 denoiser.set_adapters(list(mine), weights=list(mine.values()))
                 if self._adapters[0].fuse:
                     denoiser.fuse_lora(adapter_names=list(mine))
-        self._denoisers = denoisers
 
-    def in_force(self) -> str:
+    def effective(self, loaded: Loaded) -> str | None:
         """Adapters, as the denoisers' layers hold them."""
+        if not self.requested:
+            return None
         told = []
         for number, adapter in enumerate(self._adapters):
-            layers = self._layers_of(number, adapter)
+            layers = _layers_of(loaded, number, adapter)
             ranks = sorted({layer.r[f"lora{number}"] for layer in layers})
             merged = ", fused" if layers and all(layer.merged for layer in layers) else ""
             where = f"{len(layers)} layers of {adapter.denoiser}, rank {', '.join(map(str, ranks))}"
             told.append(f"{adapter.weight_name or Path(adapter.path).name} x {adapter.scale:g} in {where}{merged}")
         return "; ".join(told)
 
-    def fallbacks(self) -> list[str]:
-        """What was asked for and is not in force."""
+    def fallbacks(self, loaded: Loaded) -> list[str]:
         found = []
         for number, adapter in enumerate(self._adapters):
-            layers = self._layers_of(number, adapter)
+            layers = _layers_of(loaded, number, adapter)
             active = [layer for layer in layers if f"lora{number}" in layer.active_adapters and not layer.disable_adapters]
             if not active:
                 found.append(f"option lora: {adapter.path} is in force in no layer of {adapter.denoiser}")
@@ -98,8 +105,9 @@ class LoraWeights:
                 found.append(f"option lora: {adapter.path} is not fused")
         return found
 
-    def _layers_of(self, number: int, adapter: Adapter) -> list[Any]:
-        return [layer for layer in _layers(self._denoisers[adapter.denoiser]) if f"lora{number}" in layer.lora_A]
+
+def _layers_of(loaded: Loaded, number: int, adapter: Adapter) -> list[Any]:
+    return [layer for layer in _layers(loaded.denoisers[adapter.denoiser]) if f"lora{number}" in layer.lora_A]
 
 
 def _layers(denoiser: Any) -> list[Any]:

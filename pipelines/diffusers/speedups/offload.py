@@ -1,4 +1,4 @@
-"""Parts of a diffusers pipeline that wait in host memory until they are used.
+"""Where a diffusers pipeline's parts are: on the device, or in host memory until they are used.
 
 model       whole parts, one at a time on the device
 sequential  single layers, the least memory and the slowest
@@ -7,15 +7,15 @@ group       groups of layers. offload_type: block_level or leaf_level, num_block
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
+
+import torch
 
 from configs.errors import ConfigError, first_line
 from pipelines.diffusers.library_options import build, named
-
-if TYPE_CHECKING:
-    import torch
+from pipelines.diffusers.speedups.base import DiffusersOptions, Loaded, SpeedUp, Target, hooks_of, name_of
 
 KINDS = ("model", "sequential", "group")
 
@@ -36,27 +36,44 @@ class Group:
             raise ValueError(f"option 'num_blocks_per_group' is {self.num_blocks_per_group}; it must be at least 1")
 
 
-class Offload:
-    """One way to offload. Raises ConfigError where the options are wrong."""
+class Placement(SpeedUp):
+    """Moves the pipeline to the device, whole or by one way to offload. Always requested: without the option, whole."""
 
-    def __init__(self, options: str | Mapping[str, Any]) -> None:
-        self.name, given = named("pipeline 'diffusers_t2v'", "offload", options, KINDS)
+    option = "offload"
+    unset = (None, "none")
+    entry = "offload"
+
+    def __init__(self, options: DiffusersOptions) -> None:
+        super().__init__(options)
+        self.name = "none"
+        if self.value in self.unset:
+            return
+        self.name, given = named("pipeline 'diffusers_t2v'", "offload", self.value, KINDS)
         self.what = f"pipeline 'diffusers_t2v': offload {self.name!r}"
         self._group = build(Group, self.what, given) if self.name == "group" else None
         if given and not self._group:
             raise ConfigError(f"{self.what} has no option {next(iter(given))!r}; it has none")
 
-    def check(self, device: torch.device) -> None:
-        if device.type == "cpu":
+    @property
+    def requested(self) -> bool:
+        return True
+
+    def check(self, target: Target) -> None:
+        if self.name == "none":
+            return
+        if target.device.type == "cpu":
             raise ConfigError(f"{self.what} needs an accelerator, and there is none here; leave it out")
+        if self.name == "sequential" and (kind := name_of(self.options.quantisation)) != "none":
+            raise ConfigError(
+                f"pipeline 'diffusers_t2v': quantisation {kind!r} and offload 'sequential' do not go together; "
+                "use offload 'model', 'group' or none"
+            )
 
-    def apply(self, pipe: Any, device: torch.device) -> None:
-        """Put it to work; the parts go where they have to."""
-        import dataclasses
-
-        import torch
-
-        if self.name == "model":
+    def apply(self, loaded: Loaded) -> None:
+        pipe, device = loaded.pipe, loaded.device
+        if self.name == "none":
+            pipe.to(device)
+        elif self.name == "model":
             pipe.enable_model_cpu_offload(device=device)
         elif self.name == "sequential":
             pipe.enable_sequential_cpu_offload(device=device)
@@ -70,16 +87,18 @@ class Offload:
             except (ValueError, NotImplementedError) as error:
                 raise ConfigError(f"{self.what} does not work with this model: {first_line(error)}") from error
 
-    def fallbacks(self, pipe: Any, denoisers: Mapping[str, Any]) -> list[str]:
-        """What was asked for and is not in force, read from the denoisers' hooks."""
+    def effective(self, loaded: Loaded) -> None:
+        return None
+
+    def fallbacks(self, loaded: Loaded) -> list[str]:
+        """Read from the denoisers' hooks."""
+        denoisers = loaded.denoisers
+        if self.name == "none":
+            return []
         if self.name == "group":
-            bare = [name for name, denoiser in denoisers.items() if not any(_has_group_hook(m) for m in denoiser.modules())]
+            bare = [name for name, denoiser in denoisers.items() if not any("group_offloading" in hooks_of(m) for m in denoiser.modules())]
         elif self.name == "sequential":
             bare = [name for name, denoiser in denoisers.items() if not any(hasattr(m, "_hf_hook") for m in denoiser.modules())]
         else:
             bare = [name for name, denoiser in denoisers.items() if not hasattr(denoiser, "_hf_hook")]
         return [f"option offload {self.name!r} is not in force in {name}" for name in bare]
-
-
-def _has_group_hook(module: Any) -> bool:
-    return hasattr(module, "_diffusers_hook") and "group_offloading" in module._diffusers_hook.hooks

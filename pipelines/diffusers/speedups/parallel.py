@@ -14,8 +14,40 @@ import torch
 import torch.distributed as dist
 
 from configs.errors import ConfigError
+from pipelines.diffusers.speedups.base import Loaded, SpeedUp
 from pipelines.diffusers.speedups.guidance import PASSES, GuidancePasses
 from pipelines.distributed.replica import Replica
+
+
+class Parallel(SpeedUp):
+    """What RunConfig's `parallel` requests of a denoiser: context, cfg, or both."""
+
+    option = "parallel"
+    entry = "parallel"
+
+    @property
+    def requested(self) -> bool:
+        settings = self.options.replica.settings
+        return settings.context > 1 or settings.cfg > 1
+
+    def apply(self, loaded: Loaded) -> None:
+        replica = self.options.replica
+        loaded.family.check_parallel(replica.settings.context, replica.settings.cfg)
+        for denoiser in loaded.denoisers.values():
+            if replica.settings.context > 1:
+                split_tokens(denoiser, replica, loaded.family.num_tokens())
+            if replica.settings.cfg == 2:
+                SplitGuidance(denoiser, replica)
+
+    def effective(self, loaded: Loaded) -> str | None:
+        """What splits the denoisers over ranks."""
+        found = []
+        configs = [getattr(getattr(d, "_parallel_config", None), "context_parallel_config", None) for d in loaded.denoisers.values()]
+        if degrees := {(c.ulysses_degree, c.ring_degree) for c in configs if c is not None}:
+            found += [f"context {u * r} ({'ring' if r > 1 else 'ulysses'})" for u, r in sorted(degrees)]
+        if self.options.replica.settings.cfg == 2:
+            found.append("cfg 2")
+        return ", ".join(found) or None
 
 
 def split_tokens(denoiser: Any, replica: Replica, num_tokens: int | None) -> None:

@@ -26,8 +26,8 @@ import torch
 from configs.errors import ConfigError, first_line, unknown
 from pipelines.devices.accelerators import require
 from pipelines.diffusers.library_options import build, named
-from pipelines.diffusers.outline import Outline
 from pipelines.diffusers.speedups import quantised_files
+from pipelines.diffusers.speedups.base import DiffusersOptions, Loaded, SpeedUp, Target
 
 KINDS = ("round", "torchao", "bitsandbytes", "gguf", "quark", "layerwise")
 PACKAGES = ("torchao", "bitsandbytes", "gguf")  # kinds that are a package's; quark's is found by another name
@@ -52,11 +52,18 @@ class Storage:
     storage: Literal["float8_e4m3fn", "float8_e5m2"] = "float8_e4m3fn"
 
 
-class Quantisation:
-    """One kind of quantised weights, for every denoiser of a pipeline. Raises ConfigError where the options are wrong."""
+class Quantisation(SpeedUp):
+    """One kind of quantised weights, for every denoiser of a pipeline."""
 
-    def __init__(self, options: str | Mapping[str, Any]) -> None:
-        self.name, given = named("pipeline 'diffusers_t2v'", "quantisation", options, KINDS)
+    option = "quantisation"
+    unset = (None, "none")
+    entry = "quantisation"
+
+    def __init__(self, options: DiffusersOptions) -> None:
+        super().__init__(options)
+        if not self.requested:
+            return
+        self.name, given = named("pipeline 'diffusers_t2v'", "quantisation", self.value, KINDS)
         self.what = f"pipeline 'diffusers_t2v': quantisation {self.name!r}"
         if self.name in PACKAGES and importlib.util.find_spec(self.name) is None:
             raise ConfigError(f"{self.what} needs a package: pip install {self.name}")
@@ -65,10 +72,8 @@ class Quantisation:
         skipped = "llm_int8_skip_modules" if self.name == "bitsandbytes" else "modules_to_not_convert"
         self._skipped: Sequence[str] = getattr(self._config, skipped, None) or ()
 
-    def check(self, outline: Outline, device: torch.device, dtype: torch.dtype, offload: str) -> None:
-        """Refuse by name what this model or device cannot do. Raises ConfigError."""
-        if offload == "sequential":
-            raise ConfigError(f"{self.what} and offload 'sequential' do not go together; use offload 'model', 'group' or none")
+    def check(self, target: Target) -> None:
+        outline, device, dtype = target.outline, target.device, target.dtype
         if self.name == "quark":
             plain = [f"{name} is {outline.quantised.get(name) or 'not quantised'}" for name in outline.denoisers]
             if set(outline.quantised.values()) != {"quark"} or len(outline.quantised) < len(outline.denoisers):
@@ -97,31 +102,38 @@ class Quantisation:
                 f"{self.what} does not work here, on {device} in {str(dtype).removeprefix('torch.')}: {first_line(error)}"
             ) from error
 
-    def for_loading(self, outline: Outline, folder: str, revision: str | None, dtype: torch.dtype) -> dict[str, Any]:
-        """What `from_pretrained` has to be given."""
-        if self.name == "gguf":
-            return quantised_files.read_gguf(self._config, self.what, quantised_files.Place(folder, revision), outline.denoisers, dtype)
-        if self.name not in ("torchao", "bitsandbytes"):
+    def for_loading(self, target: Target) -> dict[str, Any]:
+        if self.name not in ("gguf", "torchao", "bitsandbytes"):
             return {}
+        if self.options.weights == "random":
+            raise ConfigError(f"quantisation {self.name!r} is made while a checkpoint is read; it needs weights: pretrained")
+        if self.name == "gguf":
+            place = quantised_files.Place(target.folder, target.revision)
+            return quantised_files.read_gguf(self._config, self.what, place, target.outline.denoisers, target.dtype)
         from diffusers import PipelineQuantizationConfig
 
-        mapping = {name: self._configured() for name in outline.denoisers}
+        mapping = {name: self._configured() for name in target.outline.denoisers}
         return {"quantization_config": PipelineQuantizationConfig(quant_mapping=mapping)}
 
-    def apply(self, denoisers: Mapping[str, Any]) -> None:
+    def apply(self, loaded: Loaded) -> None:
         """Quantise what loading has not."""
         if self.name == "round":
-            for _, layer in self._due(denoisers):
+            for _, layer in self._due(loaded.denoisers):
                 _round_rows(layer.weight, self._config.bits)
         if self.name == "layerwise":
-            for denoiser in denoisers.values():
+            for denoiser in loaded.denoisers.values():
                 denoiser.enable_layerwise_casting(storage_dtype=getattr(torch, self._config.storage), compute_dtype=denoiser.dtype)
         if self.name == "quark" and self._config.native:
-            quantised_files.compute_natively(self.what, denoisers)
+            quantised_files.compute_natively(self.what, loaded.denoisers)
 
-    def fallbacks(self, denoisers: Mapping[str, Any]) -> list[str]:
-        """What was asked for and is not in force."""
-        due = self._due(denoisers)
+    def effective(self, loaded: Loaded) -> str:
+        """How the denoisers' linear layers are quantised, read from their weights: `KIND in N of M linear layers`, or `none`."""
+        layers = [layer for denoiser in loaded.denoisers.values() for _, layer in _layers(denoiser)]
+        kinds = Counter(kind for layer in layers if (kind := _kind(layer)))
+        return ", ".join(f"{kind} in {count} of {len(layers)} linear layers" for kind, count in kinds.items()) or "none"
+
+    def fallbacks(self, loaded: Loaded) -> list[str]:
+        due = self._due(loaded.denoisers)
         left = [name for name, layer in due if _kind(layer) is None and bool(layer.weight.any())]
         found = []
         if self.name in ("gguf", "quark"):  # whose files say which layers are plain
@@ -185,13 +197,6 @@ def formats_needed(quant_type: Any) -> list[str]:
         return []
     forms = {"fp8_fnuz" if "fnuz" in str(dtype) else "fp8_ocp" for dtype in dtypes if "float8" in str(dtype)}
     return sorted(forms) or ["fp8_ocp"]  # what a kind without a choice is made for
-
-
-def in_force(denoisers: Mapping[str, Any]) -> str:
-    """How the denoisers' linear layers are quantised, read from their weights: `KIND in N of M linear layers`, or `none`."""
-    layers = [layer for denoiser in denoisers.values() for _, layer in _layers(denoiser)]
-    kinds = Counter(kind for layer in layers if (kind := _kind(layer)))
-    return ", ".join(f"{kind} in {count} of {len(layers)} linear layers" for kind, count in kinds.items()) or "none"
 
 
 def _layers(denoiser: Any) -> Iterator[tuple[str, torch.nn.Linear]]:

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from configs.errors import ConfigError, first_line, unknown
 from pipelines.diffusers.library_options import named
+from pipelines.diffusers.speedups.base import DiffusersOptions, Loaded, SpeedUp
 
 SHIFTS = ("flow_shift", "shift")  # one thing under two names
 
 
-class SchedulerChoice:
-    """A class of diffusers with parameters of its own, such as {name: FlowMatchEulerDiscreteScheduler, shift: 5}.
+class Scheduler(SpeedUp):
+    """A class of diffusers with parameters of its own, such as {name: FlowMatchEulerDiscreteScheduler, shift: 5}."""
 
-    Raises ConfigError where there is no such class, or it has no such parameter.
-    """
+    option = "scheduler"
+    entry = "scheduler"
 
-    def __init__(self, options: str | Mapping[str, Any]) -> None:
+    def __init__(self, options: DiffusersOptions) -> None:
+        super().__init__(options)
+        if not self.requested:
+            return
         import diffusers
 
         known = [n for n in dir(diffusers.schedulers) if n.endswith("Scheduler") and not n.startswith(("Flax", "_"))]
-        self.name, given = named("pipeline 'diffusers_t2v'", "scheduler", options, known)
+        self.name, given = named("pipeline 'diffusers_t2v'", "scheduler", self.value, known)
         self.what = f"pipeline 'diffusers_t2v': scheduler {self.name!r}"
         self._class: Any = getattr(diffusers, self.name)
         self._takes = set(inspect.signature(self._class.__init__).parameters) - {"self"}
@@ -32,9 +35,12 @@ class SchedulerChoice:
             if option not in self._takes:
                 raise ConfigError(f"{self.what} has {unknown('option', option, self._takes)}")
         self._given = given
+        if options.first_frame == "held":
+            raise ConfigError(f"{self.what} and first_frame 'held' do not go together: that has steps of its own; leave one out")
 
-    def apply(self, pipe: Any, num_steps: int) -> None:
-        """Put it into the pipeline. Raises ConfigError where it cannot follow the model's predictions, or draws noise of its own."""
+    def apply(self, loaded: Loaded) -> None:
+        """Raises ConfigError where it cannot follow the model's predictions, or draws noise of its own."""
+        pipe, num_steps = loaded.pipe, loaded.family.value("num_inference_steps") or 1
         own = pipe.scheduler
         if _is_flow(own) and not (self.name.startswith("FlowMatch") or "use_flow_sigmas" in self._takes):
             raise ConfigError(f"{self.what} knows no flow matching, which the model was trained for; give one that does, or leave it out")
@@ -52,14 +58,15 @@ class SchedulerChoice:
             )
         pipe.scheduler = made
 
-    def in_force(self, pipe: Any) -> str:
-        values = ", ".join(f"{option}={pipe.scheduler.config.get(option)}" for option in self._given)
-        return type(pipe.scheduler).__name__ + (f" ({values})" if values else "")
+    def effective(self, loaded: Loaded) -> str:
+        scheduler = loaded.pipe.scheduler
+        values = ", ".join(f"{option}={scheduler.config.get(option)}" for option in self._given) if self.requested else ""
+        return type(scheduler).__name__ + (f" ({values})" if values else "")
 
-    def fallbacks(self, pipe: Any) -> list[str]:
-        """What was asked for and is not in force."""
-        found = [] if type(pipe.scheduler) is self._class else [f"scheduler is {type(pipe.scheduler).__name__}, not {self.name}"]
-        wrong = {o: pipe.scheduler.config.get(o) for o, v in self._given.items() if pipe.scheduler.config.get(o) != v}
+    def fallbacks(self, loaded: Loaded) -> list[str]:
+        scheduler = loaded.pipe.scheduler
+        found = [] if type(scheduler) is self._class else [f"scheduler is {type(scheduler).__name__}, not {self.name}"]
+        wrong = {o: scheduler.config.get(o) for o, v in self._given.items() if scheduler.config.get(o) != v}
         return found + [f"scheduler option {option} is {value}, not {self._given[option]}" for option, value in wrong.items()]
 
     def _carried_over(self, own: Any) -> dict[str, Any]:

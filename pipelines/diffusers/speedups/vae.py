@@ -1,7 +1,8 @@
-"""A video VAE's decoding split over the ranks of a replica: each decodes a strip of the picture, with some overlap.
+"""How a video VAE decodes: in tiles, in slices of the batch, or split over the ranks of a replica.
 
-Strips lie along the longer side, are of one size, and are faded into each other where they overlap; a VAE that looks further than the
-overlap, as one with attention over the whole picture does, gives nearly but not quite the frames of one rank.
+Split over ranks, each rank decodes a strip of the picture, with some overlap. Strips lie along the longer side, are of one size, and
+are faded into each other where they overlap; a VAE that looks further than the overlap, as one with attention over the whole picture
+does, gives nearly but not quite the frames of one rank.
 
 Shape letters: B batch, C channels, T frames, H height, W width, N pixels along the side that is split.
 """
@@ -14,7 +15,74 @@ import torch
 import torch.distributed as dist
 
 from configs.errors import ConfigError
+from pipelines.diffusers.speedups.base import DiffusersOptions, Loaded, SpeedUp, Target
 from pipelines.distributed.replica import Replica
+
+
+class VaeTiling(SpeedUp):
+    """Decodes a clip tile by tile: less memory."""
+
+    option = "vae_tiling"
+    entry = "vae_tiling"
+
+    def apply(self, loaded: Loaded) -> None:
+        _enable(loaded.pipe.vae, "enable_tiling", self)
+
+    def effective(self, loaded: Loaded) -> None:
+        return None
+
+    def fallbacks(self, loaded: Loaded) -> list[str]:
+        return [] if getattr(loaded.pipe.vae, "use_tiling", False) else ["the VAE does not tile"]
+
+
+class VaeSlicing(SpeedUp):
+    """Decodes the clips of a batch one after the other: less memory."""
+
+    option = "vae_slicing"
+    entry = "vae_slicing"
+
+    def apply(self, loaded: Loaded) -> None:
+        _enable(loaded.pipe.vae, "enable_slicing", self)
+
+    def effective(self, loaded: Loaded) -> None:
+        return None
+
+    def fallbacks(self, loaded: Loaded) -> list[str]:
+        return [] if getattr(loaded.pipe.vae, "use_slicing", False) else ["the VAE does not slice"]
+
+
+class VaeSplit(SpeedUp):
+    """Splits the decoding over the ranks of a replica. It works on the picture, so it comes after what splits the denoiser."""
+
+    option = "vae_split"
+    entry = "vae"
+
+    def __init__(self, options: DiffusersOptions) -> None:
+        super().__init__(options)
+        self._decode: SplitDecode | None = None
+        if options.vae_overlap < 0:
+            raise ConfigError(f"pipeline 'diffusers_t2v': option 'vae_overlap' is {options.vae_overlap}; it must not be below 0")
+
+    def check(self, target: Target) -> None:
+        if self.options.replica.size == 1:
+            raise ConfigError(
+                "pipeline 'diffusers_t2v': option 'vae_split' needs replicas of several ranks, by parallel.cfg or .context; leave it out"
+            )
+
+    def apply(self, loaded: Loaded) -> None:
+        self._decode = SplitDecode(loaded.pipe.vae, self.options.replica, self.options.vae_overlap)
+
+    def effective(self, loaded: Loaded) -> str | None:
+        return f"split over {self.options.replica.size} ranks" if self._decode and self._decode.num_split else None
+
+    def fallbacks(self, loaded: Loaded) -> list[str]:
+        return [] if self.effective(loaded) else ["option vae_split: nothing was decoded by several ranks"]
+
+
+def _enable(vae: Any, method: str, speed_up: SpeedUp) -> None:
+    if not hasattr(vae, method):
+        raise ConfigError(f"model {speed_up.options.model!r} has a VAE without option {speed_up.option!r}; leave it out")
+    getattr(vae, method)()
 
 
 class SplitDecode:
@@ -24,10 +92,6 @@ class SplitDecode:
     """
 
     def __init__(self, vae: Any, replica: Replica, overlap: int) -> None:
-        if replica.size == 1:
-            raise ConfigError(
-                "pipeline 'diffusers_t2v': option 'vae_split' needs replicas of several ranks, by parallel.cfg or .context; leave it out"
-            )
         self._replica, self._overlap = replica, overlap
         self._decode = vae.decode
         self.num_split = 0  # decodings so far that were shared

@@ -84,7 +84,8 @@ def test_a_layer_left_as_it_was_is_a_fallback(tiny_wan: Path) -> None:
         f"quantisation 'round' left 1 of {NUM_LAYERS - NUM_KEPT} linear layers as they were, first blocks.0.attn1.to_q"
     ]
     pipeline = load(tiny_wan, {"name": "round", "bits": 8})
-    pipeline._quantisation._config = type(pipeline._quantisation._config)(bits=4)
+    quantisation: Any = next(one for one in pipeline._speed_ups if one.option == "quantisation")
+    quantisation._config = type(quantisation._config)(bits=4)
     assert pipeline.fallbacks() == ["quantisation 'round' has weights of 8 bits, not 4"]
 
 
