@@ -1,4 +1,4 @@
-"""comply.json: the verdicts on a run's compliance tests, written, read again and printed."""
+"""comply.json: the verdicts on a run's compliance tests. Written, read and printed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from metrics.base import Run
 from metrics.mlperf.compliance.verdict import Verdict
 from workloads.mlperf.notices import UNVERIFIED
 
+SHOWN = {"not held": "not run", "NONE ASKED": "NOT REQUIRED"}  # fixed values of comply.json, as they are printed
+
 
 class Compliance(NamedTuple):
-    """verdict: PASS; FAIL, one does not hold; INCOMPLETE, none fails and one could not be held; NONE ASKED, MLPerf asks no test of it."""
+    """verdict: PASS; FAIL, one does not hold; INCOMPLETE, none fails and one was not run; NONE ASKED, MLPerf requires none."""
 
     folder: Path
     verdict: str
@@ -24,79 +26,80 @@ class Compliance(NamedTuple):
 
 
 def folder_beside(run: Path) -> Path:
-    """Where a run's tests go, and where `submit` looks for them, if nothing else is said."""
+    """The default folder for a run's tests, where `submit` looks for them too."""
     return run.resolve().with_name(f"{run.resolve().name}-compliance")
 
 
 def read_verdicts(target: Path) -> dict[str, Any]:
-    """comply.json. Raises ConfigError where there is none, or it is damaged."""
+    """Read comply.json. Raises ConfigError if there is none, or it is damaged."""
     file = target / "comply.json"
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(found, dict) or not isinstance(found["tests"], dict) or not isinstance(found["log"], str):
-            raise ValueError("it is of another version")
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or not isinstance(content["tests"], dict) or not isinstance(content["log"], str):
+            raise ValueError("it is from another version")
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
-            f"{str(target)!r} holds no compliance tests that can be read ({error}): remove it, and run suite.py comply"
+            f"{str(target)!r} holds no compliance tests that can be read ({error}). Remove it, and run suite.py comply."
         ) from None
-    return found
+    return content
 
 
 def performance_log_hash(run: Path) -> str:
-    """What tells a run from others of its name: the hash of LoadGen's log of its performance test."""
+    """The hash of LoadGen's log of the performance test. It distinguishes a run from others of the same name."""
     file = run / "performance/mlperf_log_detail.txt"
     try:
         return hashlib.sha256(file.read_bytes()).hexdigest()
     except OSError as error:
-        raise ConfigError(f"{file} cannot be read ({error.strerror}); this run folder is incomplete") from None
+        raise ConfigError(f"{file} cannot be read ({error.strerror}): the run folder is incomplete.") from None
 
 
 def read_earlier(run: Run, target: Path) -> dict[str, Verdict]:
-    """By name, tests of this run that are in the folder. Raises ConfigError where it is another run's."""
+    """Read the verdicts of this run's tests that are in the folder already. Raises ConfigError if they are another run's."""
     if not (target / "comply.json").exists():
         return {}
-    found = read_verdicts(target)
-    if found["log"] != performance_log_hash(run.folder):
-        raise ConfigError(f"{str(target)!r} holds the tests of another run; give --output another folder, or remove it")
-    return {name: Verdict(name, v["result"], v["told"], v["basis"], v["figures"]) for name, v in found["tests"].items()}
+    content = read_verdicts(target)
+    if content["log"] != performance_log_hash(run.folder):
+        raise ConfigError(f"{str(target)!r} holds the tests of another run. Remove it, or choose another folder with --output.")
+    return {name: Verdict(name, v["result"], v["told"], v["basis"], v["figures"]) for name, v in content["tests"].items()}
 
 
-def as_json(found: Compliance, run: Run) -> dict[str, Any]:
-    tests = {v.test: {"result": v.result, "told": v.told, "basis": v.basis, "figures": dict(v.figures)} for v in found.verdicts}
+def as_json(compliance: Compliance, run: Run) -> dict[str, Any]:
+    tests = {v.test: {"result": v.result, "told": v.message, "basis": v.basis, "figures": dict(v.figures)} for v in compliance.verdicts}
     return {
         "run": run.folder.resolve().name,
         "log": performance_log_hash(run.folder),
         "benchmark": run.config.benchmark,
         "rules": run.config.rules,
-        "verdict": found.verdict,
+        "verdict": compliance.verdict,
         "tests": tests,
         "note": UNVERIFIED,
     }
 
 
-def print_table(found: Compliance) -> None:
-    """To stderr."""
+def print_table(compliance: Compliance) -> None:
+    """Print the verdicts to stderr."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console(stderr=True, highlight=False)
-    if found.verdict == "NONE ASKED":
-        console.print(f"NONE ASKED  MLPerf asks for no compliance test of {found.benchmark}; nothing was run", markup=False, soft_wrap=True)
+    if compliance.verdict == "NONE ASKED":
+        text = f"{SHOWN[compliance.verdict]}  MLPerf requires no compliance test of {compliance.benchmark}; nothing was run"
+        console.print(text, markup=False, soft_wrap=True)
         return
-    console.print(f"{found.verdict}  MLPerf's compliance tests. {UNVERIFIED}", markup=False)
+    console.print(f"{compliance.verdict}  MLPerf's compliance tests. {UNVERIFIED}", markup=False)
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("test", "result", "what was seen", "threshold"):
+    for column in ("test", "result", "measured", "threshold"):
         table.add_column(column, overflow="fold")
-    for v in found.verdicts:
-        table.add_row(v.test, v.result, v.told, v.basis)
+    for v in compliance.verdicts:
+        table.add_row(v.test, SHOWN.get(v.result, v.result), v.message, v.basis)
     console.print(table)
-    console.print(f"files: {found.folder}", markup=False)
+    console.print(f"files: {compliance.folder}", markup=False)
 
 
-def line(found: Compliance) -> Mapping[str, Any]:
-    """For the last line on stdout."""
+def line(compliance: Compliance) -> Mapping[str, Any]:
+    """The last line on stdout."""
     return {
-        "comply": str(found.folder) if found.verdicts else None,
-        "verdict": found.verdict,
-        "tests": {v.test: v.result for v in found.verdicts},
+        "comply": str(compliance.folder) if compliance.verdicts else None,
+        "verdict": compliance.verdict,
+        "tests": {v.test: v.result for v in compliance.verdicts},
     }

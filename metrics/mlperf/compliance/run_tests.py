@@ -1,4 +1,4 @@
-"""LoadGen tests with other settings than the run's: MLPerf's compliance tests, all of one launch, on a pipeline that is loaded once."""
+"""Runs LoadGen tests with the settings of MLPerf's compliance tests: all in one launch, on a pipeline that is loaded once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from workloads.run_folder.files import begin_run
 
 @dataclass(frozen=True)
 class AuditTest:
-    """settings: LoadGen's, as in an audit.config. folder: the run folder to make of it. fresh: on a pipeline that has answered nothing."""
+    """settings: LoadGen's, as in an audit.config. folder: the run folder to write. fresh: load a new pipeline, without cached answers."""
 
     name: str
     config: RunConfig
@@ -35,7 +35,7 @@ class AuditTest:
 
 
 def check_ranks(num_ranks: int, on_cpu: bool, what: str) -> None:
-    """Raises ConfigError, with the command that does better, where this launch has another number of ranks than the run had.
+    """Raise ConfigError with the right command if this launch has another number of ranks than the run had.
 
     what: the command line after `suite.py`.
     """
@@ -44,14 +44,14 @@ def check_ranks(num_ranks: int, on_cpu: bool, what: str) -> None:
     if started == num_ranks:
         return
     processes = "--config_file configs/accelerate/cpu_2.yaml " if on_cpu and num_ranks > 1 else ""
-    better = f"accelerate launch {processes}--num_processes {num_ranks} suite.py {what}" if num_ranks > 1 else f"python suite.py {what}"
-    raise ConfigError(f"the run was made on {num_ranks} ranks and this launch has {started}; use: {better}")
+    command = f"accelerate launch {processes}--num_processes {num_ranks} suite.py {what}" if num_ranks > 1 else f"python suite.py {what}"
+    raise ConfigError(f"the run was made on {num_ranks} ranks and this launch has {started}; use: {command}")
 
 
 def run_audits(audits: Sequence[AuditTest], more: Callable[[AuditTest], Sequence[AuditTest]]) -> None:
-    """Run them one after the other, on all ranks. Raises GivenUpError where one had to be given up.
+    """Run the tests one after another, on all ranks. Raises GivenUpError if one is aborted.
 
-    more: tests to add after one of them, from what it left; asked on the first rank.
+    more: returns the tests to add after a test, from its result; called on the first rank.
     """
     config = audits[0].config
     workload: Workload = make("workloads", config.workload, config.dataset)
@@ -60,23 +60,23 @@ def run_audits(audits: Sequence[AuditTest], more: Callable[[AuditTest], Sequence
         session: Session | None = None
         try:
             for audit in audits:
-                waiting = [audit]
-                while waiting:
-                    one = waiting.pop(0)
+                queue = [audit]
+                while queue:
+                    one = queue.pop(0)
                     if session is None or one.fresh:
                         if session is not None:
                             session.pipeline.close()
-                        session = Session(ranks, _pipeline(config, ranks), one.samples, workload.noun)
+                        session = Session(ranks, _make_pipeline(config, ranks), one.samples, workload.noun)
                     _run(one, session)
                     if one is audit:
-                        waiting = share(list(more(audit)) if ranks.rank == 0 else [], ranks)
+                        queue = share(list(more(audit)) if ranks.rank == 0 else [], ranks)
         finally:
             if session is not None:
                 session.pipeline.close()
         leave_ranks(ranks)
 
 
-def _pipeline(config: RunConfig, ranks: Ranks) -> Pipeline:
+def _make_pipeline(config: RunConfig, ranks: Ranks) -> Pipeline:
     pipeline: Pipeline = make("pipelines", config.pipeline_name, config.pipeline_options)
     pipeline.workload = config.workload
     check_parallelism(config.parallel, config.pipeline_name, pipeline.parallelism)

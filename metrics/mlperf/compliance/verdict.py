@@ -1,4 +1,4 @@
-"""The verdict on a compliance test, and what it is made from: the test's run folder."""
+"""The verdict on a compliance test, and the run folder of the test that it is based on."""
 
 from __future__ import annotations
 
@@ -15,34 +15,35 @@ from workloads.records import Record
 
 @dataclass(frozen=True)
 class Verdict:
-    """told: what was seen, or why nothing could be. basis: the threshold, and whose it is. figures: measured, by name."""
+    """message: what was measured, or why the test was not run. basis: the threshold and its source. figures: measured, by name."""
 
     test: str
-    result: Literal["holds", "fails", "not held"]
-    told: str
+    result: Literal["holds", "fails", "not held"]  # "not held": the test was not run
+    message: str
     basis: str = ""
     figures: Mapping[str, float] = field(default_factory=dict)
 
 
-class Seen(NamedTuple):
-    """A test's run, LoadGen's detail log, and the answers that LoadGen kept, each with the Record of its query, if there is one."""
+class CompletedTest(NamedTuple):
+    """A test's run, LoadGen's detail log, and the answers that LoadGen logged, each with the Record of its query, if there is one."""
 
     run: Run
     log: LoadGenLog
     answers: list[tuple[Logged, Record | None]]
 
 
-def not_held(test: str, why: str) -> Verdict:
-    return Verdict(test, "not held", why)
+def not_run(test: str, reason: str) -> Verdict:
+    return Verdict(test, "not held", reason)
 
 
-def read_seen(folder: Path) -> Seen:
-    """The run folder of a compliance test."""
+def read_completed(folder: Path) -> CompletedTest:
+    """Read the run folder of a compliance test."""
     run = load_run(folder)
     by_query = {(r.query_id, r.sample_index): r for r in run.records}
     answers = [(a, by_query.get((a.seq_id, a.qsl_idx))) for a in read_answers(folder / "performance/mlperf_log_accuracy.json")]
-    return Seen(run, read_detail(folder / "performance/mlperf_log_detail.txt"), answers)
+    return CompletedTest(run, read_detail(folder / "performance/mlperf_log_detail.txt"), answers)
 
 
 def pass_line(passed: bool) -> str:
+    """The line of the official scripts that the submission checker looks for."""
     return "TEST PASS" if passed else "TEST FAIL"

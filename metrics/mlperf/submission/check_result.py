@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from configs.errors import ConfigError
-from metrics.mlperf.compliance.performance import compared
+from metrics.mlperf.compliance.performance import compare_speed
 from metrics.mlperf.submission.files import MAX_LOG_BYTES, MEASUREMENTS, VIDEOS, held_gates, read_accuracy, sha256
 from metrics.mlperf.submission.write import LOGS, manifest_hash
 from metrics.report.report import load_report
@@ -211,7 +211,7 @@ def _compliance(place: Place, test: str) -> Iterator[Refusal]:
         yield from _valid(place, f"{test}/performance/run_1", log)
         before = _log(place, "performance/run_1")
         if isinstance(before, LoadGenLog) and before.valid and log.valid:
-            _, wrong = compared(before, log, both_ways=test == "TEST01")  # by the official rule, whatever the run was content with
+            _, wrong = compare_speed(before, log, both_ways=test == "TEST01")  # by the official rule, whatever the run was content with
             if wrong:
                 yield place.refuse(f"{test}/verify_performance.txt", wrong)
     if errors := [error for error in log.errors if FORGIVEN not in error]:

@@ -1,4 +1,4 @@
-"""Runs and logs for the tests of compliance tests, made by hand."""
+"""Runs and LoadGen logs made by hand, for tests of compliance tests."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ END = 0
 
 
 def answer(query_id: int, **fields: Any) -> Record:
-    """Ten tokens that say yes."""
+    """A Record of ten tokens and the text `yes`."""
     values = {"text": "yes", "digest": "ab" * 8, "num_units": 10, "finish_reason": "stop", "sample_index": query_id % 10}
     return record(query_id, **values | fields)
 
 
 def logs(folder: Path, answers: Sequence[dict[str, Any]] = (), **values: Any) -> None:
     """LoadGen's detail log and accuracy log of a performance test."""
-    found = {"effective_scenario": "Offline", "result_validity": "VALID", "result_samples_per_second": 100.0} | values
-    entries = [{"key": k, "value": v, "metadata": {"is_error": False}} for k, v in found.items()]
+    values = {"effective_scenario": "Offline", "result_validity": "VALID", "result_samples_per_second": 100.0} | values
+    entries = [{"key": k, "value": v, "metadata": {"is_error": False}} for k, v in values.items()]
     (folder / "performance/mlperf_log_detail.txt").write_text("".join(f":::MLLOG {json.dumps(e)}\n" for e in entries), encoding="utf-8")
     (folder / "performance/mlperf_log_accuracy.json").write_text(json.dumps(list(answers)), encoding="utf-8")
 
@@ -44,7 +44,7 @@ def logged(query_id: int, tokens: Sequence[int] = (5, 6, 7, 8, 9, 5, 6, 7, 8, EN
 
 @pytest.fixture
 def reference(tmp_path: Path) -> Run:
-    """A run of both modes: a hundred samples a second, all answers right, ten tokens each."""
+    """A run in both modes: 100 samples a second, all answers correct, ten tokens each."""
     timed = [answer(i) for i in range(10)]
     folder = write_run(
         tmp_path / "run", SAMPLES, [*timed, *(answer(i, mode="accuracy") for i in range(10))], mode="both", metrics=["exact_match"]
@@ -53,10 +53,10 @@ def reference(tmp_path: Path) -> Run:
     return load_run(folder)
 
 
-def verdict(
+def judge_run(
     reference: Run, test: str, records: Sequence[Record], answers: Sequence[dict[str, Any]] = (), **values: Any
 ) -> tuple[Verdict, Path]:
-    """Of a test's run with these records and logs; and the folder with the official files."""
+    """The verdict on a test's run with these records and logs, and the folder with the official files."""
     target = reference.folder.with_name("run-compliance")
     logs(write_run(target / "runs" / test, SAMPLES, records, metrics=["exact_match"]), answers, **values)
     return judge(test, reference, target), target / test
@@ -68,7 +68,7 @@ def repeated(count: int = 20) -> list[Record]:
 
 @pytest.fixture
 def timed(tmp_path: Path) -> Path:
-    """A run without an accuracy test, as it was left: TEST01 cannot be held on it."""
+    """An unmodified run without an accuracy test: TEST01 cannot be run on it."""
     folder = write_run(tmp_path / "timed", SAMPLES, [answer(i) for i in range(10)])
     logs(folder)
     seal(folder)

@@ -10,7 +10,7 @@ import pytest
 from metrics.base import Run
 from metrics.mlperf.compliance.judge import judge
 from tests.metrics.conftest import write_run
-from tests.metrics.mlperf.compliance.conftest import END, answer, logged, logs, verdict
+from tests.metrics.mlperf.compliance.conftest import END, answer, judge_run, logged, logs
 from workloads.records import Sample
 
 TEST06_FAULTS = [
@@ -22,43 +22,43 @@ TEST06_FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("fields", "result", "told"), TEST06_FAULTS)
-def test_tokens_must_be_as_announced_and_counted(reference: Run, fields: dict[str, Any], result: str, told: str) -> None:
-    announced: dict[str, Any] = {"token_data": "05000000"} if "token_data" in fields else {}
-    answers = [logged(0, **fields), *(logged(i, **announced) for i in range(1, 10))]
-    found, files = verdict(reference, "TEST06", [answer(i) for i in range(10)], answers)
-    assert found.result == result
+@pytest.mark.parametrize(("fields", "result", "line"), TEST06_FAULTS)
+def test_tokens_must_be_as_reported_and_counted(reference: Run, fields: dict[str, Any], result: str, line: str) -> None:
+    reported: dict[str, Any] = {"token_data": "05000000"} if "token_data" in fields else {}
+    answers = [logged(0, **fields), *(logged(i, **reported) for i in range(1, 10))]
+    verdict, files = judge_run(reference, "TEST06", [answer(i) for i in range(10)], answers)
+    assert verdict.result == result
     text = (files / "verify_accuracy.txt").read_text(encoding="utf-8")
-    assert told in text
+    assert line in text
     assert ("verification complete" in text) == (result == "holds")
 
 
-def test_a_pipeline_without_token_ids_is_not_said_to_pass(reference: Run) -> None:
-    found, files = verdict(reference, "TEST06", [answer(i) for i in range(10)], [logged(i, data="AB" * 8) for i in range(10)])
-    assert found.result == "not held"
-    assert "toy_llm" in found.told
+def test_a_pipeline_without_token_ids_does_not_pass(reference: Run) -> None:
+    verdict, files = judge_run(reference, "TEST06", [answer(i) for i in range(10)], [logged(i, data="AB" * 8) for i in range(10)])
+    assert verdict.result == "not held"
+    assert "toy_llm" in verdict.message
     assert not (files / "verify_accuracy.txt").exists()
 
 
 @pytest.mark.parametrize(("num_wrong", "result"), [(0, "holds"), (1, "fails")])
-def test_accuracy_in_performance_mode_is_held_to_the_runs_own(reference: Run, num_wrong: int, result: str) -> None:
+def test_accuracy_in_performance_mode_is_compared_with_the_runs_own(reference: Run, num_wrong: int, result: str) -> None:
     records = [answer(i, text="no" if i < num_wrong else "yes") for i in range(10)]
-    found, files = verdict(reference, "TEST07", records, [logged(i) for i in range(10)])
-    assert found.result == result
-    assert "99% of the run's own exact_match, 1" in found.basis
+    verdict, files = judge_run(reference, "TEST07", records, [logged(i) for i in range(10)])
+    assert verdict.result == result
+    assert "99% of the run's own exact_match, 1" in verdict.basis
     assert f"Accuracy score: {1 - num_wrong / 10:g}" in (files / "verify_accuracy.txt").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("length", "result"), [(9, "holds"), (8, "fails"), (12, "fails")])
 def test_answers_must_be_as_long_as_the_runs_own(reference: Run, length: int, result: str) -> None:
     answers = [logged(i, [*range(1, length), END]) for i in range(10)]
-    found, files = verdict(reference, "TEST09", [answer(i) for i in range(10)], answers)
-    assert found.result == result
+    verdict, files = judge_run(reference, "TEST09", [answer(i) for i in range(10)], answers)
+    assert verdict.result == result
     assert f"Mean output tokens: {length:.2f}" in (files / "verify_output_len.txt").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("num_right", "result"), [(6, "fails"), (7, "holds")])
-def test_gpt_oss_is_held_to_the_official_threshold_whatever_the_runs_metrics(reference: Run, num_right: int, result: str) -> None:
+def test_gpt_oss_is_compared_with_the_official_threshold_whatever_the_runs_metrics(reference: Run, num_right: int, result: str) -> None:
     samples = [Sample(i, f"question {i}", {"answer": "B", "scored_by": "gpqa", "subset": "gpqa"}) for i in range(10)]
     target = reference.folder.with_name("run-compliance")
     letters = ["B" if i < num_right else "C" for i in range(10)]
@@ -66,6 +66,6 @@ def test_gpt_oss_is_held_to_the_official_threshold_whatever_the_runs_metrics(ref
     folder = write_run(target / "runs/TEST07", samples, records, metrics=["tokens"], benchmark="gpt-oss-120b")
     logs(folder, [logged(i) for i in range(10)])
     config = reference.config.model_copy(update={"benchmark": "gpt-oss-120b"})
-    found = judge("TEST07", replace(reference, config=config), target)
-    assert (found.result, found.figures) == (result, {"gpt_oss_gpqa": 10.0 * num_right})
-    assert found.basis == "at least 60.7: official: 60.698 on GPQA"
+    verdict = judge("TEST07", replace(reference, config=config), target)
+    assert (verdict.result, verdict.figures) == (result, {"gpt_oss_gpqa": 10.0 * num_right})
+    assert verdict.basis == "at least 60.7: official: 60.698 on GPQA"
