@@ -1,10 +1,10 @@
-"""What a user can get wrong. Anything else that is raised is a bug of ours.
+"""Errors that are reported to the user without a traceback. Any other exception is a bug of the suite.
 
 SuiteError
-+-- ConfigError     a setting, file or folder that cannot be used as it is
++-- ConfigError     a setting, file or folder that cannot be used
 +-- PluginError     a plugin that cannot be found or imported
-+-- RunError        a run that could not be carried through
-    +-- GivenUpError  one that had begun; its folder holds what was finished
++-- RunError        a run that could not be completed
+    +-- GivenUpError  a run that was aborted after its start; its folder holds the finished answers
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 
 
 class SuiteError(Exception):
-    """Shown to the user as one message, without a traceback."""
+    """Base class. The command line prints its message and no traceback."""
 
 
 class ConfigError(SuiteError):
-    """A setting, file or folder that cannot be used as it is."""
+    """A setting, file or folder that cannot be used."""
 
 
 class PluginError(SuiteError):
@@ -27,11 +27,11 @@ class PluginError(SuiteError):
 
 
 class RunError(SuiteError):
-    """A run that could not be carried through."""
+    """A run that could not be completed."""
 
 
 class GivenUpError(RunError):
-    """A run that had begun. folder: what it left, outcome.json among it."""
+    """A run that was aborted after its start. folder: its run folder, with outcome.json."""
 
     def __init__(self, message: str, folder: Path) -> None:
         super().__init__(message)

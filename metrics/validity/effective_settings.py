@@ -90,7 +90,7 @@ def _basis(name: str, run: Run, ranks: Sequence[Rank]) -> str:
     if name == "compile" and said is not None and seen.get("weights"):
         told.append(f"{seen['compiled']} compiled modules")
     if name == "parallel":
-        told = [f"asked for {axis} {getattr(run.config.parallel, axis)}" for axis in run.config.parallel.in_force] + told
+        told = [f"asked for {axis} {getattr(run.config.parallel, axis)}" for axis in run.config.parallel.active] + told
         return ", ".join(told) or "one rank a model, as asked for"
     if name == "packages":
         count = len((seen.get("packages")) or {})
@@ -180,7 +180,7 @@ def _compile(run: Run, ranks: Sequence[Rank]) -> Iterator[str]:
 def _parallel(run: Run, ranks: Sequence[Rank]) -> Iterator[str]:
     for rank in ranks:
         said = _said(rank, "parallel") or "nothing"
-        for axis in run.config.parallel.in_force:
+        for axis in run.config.parallel.active:
             wanted = f"{axis} {getattr(run.config.parallel, axis)}"
             if not re.search(rf"\b{wanted}\b", said):
                 yield f"rank {rank['rank']} says {said}, not {wanted}"

@@ -86,7 +86,7 @@ class Replica:
 
 def check_parallelism(settings: ParallelSettings, pipeline_name: str, abilities: Sequence[str]) -> None:
     """Refuse what the pipeline cannot do, and a number of ranks that makes no whole replicas. Needs no other rank."""
-    for axis in settings.in_force:
+    for axis in settings.active:
         if axis not in abilities:
             known = ", ".join(f"parallel.{a}" for a in abilities) or "no parallel.* option: each rank holds a whole model"
             raise ConfigError(
@@ -94,7 +94,7 @@ def check_parallelism(settings: ParallelSettings, pipeline_name: str, abilities:
             )
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size % settings.size:
-        factors = " x ".join(f"{axis} {getattr(settings, axis)}" for axis in settings.in_force)
+        factors = " x ".join(f"{axis} {getattr(settings, axis)}" for axis in settings.active)
         raise ConfigError(
             f"{world_size} ranks cannot be split into replicas of {settings.size} ({factors}): "
             f"launch a multiple of {settings.size} processes, or change parallel.*"

@@ -32,8 +32,8 @@ def test_a_version_that_is_none_of_pythons_must_be_equal() -> None:
 @pytest.mark.parametrize(
     ("require", "message"),
     [
-        ({"torch": 2.1}, r"the version of 'torch' is 2.1, a number, of which 2.1 and 2.10 are the same; put it in quotes"),
-        ({"torch": "newest"}, r"the version of 'torch' is 'newest'; write 2.13 \(any 2.13.x\), or a specifier"),
+        ({"torch": 2.1}, r"the version of 'torch' must be a string, got 2.1: as numbers 2.1 and 2.10 are equal"),
+        ({"torch": "newest"}, r"the version of 'torch' is 'newest'; write 2.13 \(any 2.13.x\) or a specifier"),
         ({"torch": ""}, r"the version of 'torch' is ''"),
         ({"torch": "2.13 or so"}, r"the version of 'torch' is '2.13 or so'"),
         (["torch"], "require"),

@@ -32,7 +32,7 @@ def test_limits_are_those_of_the_scenario(scenario: str, limits: tuple[float | N
 def test_a_replica_has_the_product_of_the_parallel_sizes() -> None:
     parallel = make(parallel={"tensor": 2, "context": 3}).parallel
     assert parallel.size == 6
-    assert parallel.in_force == ("tensor", "context")
+    assert parallel.active == ("tensor", "context")
 
 
 def test_configurations_of_older_run_folders_are_read() -> None:
