@@ -1,15 +1,15 @@
-"""Published architectures by name (configs/architectures), and their small cousins for machines without the memory.
+"""Published architectures by name (configs/architectures), and smaller versions of them for machines without the memory.
 
-`shrink` keeps the classes, the kinds of layers and the dimension of a head, so that positions are turned as in the published
-model, and changes counts and widths alone:
-layers      the first so many layers of the language model, the text encoder and each denoiser; the vision tower has as many at
-            most, and hands as many of them to the language model as both can (deepstack). The kinds of layers stay in their order; of
-            a model whose first layers are dense, at least one with experts is left
-width       1/16, or 0.0625: heads and hidden sizes times that, which must give whole numbers; heads of keys and values in their
-            published proportion to those of queries, one at least. Rounded up to whole numbers: the widths inside feed-forward
-            layers, the ranks of latent attention, a text encoder's sizes; to a multiple of 8: a VAE's channels
-experts     so many; half of them at most answer a token, and the groups that they are picked by have two experts or more each
-vocabulary  so many tokens
+`shrink` keeps the classes, the kinds of layers and the dimension of a head, so that rotary positions are those of the published
+model. It changes only counts and widths:
+layers      the number of layers of the language model, the text encoder and each denoiser, counted from the first. The vision tower has
+            at most as many, and hands as many of them to the language model as both have (deepstack). The kinds of layers keep their
+            order; a model whose first layers are dense keeps at least one layer with experts
+width       a factor such as 1/16 or 0.0625, by which heads and hidden sizes are multiplied; the results must be whole numbers. Heads of
+            keys and values keep their published ratio to those of queries, at least one. Rounded up to whole numbers: the widths inside
+            feed-forward layers, the ranks of latent attention, a text encoder's sizes; to a multiple of 8: a VAE's channels
+experts     the number of experts; at most half of them run for a token, and each group that they are selected by has two or more
+vocabulary  the number of tokens
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from configs.errors import ConfigError, unknown
 from configs.load_config import CONFIGS
 
 ARCHITECTURES = CONFIGS / "architectures"
-MIN_VOCABULARY = 300  # 256 bytes and the tokens that a chat needs
+MIN_VOCABULARY = 300  # 256 bytes and the special tokens of a chat
 MATCHED = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_local_experts", "num_experts", "n_routed_experts")
 
 
-def known() -> list[str]:
+def names() -> list[str]:
     return sorted(path.name for path in ARCHITECTURES.iterdir() if path.is_dir())
 
 
 def folder_of(name: str) -> Path:
-    """By its name, or a folder of the same layout. Raises ConfigError where it is neither."""
-    if name in known():
+    """The folder of a published architecture, or `name` itself where that is such a folder. Raises ConfigError where it is neither."""
+    if name in names():
         return ARCHITECTURES / name
     path = Path(name)
     if (path / "config.json").is_file() or (path / "model_index.json").is_file():
         return path
-    raise ConfigError(unknown("architecture", name, known()) + "; or give a folder that holds a config.json or a model_index.json")
+    raise ConfigError(unknown("architecture", name, names()) + "; a folder with a config.json or a model_index.json can be named too")
 
 
 @dataclass(frozen=True)
 class Shrink:
-    """What is left of an architecture; None keeps it as published."""
+    """The factors of option `shrink`; None keeps what is published."""
 
     layers: int | None = None
     width: Fraction | None = None
@@ -56,12 +56,12 @@ class Shrink:
     @classmethod
     def parse(cls, values: Mapping[str, Any] | None) -> Shrink:
         """Raises ConfigError naming the factor."""
-        found: dict[str, Any] = {}
+        factors: dict[str, Any] = {}
         for name, value in (values or {}).items():
-            if name not in (names := [f.name for f in fields(cls)]):
-                raise ConfigError(f"option 'shrink' has an {unknown('factor', name, names)}")
-            found[name] = _width(value) if name == "width" else _count(name, value)
-        return cls(**found)
+            if name not in (known := [f.name for f in fields(cls)]):
+                raise ConfigError(f"option 'shrink' has an {unknown('factor', name, known)}")
+            factors[name] = _width(value) if name == "width" else _count(name, value)
+        return cls(**factors)
 
     def __str__(self) -> str:
         parts = [f"{f.name} {getattr(self, f.name)}" for f in fields(self) if getattr(self, f.name) is not None]
@@ -70,53 +70,53 @@ class Shrink:
 
 def read(folder: Path, part: str = "config.json") -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads((folder / part).read_text(encoding="utf-8"))
+        values: dict[str, Any] = json.loads((folder / part).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"architecture {str(folder)!r}: {part} cannot be read: {error}") from None
-    return found
+    return values
 
 
 def transformers_values(folder: Path, shrink: Shrink) -> dict[str, Any]:
-    """config.json of a language or vision-language model, shrunk."""
+    """The values of config.json of a language or vision-language model, shrunk."""
     values = read(folder)
     text = values.get("text_config", values)
     _shrink_language(text, shrink)
     if "vision_config" in values:
         _shrink_vision(values["vision_config"], text, shrink)
     elif "text_config" not in values and shrink.width and "hidden_size" not in text:
-        raise ConfigError(f"architecture {folder.name!r} is a {values.get('model_type')!r}, whose sizes 'shrink' does not know")
+        raise ConfigError(f"architecture {folder.name!r} is a {values.get('model_type')!r}, whose sizes 'shrink' cannot change")
     return values
 
 
 def diffusers_values(folder: Path, shrink: Shrink) -> dict[str, dict[str, Any]]:
-    """Configurations of a Wan's parts by name, shrunk. Raises ConfigError where a part's sizes are not known."""
-    found: dict[str, dict[str, Any]] = {}
+    """The configuration of each part of a Wan by name, shrunk. Raises ConfigError where shrink cannot change a part's sizes."""
+    parts: dict[str, dict[str, Any]] = {}
     for name, entry in read(folder, "model_index.json").items():
         if not isinstance(entry, list) or entry[0] is None or name == "tokenizer":
             continue
-        found[name] = read(folder, f"{name}/{'scheduler_config.json' if name == 'scheduler' else 'config.json'}")
+        parts[name] = read(folder, f"{name}/{'scheduler_config.json' if name == 'scheduler' else 'config.json'}")
     if shrink != Shrink():
-        if found.get("text_encoder", {}).get("model_type") != "umt5" or "transformer" not in found:
-            raise ConfigError(f"architecture {folder.name!r}: 'shrink' knows the sizes of Wan models only")
+        if parts.get("text_encoder", {}).get("model_type") != "umt5" or "transformer" not in parts:
+            raise ConfigError(f"architecture {folder.name!r}: 'shrink' supports Wan models only")
         if shrink.experts:
             raise ConfigError(
                 f"architecture {folder.name!r}: shrink.experts is {shrink.experts}, but its layers have no experts; leave it out"
             )
-        _shrink_encoder(found["text_encoder"], shrink)
+        _shrink_encoder(parts["text_encoder"], shrink)
         for name in ("transformer", "transformer_2"):
-            if name in found:
-                _layers(found[name], "num_layers", shrink)
+            if name in parts:
+                _layers(parts[name], "num_layers", shrink)
                 if shrink.width:
-                    _whole(found[name], "num_attention_heads", shrink.width)
-                    _rounded(found[name], "ffn_dim", shrink.width)
-                found[name]["text_dim"] = found["text_encoder"]["d_model"]
-        if shrink.width and "base_dim" in found.get("vae", {}):
-            found["vae"]["base_dim"] = 8 * math.ceil(found["vae"]["base_dim"] * shrink.width / 8)
-    return found
+                    _whole(parts[name], "num_attention_heads", shrink.width)
+                    _rounded(parts[name], "ffn_dim", shrink.width)
+                parts[name]["text_dim"] = parts["text_encoder"]["d_model"]
+        if shrink.width and "base_dim" in parts.get("vae", {}):
+            parts["vae"]["base_dim"] = 8 * math.ceil(parts["vae"]["base_dim"] * shrink.width / 8)
+    return parts
 
 
 def check_match(config: Any, name: str, model: str) -> None:
-    """A checkpoint's configuration against the published one of this name. Raises ConfigError naming what differs."""
+    """Compare a checkpoint's configuration with the published one of this name. Raises ConfigError naming what differs."""
     values = read(folder_of(name))
     published = values.get("text_config", values)
     text = config.get_text_config()
@@ -131,7 +131,7 @@ def check_match(config: Any, name: str, model: str) -> None:
 
 
 def check_denoiser_match(pipe: Any, name: str, model: str) -> None:
-    """The same for a diffusers pipeline: its denoisers against those of the architecture."""
+    """Compare the denoisers of a diffusers pipeline with those of the architecture. Raises ConfigError naming what differs."""
     folder = folder_of(name)
     for part in ("transformer", "transformer_2"):
         if not (folder / part).is_dir():
@@ -195,9 +195,9 @@ def _shrink_encoder(values: dict[str, Any], shrink: Shrink) -> None:
 def _layers(values: dict[str, Any], name: str, shrink: Shrink) -> None:
     if shrink.layers:
         if shrink.layers > values[name]:
-            raise ConfigError(f"shrink.layers is {shrink.layers}, but {name} is {values[name]} as published; give at most that")
+            raise ConfigError(f"shrink.layers is {shrink.layers}, but {name} is {values[name]} as published; give at most that many")
         if shrink.layers < 2 and values.get("first_k_dense_replace"):
-            raise ConfigError(f"shrink.layers is {shrink.layers}; this model needs 2, one dense and one with experts")
+            raise ConfigError(f"shrink.layers is {shrink.layers}; this model needs at least 2, one dense and one with experts")
         values[name] = shrink.layers
 
 
@@ -206,7 +206,7 @@ def _experts(values: dict[str, Any], experts: int) -> None:
     if name is None:
         raise ConfigError(f"shrink.experts is {experts}, but this architecture has none; leave it out")
     if not 2 <= experts <= values[name]:
-        raise ConfigError(f"shrink.experts is {experts}; this architecture has {values[name]}, and 2 are needed to choose from")
+        raise ConfigError(f"shrink.experts is {experts}; it must be from 2 to {values[name]}, the published number")
     values[name] = experts
     for key in ("num_experts_per_tok", "experts_per_token"):
         if key in values:
@@ -245,15 +245,15 @@ def _rounded(values: dict[str, Any], name: str, width: Fraction) -> None:
 
 def _width(value: object) -> Fraction:
     try:
-        found = Fraction(str(value)).limit_denominator(1024)
+        width = Fraction(str(value)).limit_denominator(1024)
     except (ValueError, ZeroDivisionError):
-        found = Fraction(0)
-    if not 0 < found <= 1:
+        width = Fraction(0)
+    if not 0 < width <= 1:
         raise ConfigError(f"shrink.width is {value!r}; give a fraction above 0 and at most 1, such as 1/16")
-    return found
+    return width
 
 
 def _count(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"shrink.{name} is {value!r}; give a whole number above 0")
+        raise ConfigError(f"shrink.{name} is {value!r}; give a positive whole number")
     return value

@@ -1,11 +1,11 @@
-"""A tokenizer made on the spot, for models whose weights are random: every byte is a token, so that any text can be asked."""
+"""A tokenizer for models with random weights, made in memory: every byte is a token, so any text can be encoded."""
 
 from __future__ import annotations
 
 from typing import Any
 
 SPECIAL = ("<pad>", "<start>", "<end>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
-SEEN = SPECIAL[3:]  # tokens that a vision-language model counts
+VISION = SPECIAL[3:]  # tokens whose ids a vision-language model needs
 TEMPLATE = (
     "{% for m in messages %}{{ m['role'] }}: {% if m['content'] is string %}{{ m['content'] }}{% else %}{% for part in m['content'] %}"
     "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}{% endfor %}"
@@ -14,9 +14,9 @@ TEMPLATE = (
 
 
 def byte_tokenizer(vocabulary: int) -> Any:
-    """A transformers tokenizer that knows exactly the ids below `vocabulary`: special tokens, bytes, and words for the rest.
+    """A transformers tokenizer with exactly the ids below `vocabulary`: special tokens, bytes, and words for the rest.
 
-    No prompt is ever read as one of these words; they are there because a random network says them.
+    No prompt is encoded into these words; they exist because a random network generates them.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -24,7 +24,7 @@ def byte_tokenizer(vocabulary: int) -> Any:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*SPECIAL, *alphabet]
     if vocabulary < len(tokens):
-        raise ValueError(f"a vocabulary of {vocabulary} does not hold {len(tokens)} bytes and special tokens")
+        raise ValueError(f"a vocabulary of {vocabulary} is too small for {len(tokens)} bytes and special tokens")
     space = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(" ")[0][0]
     tokens += [f"{space}w{i}" for i in range(vocabulary - len(tokens))]
     made = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[]))

@@ -1,4 +1,4 @@
-"""Prompts and images as samples have them, made into what a model is given."""
+"""Prompts and images of samples, made into a model's inputs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def prompt_ids(tokenizer: Any, prompt: str, chat: bool, system_prompt: str | None) -> list[int]:
-    """Token ids of a prompt without images; chat: through the chat template, which writes the special tokens."""
+    """Token ids of a prompt without images. chat: through the chat template, which adds the special tokens."""
     if not chat:
         return list(tokenizer(prompt, verbose=False)["input_ids"])
     messages = [{"role": "system", "content": system_prompt}] if system_prompt else []
@@ -24,16 +24,16 @@ def prompt_ids(tokenizer: Any, prompt: str, chat: bool, system_prompt: str | Non
 
 
 def image_messages(prompt: str, num_images: int, system_prompt: str | None) -> list[dict[str, Any]]:
-    """A chat whose images stand before its text, as templates of vision-language models read it."""
+    """A chat with its images before its text, in the form that templates of vision-language models read."""
     system = [{"role": "system", "content": [{"type": "text", "text": system_prompt}]}] if system_prompt else []
     return [*system, {"role": "user", "content": [*[{"type": "image"}] * num_images, {"type": "text", "text": prompt}]}]
 
 
-def one_template(holder: Any) -> str | None:
-    """A tokenizer's or processor's chat template; of several by name, the one called `default`."""
+def default_template(holder: Any) -> str | None:
+    """A tokenizer's or processor's chat template; where it has several by name, the one named `default`."""
     template = holder.chat_template
-    found: str | None = template.get("default") if isinstance(template, Mapping) else template
-    return found
+    default: str | None = template.get("default") if isinstance(template, Mapping) else template
+    return default
 
 
 def read_template(pipeline: str, file: str | None) -> str | None:
@@ -47,12 +47,12 @@ def read_template(pipeline: str, file: str | None) -> str | None:
 
 
 def read_image(data: bytes, which: str) -> Image:
-    """Raises ValueError where the bytes are no image that can be read to its end."""
+    """Raises ValueError where the bytes are not a whole image."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         return Image.open(BytesIO(data)).convert("RGB")
     except UnidentifiedImageError:
-        raise ValueError(f"{which} is no image ({len(data)} bytes that begin with {data[:8]!r})") from None
+        raise ValueError(f"{which} is not an image ({len(data)} bytes that begin with {data[:8]!r})") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{which} cannot be read: {first_line(error)}") from None

@@ -13,7 +13,7 @@ FIX = "restore it from where the model came from (in this repository: git checko
 
 
 def check_diffusers_folder(folder: Path) -> None:
-    """Raises ConfigError naming the first file that is missing or cannot be a part of a checkpoint.
+    """Raises ConfigError naming the first file of a diffusers checkpoint that is missing or damaged.
 
     Safetensors only: a component whose weights are in another format counts as missing.
     """
@@ -32,7 +32,7 @@ def check_diffusers_folder(folder: Path) -> None:
 
 
 def check_transformers_folder(folder: Path) -> None:
-    """The same for a transformers checkpoint: config.json, safetensors, and a tokenizer."""
+    """Raises ConfigError naming the first file of a transformers checkpoint that is missing or damaged: config.json, weights, tokenizer."""
     if not folder.is_dir():
         raise ConfigError(f"checkpoint {str(folder)!r} is not a folder; give a folder written by save_pretrained")
     _read_json(folder / "config.json")
@@ -81,14 +81,14 @@ def check_tokenizer(tokenizer: Any, num_tokens: int, model: str) -> None:
 
 
 def _check_weights(part: Path) -> None:
-    found = sorted(part.glob("*.safetensors"))
+    files = sorted(part.glob("*.safetensors"))
     for index in part.glob("*.safetensors.index.json"):
         names: set[str] = set(_read_json(index).get("weight_map", {}).values())
-        if missing := sorted(names - {f.name for f in found}):
+        if missing := sorted(names - {f.name for f in files}):
             raise ConfigError(f"checkpoint {str(part)!r} is incomplete: {missing[0]} is missing; {FIX}")
-    if not found:
+    if not files:
         raise ConfigError(f"checkpoint {str(part)!r} is incomplete: it has no .safetensors file; {FIX}")
-    for file in found:
+    for file in files:
         _check_safetensors(file)
 
 

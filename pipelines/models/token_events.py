@@ -1,4 +1,4 @@
-"""What an engine of continuous batching says of its requests, turned into the events that a StreamingPipeline tells."""
+"""Updates of a continuous batching engine, turned into the events of a StreamingPipeline."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pipelines.base import Event, Response
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """A request's tokens so far; token_times (time.perf_counter) are as many. finished: no more will come.
+    """A request's tokens so far, with as many token_times (time.perf_counter). finished: no more will come.
 
-    num_input_tokens: of the prompt, where the engine lays it out; else as it was announced. stages: seconds by name.
+    num_input_tokens: of the prompt, where the engine lays it out; else those given to `admit`. stages: seconds by name.
     """
 
     query_id: int
@@ -28,17 +28,17 @@ class Update:
 
 
 class TokenEvents:
-    """ends: tokens that end an answer. speaks: as in StreamingPipeline."""
+    """Turns updates into events. ends: tokens that end an answer. speaks: as in StreamingPipeline."""
 
     def __init__(self, tokenizer: Any, ends: set[int], speaks: bool) -> None:
         self._tokenizer, self._ends, self._speaks = tokenizer, ends, speaks
         self._begun: set[int] = set()
-        self._said: dict[int, int] = {}  # characters told so far
+        self._num_sent: dict[int, int] = {}  # characters in events so far
         self._num_input: dict[int, int] = {}
         self._refused: list[Event] = []
 
     def admit(self, query_id: int, num_input_tokens: int, context: int) -> int:
-        """How many tokens the answer may have. Where that is 0, the query is refused; else its request is expected to run."""
+        """The number of tokens that the answer may have; 0 for a query that is refused. A query that is admitted must be run."""
         room = context - num_input_tokens
         if room < 1 or not num_input_tokens:
             why = f"the prompt has {num_input_tokens} tokens, the context {context}" if num_input_tokens else "the prompt has no tokens"
@@ -51,36 +51,36 @@ class TokenEvents:
         """The query fails without reaching the engine."""
         self._refused.append(Event(query_id, response=Response(error=why, num_input_tokens=num_input_tokens)))
 
-    def refused(self) -> list[Event]:
-        """Since the last call."""
-        refused, self._refused = self._refused, []
-        return refused
+    def refusals(self) -> list[Event]:
+        """The queries refused since the last call."""
+        refusals, self._refused = self._refused, []
+        return refusals
 
-    def of(self, update: Update) -> list[Event]:
-        found = []
-        text = self._grown(update) if self._speaks and update.tokens else None
+    def events(self, update: Update) -> list[Event]:
+        events = []
+        text = self._new_text(update) if self._speaks and update.tokens else None
         if update.tokens and update.query_id not in self._begun:
             self._begun.add(update.query_id)
-            found.append(Event(update.query_id, first_token_id=int(update.tokens[0]), text=text))
+            events.append(Event(update.query_id, first_token_id=int(update.tokens[0]), text=text))
         elif text:
-            found.append(Event(update.query_id, text=text))
+            events.append(Event(update.query_id, text=text))
         if update.finished:
             self._begun.discard(update.query_id)
-            found.append(Event(update.query_id, response=self._response(update)))
-        return found
+            events.append(Event(update.query_id, response=self._response(update)))
+        return events
 
-    def _grown(self, update: Update) -> str:
-        """What the answer's text has grown by; half a character waits for its other half."""
-        text, said = self._tokenizer.decode(update.tokens, skip_special_tokens=True), self._said.pop(update.query_id, 0)
+    def _new_text(self, update: Update) -> str:
+        """The text since the last event. A character that is not complete waits for its other bytes."""
+        text, num_sent = self._tokenizer.decode(update.tokens, skip_special_tokens=True), self._num_sent.pop(update.query_id, 0)
         if update.finished:
-            return str(text[said:])
-        grown = "" if text.endswith("\N{REPLACEMENT CHARACTER}") else str(text[said:])
-        self._said[update.query_id] = said + len(grown)
-        return grown
+            return str(text[num_sent:])
+        new = "" if text.endswith("\N{REPLACEMENT CHARACTER}") else str(text[num_sent:])
+        self._num_sent[update.query_id] = num_sent + len(new)
+        return new
 
     def _response(self, update: Update) -> Response:
-        announced, tokens = self._num_input.pop(update.query_id, 0), update.tokens
-        num_input = announced if update.num_input_tokens is None else update.num_input_tokens
+        admitted, tokens = self._num_input.pop(update.query_id, 0), update.tokens
+        num_input = admitted if update.num_input_tokens is None else update.num_input_tokens
         if update.error is not None or not tokens:
             return Response(error=update.error or "the engine gave no tokens", num_input_tokens=num_input)
         return Response(

@@ -189,7 +189,7 @@ def _folder(name: str, workload: str, pipeline: Any, preset: str) -> Path:
 
 
 def _known() -> str:
-    return ", ".join(architectures.known())
+    return ", ".join(architectures.names())
 
 
 def _precision(pipeline: Any) -> str:

@@ -1,7 +1,7 @@
-"""A weightless image-to-video pipeline: the given image, shifted as the caption says; all of it, and around the edges.
+"""A weightless image-to-video pipeline: shifts the given image, with wrap-around, in the direction that the caption names.
 
-For tests, and to try the suite out. On simple captions of the embedded world, whose ground is plain, that is the right answer. Of its seed
-it makes grain, too faint to see, over all frames but the first.
+For tests, and to try the suite out. On simple captions of the embedded world, whose ground is plain, that is the right answer. The seed
+adds grain, too faint to see, to all frames but the first.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ GRAIN = 2  # of 255
 @register("toy_i2v")
 @dataclass
 class ToyI2V(Pipeline):
-    """seconds: time each video takes. fault: `frozen` never moves, `other_image` begins with another image than was given."""
+    """seconds: time each video takes. fault: `frozen` never moves, `other_image` begins with another image than the given one."""
 
     batch_size: int = 1
     seconds: float = 0.0
@@ -60,7 +60,7 @@ class ToyI2V(Pipeline):
 
 
 def _step(prompt: str) -> tuple[float, float]:
-    """Pixels a frame, x and y: the first group's of a caption, one to the right where it is none."""
+    """Pixels a frame, x and y: those of the caption's first group; one to the right where the prompt is not a caption."""
     try:
         group = parse_caption(prompt).groups[0]
     except ValueError:

@@ -1,4 +1,4 @@
-"""A weightless language engine: answers the world's tasks by reading them, token by token at a stated pace. For tests."""
+"""A weightless language engine: solves the embedded world's tasks by program, token by token at a given pace. For tests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @dataclass
 class ToyLLM(StreamingPipeline):
     """error_rate: share of answers, chosen by the query's seed, that are wrong. prefill_s, token_s: seconds to the first
-    token of a query that runs, and from each token to the next; all running queries go on at that pace.
+    token of a running query, and from each token to the next; all running queries advance at that pace.
     """
 
     batch_size: int = 8
@@ -53,7 +53,7 @@ class ToyLLM(StreamingPipeline):
                 if not one.begun and now >= one.first_due:
                     one.begun = True
                     events.append(Event(one.query_id, first_token_id=1))
-                if one.begun and self.speaks and (text := one.grown(now, self.token_s)):
+                if one.begun and self.speaks and (text := one.new_text(now, self.token_s)):
                     events.append(Event(one.query_id, text=text))
                 if one.begun and now >= one.first_due + self.token_s * (one.num_tokens - 1):
                     self._running.remove(one)
@@ -72,18 +72,18 @@ class _Running:
     text: str
     first_due: float
     begun: bool = False
-    said: int = 0  # words told
+    num_sent: int = 0  # words in events so far
 
     @property
     def num_tokens(self) -> int:
         return len(self.text.split()) + 1  # words, and an end token
 
-    def grown(self, now: float, token_s: float) -> str:
-        """The words that are due and not told yet, with the spaces behind them."""
+    def new_text(self, now: float, token_s: float) -> str:
+        """The words that are due and were not sent yet, with the spaces behind them."""
         words = re.findall(r"\S+\s*", self.text)
         due = min(len(words), 1 + int((now - self.first_due) / token_s) if token_s else len(words))
-        said, self.said = self.said, due
-        return "".join(words[said:due])
+        num_sent, self.num_sent = self.num_sent, due
+        return "".join(words[num_sent:due])
 
     def response(self, token_s: float) -> Response:
         return Response(
@@ -112,8 +112,8 @@ def solve(prompt: str) -> str:
     except ValueError:
         return "unsure"
     for pattern, answer in _ANSWERS.items():
-        if found := re.search(pattern, question):
-            return answer(groups, *found.groups())
+        if match := re.search(pattern, question):
+            return answer(groups, *match.groups())
     return "unsure"
 
 

@@ -1,6 +1,6 @@
-"""A weightless video pipeline: draws what the caption says, or a drifting pattern where it is not of the world.
+"""A weightless video pipeline: draws what the caption describes, or a drifting pattern for a prompt that is not of the embedded world.
 
-For tests and for plugin authors to read. Its options spoil the answer in known ways.
+For tests and for plugin authors to read. Its options make answers wrong in known ways.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @register("toy_t2v")
 @dataclass
 class ToyT2V(Pipeline):
-    """seconds: time each video takes. fault: what is wrong with every answer. fail_every: each such query fails."""
+    """seconds: time each video takes. fault: what is wrong with every answer. fail_every: every query of that number fails."""
 
     batch_size: int = 1
     seconds: float = 0.0
@@ -46,11 +46,11 @@ class ToyT2V(Pipeline):
         if self.fail_every and query.id % self.fail_every == self.fail_every - 1:
             return Response(error=f"toy failure of query {query.id}")
         rng = np.random.default_rng(0 if self.fault == "same" else query.seed)
-        video = self._spoil(_draw(sample.prompt if self.fault != "same" else "a red disc stays still", rng), rng)
-        spent = {"draw": time.perf_counter() - began}
-        return Response(video_THWC=video, fps=FPS, stages=spent, num_units=len(video), finite=self.fault != "nan")
+        video = self._apply_fault(_draw(sample.prompt if self.fault != "same" else "a red disc stays still", rng), rng)
+        stages = {"draw": time.perf_counter() - began}
+        return Response(video_THWC=video, fps=FPS, stages=stages, num_units=len(video), finite=self.fault != "nan")
 
-    def _spoil(self, video: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    def _apply_fault(self, video: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
         if self.fault == "noise":
             return rng.integers(0, 256, video.shape).astype(np.uint8)
         if self.fault == "frozen":

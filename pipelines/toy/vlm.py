@@ -1,4 +1,4 @@
-"""A weightless vision-language pipeline: answers by reading the pixels. For tests."""
+"""A weightless vision-language pipeline: answers by measuring the pixels. For tests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @register("toy_vlm")
 @dataclass
 class ToyVLM(Pipeline):
-    """No options but the batch size. A question of another kind, or an image that is none, is not answered."""
+    """No options but the batch size. A question that is not of the embedded world, or an unreadable image, fails."""
 
     batch_size: int = 8
 
@@ -53,12 +53,12 @@ class ToyVLM(Pipeline):
 
 
 def answer(prompt: str, frames_THWC: NDArray[np.uint8]) -> str:
-    """What is asked for, read off the frames. Raises StopIteration for a question that is not of the world."""
+    """The answer, measured on the frames. Raises StopIteration for a question that is not of the embedded world."""
     words = [word.strip("?.") for word in prompt.split()]
-    known = next((word for word in words if word in (*COLOURS, *SHAPES)), None)
-    if known is not None:
-        reading = next(r for r in read_clip(_as_clip(frames_THWC)) if known in (r.colour, r.shape))
-        return str(reading.shape if known == reading.colour else reading.colour)
+    feature = next((word for word in words if word in (*COLOURS, *SHAPES)), None)
+    if feature is not None:
+        reading = next(r for r in read_clip(_as_clip(frames_THWC)) if feature in (r.colour, r.shape))
+        return str(reading.shape if feature == reading.colour else reading.colour)
     task = next(name for name, phrasings in QUESTIONS.items() if prompt in phrasings)
     if task in ("direction", "speed"):
         moved = centre(frames_THWC[-1]) - centre(frames_THWC[0])
@@ -85,7 +85,7 @@ def _motion(velocity: NDArray[np.float64]) -> dict[str, str]:
 
 
 def _as_clip(frames_THWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The reader wants at least four frames."""
+    """The first frame four times: read_clip needs at least four."""
     return np.repeat(frames_THWC[:1], 4, axis=0)
 
 

@@ -133,8 +133,8 @@ class TransformersLLM(StreamingPipeline):
         self._engine.add(requests)
 
     def step(self, timeout_s: float) -> Sequence[Event]:
-        refused: list[Event] = self._events.refused()
-        return refused or [event for update in self._engine.updates(timeout_s) for event in self._events.of(update)]
+        refusals: list[Event] = self._events.refusals()
+        return refusals or [event for update in self._engine.updates(timeout_s) for event in self._events.events(update)]
 
     def close(self) -> None:
         if self._engine is not None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from configs.errors import ConfigError, first_line
 from configs.registry import register
 from pipelines.base import Pipeline, Response
-from pipelines.models.chat_prompts import one_template, read_image, read_template
+from pipelines.models.chat_prompts import default_template, read_image, read_template
 from pipelines.models.checkpoint import FIX, check_tokenizer, check_transformers_folder, from_pretrained
 from pipelines.models.embedded import VISION
 from pipelines.models.option_checks import check_fraction, check_positive, check_sampling
@@ -166,7 +166,7 @@ class TransformersVLM(Pipeline):
         if config.model_type not in QWEN_TYPES:
             raise ConfigError(f"architecture {self.architecture!r} is a {config.model_type!r}; random weights need one of {QWEN_TYPES}")
         processor = from_pretrained(AutoImageProcessor, str(folder_of(self.architecture)), self.model)
-        template = self._template() or one_template(self._tokenizer)
+        template = self._template() or default_template(self._tokenizer)
         self._inputs = QwenInputs(processor, self._tokenizer, config.image_token_id, template)
         self._finish()
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from configs.errors import ConfigError, first_line
-from pipelines.models.chat_prompts import image_messages, one_template
+from pipelines.models.chat_prompts import default_template, image_messages
 from pipelines.models.checkpoint import from_pretrained, load_problem
 
 if TYPE_CHECKING:
@@ -103,10 +103,10 @@ def make_inputs(where: str, model: str, config: Any, tokenizer: Any, template: s
     inputs: Inputs
     if isinstance(processor, ProcessorMixin) and hasattr(processor, "image_processor"):
         processor.tokenizer = tokenizer
-        inputs = LibraryInputs(processor, template or one_template(processor) or one_template(tokenizer))
+        inputs = LibraryInputs(processor, template or default_template(processor) or default_template(tokenizer))
     elif config.model_type in QWEN_TYPES:
         image_processor = from_pretrained(AutoImageProcessor, where, model, **options)
-        inputs = QwenInputs(image_processor, tokenizer, config.image_token_id, template or one_template(tokenizer))
+        inputs = QwenInputs(image_processor, tokenizer, config.image_token_id, template or default_template(tokenizer))
     else:
         raise ConfigError(f"model {model!r}: its processor cannot be built: {problem}; install what it names in the build for your torch")
     if not inputs.template:

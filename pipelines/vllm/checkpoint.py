@@ -64,11 +64,11 @@ def write_description(pipeline: VllmOptions) -> tuple[str, dict[str, str]]:
     from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoModelForImageTextToText
 
     from pipelines.models.architectures import folder_of
-    from pipelines.models.random_weights import described
+    from pipelines.models.random_weights import describe_model
 
     assert pipeline.architecture is not None  # as VllmOptions.__post_init__ has checked
     kind = AutoModelForImageTextToText if pipeline.workload == "vlm" else AutoModelForCausalLM
-    config, generation, tokenizer, facts = described(kind, pipeline.model, pipeline.architecture, pipeline.shrink)
+    config, generation, tokenizer, facts = describe_model(kind, pipeline.model, pipeline.architecture, pipeline.shrink)
     if getattr(config.get_text_config(), "kv_lora_rank", None) and (pipeline.shrink or {}).get("width"):
         raise ConfigError(
             f"architecture {pipeline.architecture!r} has latent attention, for whose published rank alone vLLM has kernels; leave "

@@ -12,7 +12,7 @@ from configs.errors import ConfigError
 from pipelines.diffusers.t2v import DiffusersT2V
 from pipelines.models.architectures import ARCHITECTURES, Shrink, diffusers_values, folder_of, transformers_values
 from pipelines.models.byte_tokenizer import byte_tokenizer
-from pipelines.models.random_weights import drawn_diffusers, language_model
+from pipelines.models.random_weights import draw_diffusers, language_model
 from pipelines.transformers.llm import TransformersLLM
 from pipelines.transformers.vlm import TransformersVLM
 from workloads.records import Query, Sample
@@ -77,16 +77,16 @@ def test_a_shrunk_model_keeps_its_kinds_of_layers_and_its_heads() -> None:
         ("llama2-70b", {"width": "wide"}, "shrink.width is 'wide'; give a fraction"),
         ("llama2-70b", {"width": 2}, "above 0 and at most 1"),
         ("llama2-70b", {"layers": 81}, "num_hidden_layers is 80 as published"),
-        ("llama2-70b", {"layers": 0}, "shrink.layers is 0; give a whole number above 0"),
+        ("llama2-70b", {"layers": 0}, "shrink.layers is 0; give a positive whole number"),
         ("deepseek-r1", {"layers": 1}, "one dense and one with experts"),
         ("llama2-70b", {"experts": 4}, "this architecture has none"),
-        ("gpt-oss-120b", {"experts": 129}, "this architecture has 128"),
+        ("gpt-oss-120b", {"experts": 129}, "it must be from 2 to 128"),
         ("gpt-oss-120b", {"vocabulary": 100}, "it must be from 300 to 201088"),
         ("gpt-oss-120b", {"depth": 2}, "unknown factor 'depth'.*known: experts, layers, vocabulary, width"),
         (WAN, {"experts": 2}, "its layers have no experts"),
     ],
 )
-def test_an_impossible_factor_is_refused_by_name(name: str, shrink: Mapping[str, Any], message: str) -> None:
+def test_an_impossible_factor_is_named(name: str, shrink: Mapping[str, Any], message: str) -> None:
     read: Any = diffusers_values if name == WAN else transformers_values
     with pytest.raises(ConfigError, match=message):
         read(folder_of(name), Shrink.parse(shrink))
@@ -104,16 +104,16 @@ def test_the_same_architecture_is_the_same_network_each_time_and_leaves_the_call
     assert first.model.layers[0].mlp.experts.gate_up_proj.std().item() == pytest.approx(0.02, rel=0.05)
 
 
-def test_parts_of_diffusers_are_drawn_in_the_dtype_asked_for_but_for_those_kept_exact() -> None:
+def test_parts_of_diffusers_are_drawn_in_the_requested_dtype_except_those_kept_in_float32() -> None:
     values = diffusers_values(folder_of(WAN), Shrink.parse({"layers": 1, "width": "1/20"}))["transformer"]
-    drawn = drawn_diffusers(WanTransformer3DModel, values, CPU, torch.bfloat16)
+    drawn = draw_diffusers(WanTransformer3DModel, values, CPU, torch.bfloat16)
     assert drawn.blocks[0].attn1.to_q.weight.dtype == torch.bfloat16
     assert drawn.blocks[0].scale_shift_table.dtype == torch.float32
     assert not any(p.is_meta or not p.isfinite().all() for p in drawn.parameters())
     assert not any(b.is_meta for b in drawn.buffers())
 
 
-def test_every_text_can_be_asked_and_every_token_be_read() -> None:
+def test_every_text_can_be_encoded_and_every_token_decoded() -> None:
     tokenizer = byte_tokenizer(320)
     text = "A kite, 40\n <b>\u00e9\u4e16\U0001f600"
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
@@ -125,17 +125,17 @@ def test_every_text_can_be_asked_and_every_token_be_read() -> None:
     ("pipeline", "options", "message"),
     [
         (TransformersLLM, {"weights": "random"}, "weights: random needs an architecture: one of deepseek-r1, gpt-oss-120b"),
-        (TransformersVLM, {"shrink": {"layers": 2}}, "option 'shrink' needs weights: random"),
+        (TransformersVLM, {"shrink": {"layers": 2}}, "shrink needs weights: random"),
         (DiffusersT2V, {"weights": "random", "architecture": "wan2.2"}, r"unknown architecture 'wan2.2' \(did you mean"),
     ],
 )
-def test_options_that_would_do_nothing_are_refused(pipeline: type[Any], options: dict[str, Any], message: str) -> None:
+def test_an_option_without_effect_is_refused(pipeline: type[Any], options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         pipeline(**options)
 
 
 def test_an_architecture_of_the_other_panel_is_refused() -> None:
-    with pytest.raises(ConfigError, match="is a 'qwen3_vl_moe', which is no CausalLM"):
+    with pytest.raises(ConfigError, match="is a 'qwen3_vl_moe', which is not a CausalLM"):
         TransformersLLM(weights="random", architecture="qwen3-vl-235b-a22b", shrink=dict(TINY)).load(CPU)
 
 
@@ -145,7 +145,7 @@ def test_a_checkpoint_of_another_architecture_is_refused() -> None:
 
 
 @pytest.mark.feature("transformers_llm", "random weights of a published architecture")
-def test_a_random_model_says_what_it_is() -> None:
+def test_a_random_model_is_described_in_its_effective_settings() -> None:
     options = {"weights": "random", "architecture": "llama3.1-8b", "shrink": dict(TINY), "chat": False}
     pipeline = TransformersLLM(batching="static", max_new_tokens=4, context=64, **options)  # type: ignore[arg-type]
     pipeline.load(CPU)
@@ -153,9 +153,9 @@ def test_a_random_model_says_what_it_is() -> None:
     pipeline.close()
     assert answer.error is None
     assert answer.num_units >= 1
-    said = pipeline.effective()
-    assert (said["weights"], said["architecture"], said["tokenizer"]) == ("random", "llama3.1-8b", "bytes, made on the spot")
-    assert said["shrink"] == "layers 2, width 1/16, vocabulary 320"
+    effective = pipeline.effective()
+    assert (effective["weights"], effective["architecture"], effective["tokenizer"]) == ("random", "llama3.1-8b", "bytes, made on the spot")
+    assert effective["shrink"] == "layers 2, width 1/16, vocabulary 320"
 
 
 def test_architectures_hold_figures_and_no_weights() -> None:

@@ -102,7 +102,7 @@ def test_a_query_that_cannot_be_answered_fails_alone(tiny_qwen: Path, samples: S
     ]
     responses = ask(pipeline, batch)
     wanted = [
-        "image 1 of 1 is no image (12 bytes that begin with b'not an i')",
+        "image 1 of 1 is not an image (12 bytes that begin with b'not an i')",
         None,
         "image 2 of 2 cannot be read: ",
         "over the model's 1024",

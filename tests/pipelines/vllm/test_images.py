@@ -46,7 +46,7 @@ def test_answers_about_images_are_those_of_transformers(about_images: Any) -> No
 @needs_vllm
 def test_a_query_without_a_readable_image_fails_alone(about_images: Any) -> None:
     assert [a["error"] is None for a in about_images["broken"]] == [True, False, True]
-    assert "image 1 of 1 is no image" in about_images["broken"][1]["error"]
+    assert "image 1 of 1 is not an image" in about_images["broken"][1]["error"]
 
 
 @needs_vllm
