@@ -30,7 +30,7 @@ from benchmarks.outcome import conclude
 from configs.load_config import parse_config
 from configs.run_config import RunConfig
 from pipelines.launcher import messages
-from pipelines.launcher.conductor.conductor import JobSpec
+from pipelines.launcher.conductor.job import JobSpec
 from pipelines.launcher.conductor.process import ConductorProcess
 
 GOAL = 0.98

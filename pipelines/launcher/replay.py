@@ -13,13 +13,13 @@ import io
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from pipelines.base import Pipeline, Response, StreamingPipeline
-from pipelines.launcher.messages import Again, Answer, Replay
+from pipelines.launcher.messages import Again, Answer, Replay, Replayed
 from workloads.records import Query, Record, Sample, query_seed
 
 if TYPE_CHECKING:
@@ -65,6 +65,37 @@ def digest_of(response: Response) -> str:
     """SHA-256 of the answer's pixels or text, first 16 hex digits."""
     content = response.video_THWC.tobytes() if response.video_THWC is not None else (response.text or "").encode()
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+class Replays:
+    """The conductor's side: which ranks still replay, and what they answered."""
+
+    def __init__(self) -> None:
+        self.answers: list[Answer] = []
+        self.backlog_s: dict[int, float] = {}
+        self._since: dict[int, float] = {}  # by rank that still replays
+
+    @property
+    def running(self) -> bool:
+        return bool(self._since)
+
+    def start(self, plan: Mapping[int, Sequence[Again]], next_id: int, max_s: float) -> Iterator[tuple[int, Replay]]:
+        """What each rank is to be sent."""
+        for rank, queries in plan.items():
+            self._since[rank] = time.perf_counter()
+            yield rank, Replay(list(queries), next_id, max_s)
+
+    def take(self, replayed: Replayed) -> None:
+        self.answers += replayed.answers
+        if replayed.backlog_s is not None:
+            self.backlog_s[replayed.rank] = replayed.backlog_s
+        if replayed.over:
+            self._since.pop(replayed.rank, None)
+
+    def busy(self) -> dict[int, tuple[str, float]]:
+        """Each rank that still replays, with what it works on and for how many seconds."""
+        now = time.perf_counter()
+        return {rank: ("the replay of timed queries", now - since) for rank, since in self._since.items()}
 
 
 class Replayer:

@@ -15,7 +15,7 @@ from configs.errors import ConfigError
 from configs.load_config import parse_config, read_yaml
 from configs.run_config import RunConfig
 from pipelines.devices.system import system_facts
-from pipelines.launcher.conductor.conductor import Rest
+from pipelines.launcher.conductor.job import Rest
 from pipelines.launcher.provenance import suite_commit, write_manifest
 from workloads.records import Record, Sample
 from workloads.run_folder.files import check_at_rest, prompt_set_hash, read_run, write_bytes, write_outcome

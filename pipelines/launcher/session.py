@@ -17,7 +17,7 @@ from configs.run_config import RunConfig
 from pipelines.base import Pipeline, StreamingPipeline
 from pipelines.distributed.ranks import Ranks, share, spans_nodes
 from pipelines.launcher.brief_report import report_briefly
-from pipelines.launcher.conductor.conductor import JobSpec, Rest
+from pipelines.launcher.conductor.job import JobSpec, Rest
 from pipelines.launcher.conductor.process import ConductorProcess
 from pipelines.launcher.messages import Address
 from pipelines.launcher.worker.follower import Follower, leave_where_stuck

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from configs.errors import RunError
-from pipelines.launcher.conductor.conductor import JobSpec
+from pipelines.launcher.conductor.job import JobSpec
 from pipelines.launcher.messages import Address
 
 ABORT_S = 14.0  # how long a test's end may take: LoadGen's release, the workers' goodbyes, and some
@@ -25,7 +25,7 @@ class ConductorProcess:
 
     def __init__(self, job: JobSpec) -> None:
         env = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-        command = [sys.executable, "-m", "pipelines.launcher.conductor.conductor"]
+        command = [sys.executable, "-m", "pipelines.launcher.conductor"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
         assert self._process.stdin
         self._process.stdin.write(msgspec.json.encode(job).decode() + "\n")

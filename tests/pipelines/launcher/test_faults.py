@@ -115,7 +115,7 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Launch]]:
             time.sleep(0.1)
         assert process.poll() is None, process.communicate()[1][-3000:]
         family = psutil.Process(process.pid).children(recursive=True)
-        conductor = next(p for p in family if "pipelines.launcher.conductor.conductor" in p.cmdline())
+        conductor = next(p for p in family if "pipelines.launcher.conductor" in p.cmdline())
         found = {int(p.environ()["RANK"]): p for p in family if "--output" in p.cmdline() and "RANK" in p.environ()}
         started.append(Launch(folder, process, found or {0: psutil.Process(process.pid)}, conductor))
         return started[-1]

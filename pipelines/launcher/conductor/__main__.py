@@ -1,0 +1,56 @@
+"""The conductor's process: reads a JobSpec from standard input, runs the test, writes the outcome to standard output."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+
+import msgspec
+import zmq
+
+from pipelines.launcher.brief_report import report_briefly
+from pipelines.launcher.conductor.conductor import Conductor
+from pipelines.launcher.conductor.job import JobSpec
+from pipelines.launcher.conductor.sockets import listen, listen_across_nodes
+from workloads.run_folder.files import write_outcome
+
+SWITCH_S = 0.001  # how long one thread may keep the other from Python; by default it is five times that
+
+
+def main() -> None:
+    """Exits at once even where an aborted LoadGen still sleeps."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which closes our input
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    job = msgspec.json.decode(sys.stdin.readline(), type=JobSpec)
+    sys.setswitchinterval(SWITCH_S)
+    context = zmq.Context()
+    router = context.socket(zmq.ROUTER)
+    router.setsockopt(zmq.ROUTER_HANDOVER, 1)
+    router.setsockopt(zmq.ROUTER_MANDATORY, 1)  # sending to a process that is gone is an error
+    router.setsockopt(zmq.SNDHWM, 0)  # and to one that is stopped does not wait
+    with tempfile.TemporaryDirectory(prefix="triptych-", ignore_cleanup_errors=True) as folder:
+        guard = None
+        if job.host is None:
+            address = listen(router, folder)
+        else:
+            address, guard = listen_across_nodes(router, job.host, job.port)
+        print(msgspec.json.encode(address).decode(), flush=True)
+        conductor = Conductor(job, router, sys.stdin)
+        outcome = conductor.run()
+        if conductor.is_orphan:
+            write_outcome(conductor.folder, job.mode, outcome)
+            report_briefly(conductor.folder)
+        router.close(linger=1000)
+        if guard:
+            guard.stop()
+        with contextlib.suppress(BrokenPipeError):  # the parent may be dead
+            print(msgspec.json.encode(outcome).decode(), flush=True)
+    sys.stderr.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
