@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.errors import GivenUpError, RunError
+from configs.errors import GivenUpError, RunError, first_line
 from configs.run_config import RunConfig
 from pipelines.base import Pipeline, StreamingPipeline
 from pipelines.distributed.ranks import Ranks, share, spans_nodes
@@ -66,7 +66,7 @@ class Session:
                     1 if self._loaded else config.warmup_batches,
                     config.seed,
                     self._loaded,
-                    conductor.check if conductor else _nothing,
+                    conductor.check if conductor else lambda: None,  # other ranks are ended by their launcher where the first is gone
                 )
             except KeyboardInterrupt as interrupt:
                 left.set()
@@ -79,7 +79,8 @@ class Session:
         except BaseException as error:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torch's launcher sends it for a rank that failed; we are ending already
             if conductor:
-                outcome = _give_up(conductor, job, str(error) if isinstance(error, KeyboardInterrupt) else _as_cause(error))
+                cause = str(error) if isinstance(error, KeyboardInterrupt) else f"an error of its own ({first_line(error)})"
+                outcome = _give_up(conductor, job, cause)
                 if isinstance(error, (RunError, KeyboardInterrupt)):
                     raise _given_up(outcome, folder, mode) from None
             raise
@@ -106,15 +107,6 @@ class Session:
             audit=audit,
             **listening,
         )
-
-
-def _as_cause(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"an error of its own ({lines[0] if lines else type(error).__name__})"
-
-
-def _nothing() -> None:
-    """Ranks other than the first are ended by their launcher where the first is gone."""
 
 
 def _is_over(conductor: ConductorProcess | None, worker: Worker) -> bool:

@@ -11,10 +11,11 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from configs.errors import RunError
+from configs.errors import RunError, describe
 from pipelines.base import StreamingPipeline
 from pipelines.launcher import messages
-from pipelines.launcher.worker.worker import Worker, _first_line, _peak_memory
+from pipelines.launcher.worker.memory import peak_memory
+from pipelines.launcher.worker.worker import Worker
 
 if TYPE_CHECKING:
     import torch
@@ -38,10 +39,10 @@ class Follower(Worker):
             self._begin_sampling()
             stop = self._follow_engine(self.pipeline, check) if isinstance(self.pipeline, StreamingPipeline) else self._follow_batches()
         except Exception as error:
-            self._send(messages.Failed(self.rank, _first_line(error)))
+            self._send(messages.Failed(self.rank, describe(error)))
             raise
         self._end_sampling()
-        self._send(messages.Bye(self.rank, _peak_memory(device), self._writer.finish()))
+        self._send(messages.Bye(self.rank, peak_memory(device), self._writer.finish()))
         if stop.reason == "aborted":
             raise RunError("the run was given up")
 

@@ -11,7 +11,7 @@ import pytest
 
 import suite as command
 from metrics.report.html import page
-from pipelines.launcher.worker import worker
+from pipelines.launcher.worker import generation
 from tests.conftest import TWO_RANKS, SuiteRun, read_report
 
 PLUGIN = str(Path(__file__).with_name("saboteurs.py"))
@@ -28,7 +28,7 @@ def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Caught:
     """The report of a short run, as suite.py makes it, but in this process."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(page, "write_html", lambda report: None)  # half of the time
-    monkeypatch.setattr(worker, "WARM_UP_S", 0.1)
+    monkeypatch.setattr(generation, "WARM_UP_S", 0.1)
 
     def run(name: str, *changes: str, options: Mapping[str, Any], workload: str = "t2v", num_prompts: int = 8) -> dict[str, Any]:
         settings = [*BRIEFLY, f"dataset.num_prompts={num_prompts}", "load.target_qps=60", *changes]

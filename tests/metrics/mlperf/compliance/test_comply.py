@@ -16,7 +16,7 @@ from metrics.base import Run
 from metrics.mlperf.compliance import comply, results
 from metrics.mlperf.compliance.run_tests import check_ranks
 from metrics.report.html import page
-from pipelines.launcher.worker import worker
+from pipelines.launcher.worker import generation
 from tests.conftest import ROOT
 from tests.metrics.conftest import write_run
 from tests.metrics.mlperf.compliance.conftest import SAMPLES, answer, logs, repeated
@@ -102,7 +102,7 @@ def test_a_pipeline_that_caches_fails_and_one_that_does_not_passes(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(page, "write_html", lambda report: None)
-    monkeypatch.setattr(worker, "WARM_UP_S", 0.1)
+    monkeypatch.setattr(generation, "WARM_UP_S", 0.1)
     monkeypatch.setattr(comply, "NUM_PAIRS", 1)
     pipeline = {"name": "caches_texts", "prefill_s": 0.15, "sabotage": sabotage, "batch_size": 16}
     changes = ("load.min_duration_s=0.5", "load.target_qps=60", "warmup_batches=1", "truth.replays=0", "metrics=[exact_match]")
