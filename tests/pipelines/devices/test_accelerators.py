@@ -6,17 +6,15 @@ The structures are those of amdsmi 7.0.2 (amdsmi_interface.py) and nvidia-ml-py 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 
 from configs.errors import ConfigError
 from pipelines.devices.accelerators import ARCHITECTURES, FEATURES, accelerators, can, require
-from pipelines.devices.environment import check_visible_devices, settings
 from pipelines.diffusers.speedups.quantisation import formats_needed
+from tests.pipelines.devices.conftest import See
 
 GPU = torch.device("cuda", 0)
 MI300X = SimpleNamespace(
@@ -30,22 +28,6 @@ MI300X = SimpleNamespace(
 H100 = SimpleNamespace(
     name="NVIDIA H100 80GB HBM3", major=9, minor=0, total_memory=80 * 2**30, pci_domain_id=0, pci_bus_id=0x19, pci_device_id=0
 )
-See = Callable[..., None]
-
-
-@pytest.fixture
-def sees(monkeypatch: pytest.MonkeyPatch) -> See:
-    """Let torch see these devices, as its ROCm build does where `hip` is given."""
-
-    def see(*devices: Any, hip: str | None = None) -> None:
-        monkeypatch.setattr(torch.version, "hip", hip)
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(devices))
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(devices))
-        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda d: devices[d if isinstance(d, int) else d.index])
-        monkeypatch.setitem(sys.modules, "amdsmi", None)  # as if not installed, until a test puts one there
-        monkeypatch.setitem(sys.modules, "pynvml", None)
-
-    return see
 
 
 def test_an_instinct_gpu_is_known_by_torch_and_amdsmi_together(sees: See, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,45 +122,3 @@ def test_what_a_torchao_config_computes_in_is_read_off_it(name: str, dtypes: dic
     config = type(name, (), {})()
     vars(config).update(dtypes)
     assert formats_needed(config) == needed
-
-
-@pytest.mark.parametrize(
-    "variables",
-    [
-        {"ROCR_VISIBLE_DEVICES": "4,5"},
-        {"HIP_VISIBLE_DEVICES": "4,5"},
-        {"ROCR_VISIBLE_DEVICES": "4,5", "HIP_VISIBLE_DEVICES": "0,1"},  # all that is left
-        {"ROCR_VISIBLE_DEVICES": "0,1,2,3", "HIP_VISIBLE_DEVICES": "2, 3"},  # the same, counted either way
-        {"ROCR_VISIBLE_DEVICES": "GPU-4b2c1a9f8d3e6f7a", "CUDA_VISIBLE_DEVICES": "0"},
-        {"ROCR_VISIBLE_DEVICES": "4,5", "HIP_VISIBLE_DEVICES": ""},  # none: a run on the processor
-    ],
-)
-def test_visible_devices_that_mean_one_thing_are_let_pass(variables: dict[str, str], sees: See) -> None:
-    sees(hip="7.2.4")
-    check_visible_devices(variables)
-
-
-@pytest.mark.parametrize(
-    ("hip", "meant"),
-    [("4,5", "names devices that are not among the 2 left"), ("1", "is GPU 5 of the host"), ("1,0", "is GPU 5,4 of the host")],
-)
-def test_visible_devices_that_clash_are_refused_with_the_fix(hip: str, meant: str, sees: See) -> None:
-    sees(hip="7.2.4")
-    for name in ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"):
-        with pytest.raises(ConfigError, match=f"ROCR_VISIBLE_DEVICES=4,5 and {name}={hip} clash") as found:
-            check_visible_devices({"ROCR_VISIBLE_DEVICES": "4,5", name: hip})
-        assert meant in str(found.value)
-        assert f"unset {name}, or unset ROCR_VISIBLE_DEVICES" in str(found.value)
-    sees(hip=None)  # CUDA's PyTorch reads neither of AMD's
-    check_visible_devices({"ROCR_VISIBLE_DEVICES": "4,5", "HIP_VISIBLE_DEVICES": hip})
-
-
-def test_system_json_keeps_a_fixed_list_of_variables_and_names_no_file() -> None:
-    variables = {
-        "VLLM_ROCM_USE_AITER": "1",
-        "NCCL_ALGO": "Ring",
-        "NCCL_COMM_ID": "node7:4000",
-        "HF_TOKEN": "hf_secret",
-        "PYTORCH_TUNABLEOP_FILENAME": "/home/jane/tuned.csv",
-    }
-    assert settings(variables) == {"VLLM_ROCM_USE_AITER": "1", "NCCL_ALGO": "Ring", "PYTORCH_TUNABLEOP_FILENAME": "set"}

@@ -1,15 +1,12 @@
-"""Meters against what amdsmi, NVML and Linux's powercap give, and one run that is measured by a counter made here.
+"""Power meters against what amdsmi, NVML and Linux's powercap give.
 
 Structures: amdsmi 7.0.2 (amdsmi_interface.py), nvidia-ml-py 13.615 (pynvml.py), powercap.rst of Linux.
 """
 
 from __future__ import annotations
 
-import json
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,15 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from configs.errors import ConfigError
-from configs.settings import PowerSettings
 from pipelines.devices.power_meters import MeterError, RaplMeter, find_meter
-from pipelines.launcher.worker.clock_sync import ConductorClock
-from pipelines.launcher.worker.power_sampler import PowerSampler, power_sampler
-from tests.conftest import SuiteRun, last_line, read_report
-from workloads.run_folder.power_log import MeterFacts, PowerLog, PowerSample, read_power
+from tests.pipelines.devices.powercap import write_package
 
-GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
+GPU = torch.device("cuda", 0)
 BUS = SimpleNamespace(pci_domain_id=0, pci_bus_id=0xC1, pci_device_id=0)
 
 
@@ -115,20 +107,6 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Any], None]:
     return put
 
 
-def write_package(powercap: Path, number: int = 0, energy_j: float = 1000.0, name: str = "package-0") -> Path:
-    zone = powercap / f"intel-rapl:{number}"
-    zone.mkdir(parents=True, exist_ok=True)
-    files = {
-        "name": name,
-        "energy_uj": f"{energy_j * 1e6:.0f}",
-        "max_energy_range_uj": "262143328850",
-        "constraint_0_power_limit_uw": "150000000",
-    }
-    for file, text in files.items():
-        (zone / file).write_text(f"{text}\n", encoding="utf-8")
-    return zone / "energy_uj"
-
-
 def test_an_amd_gpu_is_read_in_joules_watts_and_megahertz(install: Callable[[str, Any], None], tmp_path: Path) -> None:
     install("amdsmi", fake_amdsmi())
     meter = find_meter(GPU, tmp_path)
@@ -214,79 +192,3 @@ def test_a_processors_packages_are_added_up_and_their_parts_are_not(tmp_path: Pa
     meter = RaplMeter(tmp_path)
     assert meter.energy_and_power() == {"energy_j": 1500.0}
     assert meter.limit_w == 300.0
-
-
-def test_a_processor_without_a_counter_is_left_alone_unless_it_must_be_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = PowerSettings.model_validate({"powercap": str(tmp_path / "none")})
-    facts = power_sampler(settings, 0, CPU).facts
-    assert facts.off
-    assert "no intel-rapl package" in str(facts.error)
-    assert not capsys.readouterr().err
-    with pytest.raises(ConfigError, match="but cpu cannot be measured:"):
-        power_sampler(PowerSettings.model_validate({"sample": "always", "powercap": str(tmp_path / "none")}), 0, CPU)
-
-
-def test_samples_are_brought_to_the_conductors_clock_and_end_with_a_last_look(tmp_path: Path) -> None:
-    counter = write_package(tmp_path)
-    sampler = PowerSampler(MeterFacts(0, "rapl"), RaplMeter(tmp_path), 1.0)
-    sampler.start()
-    clock = ConductorClock()
-    while not sampler._samples:
-        time.sleep(0.005)
-    assert sampler.take(clock) == []  # how the clocks stand is not known yet
-    clock.hear(10.0, 1010.001, 10.002)
-    write_package(tmp_path, energy_j=1100.0)
-    counter.write_text("not a number", encoding="utf-8")
-    sampler.stop()
-    first, last = sampler.take(clock)
-    assert first.energy_j == 1000.0
-    assert abs(first.at_s - 1000.0 - time.perf_counter()) < 5
-    assert "ValueError" in str(last.error)
-    assert last.at_s > first.at_s
-
-
-def test_samples_from_before_the_first_query_are_held_until_its_time_is_known(tmp_path: Path) -> None:
-    log = PowerLog(tmp_path, "performance")
-    log.take(0, [PowerSample(100.0 + i, energy_j=float(i)) for i in range(50)], None)
-    assert not (tmp_path / "power.jsonl").exists()
-    log.take(0, [PowerSample(150.0, energy_j=50.0)], 149.5)
-    samples = read_power(tmp_path, "performance")[0]
-    assert [(s.at_s, s.energy_j) for s in samples[-2:]] == [(-0.5, 49.0), (0.5, 50.0)]
-    assert len(samples) == 21
-    assert read_power(tmp_path, "accuracy") == {}
-    with (tmp_path / "power.jsonl").open("a", encoding="utf-8") as file:
-        file.write('{"mode": "perf')  # cut off by a crash
-    assert len(read_power(tmp_path, "performance")[0]) == 21
-
-
-@pytest.fixture
-def hundred_watts(tmp_path: Path) -> Iterator[Path]:
-    """A powercap tree whose counter rises by 100 J a second."""
-    counter = write_package(tmp_path / "powercap")
-    over, began = threading.Event(), time.perf_counter()
-
-    def rise() -> None:
-        new = counter.with_name("new")
-        while not over.wait(0.02):
-            new.write_text(f"{1e9 + 100e6 * (time.perf_counter() - began):.0f}", encoding="utf-8")
-            new.replace(counter)
-
-    thread = threading.Thread(target=rise)
-    thread.start()
-    yield tmp_path / "powercap"
-    over.set()
-    thread.join()
-
-
-def test_a_measured_run_reports_the_power_that_the_counter_had(suite: SuiteRun, hundred_watts: Path) -> None:
-    done = suite(
-        *("--config", "llm/toy", "--set", "metrics=[throughput, energy]", "--set", "load.min_duration_s=1.5", "--set", "truth.replays=0"),
-        *("--set", f"power.powercap={hundred_watts}", "--set", "power.sample=always", "--set", "power.interval_s=0.05"),
-    )
-    assert done.returncode == 0, done.stderr
-    figures = read_report(done)["figures"]
-    assert figures["mean_power"]["value"] == pytest.approx(100, rel=0.25)
-    assert figures["energy_per_token"]["value"] == pytest.approx(100 / figures["tokens_per_s"]["value"], rel=0.25)
-    assert figures["energy_valid"]["value"] == 1.0
-    manifest = json.loads((Path(last_line(done)["run"]) / "manifest.json").read_text(encoding="utf-8"))
-    assert "power.jsonl" in manifest["files"]
