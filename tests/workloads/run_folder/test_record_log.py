@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import random
 from pathlib import Path
 
 import msgspec
@@ -55,6 +57,34 @@ def test_an_orderly_end_leaves_no_traces(tmp_path: Path) -> None:
     log.write(lines(0))
     log.close()
     assert [p.name for p in tmp_path.iterdir()] == ["records.jsonl"]
+
+
+def test_the_records_are_locked_until_the_test_has_ended(tmp_path: Path) -> None:
+    log = RecordLog(tmp_path, "performance")
+    with (tmp_path / "records.jsonl").open("rb") as other:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        log.close()
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_records_of_one_test_are_drawn_once_each_in_random_order(tmp_path: Path) -> None:
+    log = RecordLog(tmp_path, "accuracy")
+    log.write(lines(*range(30)) + msgspec.json.encode(record(30, mode="accuracy")) + b"\n")
+    drawn = [r.query_id for r in log.draw("performance", random.Random(0))]
+    assert sorted(drawn) == list(range(30))
+    assert drawn != sorted(drawn)
+    assert [r.query_id for r in log.draw("accuracy", random.Random(0))] == [30]
+
+
+def test_records_of_a_long_file_are_drawn_line_by_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first line follows no other, and is never met."""
+    monkeypatch.setattr("workloads.run_folder.record_log.WHOLE_BYTES", 1000)
+    log = RecordLog(tmp_path, "accuracy")
+    log.write(lines(*range(30)))
+    drawn = list(log.draw("performance", random.Random(0)))
+    assert sorted(r.query_id for r in drawn) == list(range(1, 30))
+    assert sorted(drawn, key=lambda r: r.query_id) == read(tmp_path)[1:]
 
 
 def test_a_full_disk_costs_the_reserve_and_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.conftest import record
+from workloads.records import query_seed
+
+
+def test_a_querys_seed_is_splitmix64s() -> None:
+    """The first five numbers after 1234567. Source: rosettacode.org, Pseudo-random numbers/Splitmix64."""
+    numbers = (6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821)
+    assert [query_seed(1234567, index) for index in range(5)] == [number // 2 for number in numbers]
+
+
+def test_times_of_a_record_count_from_its_issue() -> None:
+    one = record(0, issued_s=2.0, first_token_s=3.0, completed_s=7.0, num_units=5)
+    assert (one.latency_s, one.ttft_s, one.tpot_s) == (5.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(("num_units", "tpot_s"), [(1, None), (2, 4.0)])
+def test_time_per_output_token_needs_two_tokens(num_units: int, tpot_s: float | None) -> None:
+    assert record(0, issued_s=2.0, first_token_s=3.0, completed_s=7.0, num_units=num_units).tpot_s == tpot_s
