@@ -111,7 +111,15 @@ class Run:
 
 
 class Metric(ABC):
-    """Figures computed from a run's records. Subclasses are dataclasses; their fields are their options."""
+    """Figures computed from a run's records. Subclasses are dataclasses; their fields are their options.
+
+    headings: the heading under which a report's page lists a figure, and how the figures' names begin, such as {"Quality": ("rouge_",)};
+    an entry that begins with `_` is how they end. A figure without a heading is under Other. Figures under Quality are withheld for
+    random weights. headline: figures that say most of the answers' quality; they stand in the last line, on cards and in comparisons.
+    """
+
+    headings: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    headline: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def compute(self, run: Run) -> Mapping[str, Figure]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from configs.errors import ConfigError, unknown
 from metrics.performance.speed import KINDS, Ratio, Speed, best_share, geometric_mean, pooled, slowness, speed_up, throughput
-from metrics.report.figures import QUALITY
+from metrics.report.figures import headline_names
 from metrics.report.recompute import worked_out
 from metrics.report.report import Report
 from metrics.report.run_facts import differing, facts, hardware, model_name, num_devices
@@ -195,7 +195,8 @@ def _geometric_means(groups: Sequence[Group], by_label: bool) -> list[dict[str, 
 
 def _plain_group(group: Group) -> dict[str, Any]:
     speed = next(row.speed for row in group.rows if row.speed)
-    quality = next((name for name in QUALITY if any(_figure(row.first, name) for row in group.rows)), None)
+    names = headline_names(row.first.run for row in group.rows)
+    quality = next((name for name in names if any(_figure(row.first, name) for row in group.rows)), None)
     return {
         "title": group.title,
         "speed": {"name": speed.name, "unit": speed.unit, "better": "higher" if speed.higher_is_better else "lower", "why": group.why},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from configs.registry import register
 from configs.settings import Limits
@@ -22,6 +23,8 @@ class Goodput(Metric):
     Each query is held to all limits at once, where LoadGen's verdict looks at one limit after the other.
     Source: Zhong et al., DistServe (OSDI 2024), whose goodput is the rate at which requests meet both limits.
     """
+
+    headings: ClassVar[Mapping[str, tuple[str, ...]]] = {"Speed": ("goodput_",)}
 
     def compute(self, run: Run) -> Mapping[str, Figure]:
         limits = limits_in_force(run.config.limits) if run.config.is_server else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from configs.registry import register
 from metrics.base import Figure, Metric, Run
@@ -24,6 +25,8 @@ class Latency(Metric):
     A multi_stream query is as slow as its slowest sample. Offline queries are all issued at once, so their latency is
     a place in the queue and only the mean time in service is given.
     """
+
+    headings: ClassVar[Mapping[str, tuple[str, ...]]] = {"Speed": ("latency_", "service_")}
 
     def compute(self, run: Run) -> Mapping[str, Figure]:
         if run.config.scenario == "offline":

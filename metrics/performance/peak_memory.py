@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from configs.registry import register
 from metrics.base import Figure, Metric, Run
@@ -16,6 +17,8 @@ class PeakMemory(Metric):
 
     host: resident set of the process, model and libraries included. device: torch's peak of allocated GPU memory.
     """
+
+    headings: ClassVar[Mapping[str, tuple[str, ...]]] = {"Cost": ("peak_",)}
 
     def compute(self, run: Run) -> Mapping[str, Figure]:
         figures = {}

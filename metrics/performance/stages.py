@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from configs.registry import register
 from metrics.base import Figure, Metric, Run
@@ -19,6 +20,8 @@ class Stages(Metric):
 
     step_mean is the mean denoising step of a batch.
     """
+
+    headings: ClassVar[Mapping[str, tuple[str, ...]]] = {"Speed": ("step_mean",), "Cost": ("stage_",)}
 
     def compute(self, run: Run) -> Mapping[str, Figure]:
         done = [r for r in run.timed if r.status == "done" and r.stages]

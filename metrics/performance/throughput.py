@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from configs.registry import register
 from metrics.base import Figure, Metric, Run
@@ -17,6 +18,8 @@ class Throughput(Metric):
     throughput = answers / (last completion - first issue)
     Source: MLPerf LoadGen, results.cc (Offline: samples a second).
     """
+
+    headings: ClassVar[Mapping[str, tuple[str, ...]]] = {"Speed": ("_per_s",)}
 
     def compute(self, run: Run) -> Mapping[str, Figure]:
         records = run.timed

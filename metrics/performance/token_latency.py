@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from configs.registry import register
 from metrics.base import Figure, Metric, Run
@@ -25,6 +26,8 @@ class TokenLatency(Metric):
            first token - beginning of service
     Source: MLPerf LoadGen, logging.cc (ttft and tpot).
     """
+
+    headings: ClassVar[Mapping[str, tuple[str, ...]]] = {"Speed": ("ttft_", "first_token_", "tpot_", "itl_", "queue_")}
 
     def compute(self, run: Run) -> Mapping[str, Figure]:
         records = run.timed

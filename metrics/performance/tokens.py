@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from configs.registry import register
 from metrics.base import Figure, Metric, Run
@@ -24,6 +25,11 @@ class Tokens(Metric):
     empty_share         share of judged answers whose first token was the end token, or without a visible character
     batch_occupancy     mean queries in service on a rank, over the time from its first query to its last answer
     """
+
+    headings: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "Speed": ("total_tokens_per_s",),
+        "Answers and load": ("tokens_per_sample", "prompt_tokens_", "end_token_", "empty_", "batch_occupancy"),
+    }
 
     def compute(self, run: Run) -> Mapping[str, Figure]:
         if run.workload.unit != "tokens" or not run.records:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -26,6 +27,7 @@ class DynamicDegree(VideoMetric):
 
     name: ClassVar[str] = "dynamic_degree"
     better: ClassVar[Better] = "neither"
+    headings: ClassVar[Mapping[str, tuple[str, ...]]] = {"Quality": ("dynamic_",)}
 
     def score_video(self, run: Run, record: Record, video_THWC: NDArray[np.uint8]) -> float:
         threshold = 6.0 * min(video_THWC.shape[1:3]) / 256

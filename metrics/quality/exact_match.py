@@ -21,6 +21,8 @@ class ExactMatch(SampleMetric):
     """
 
     name: ClassVar[str] = "exact_match"
+    headings: ClassVar[Mapping[str, tuple[str, ...]]] = {"Quality": ("exact_match",)}
+    headline: ClassVar[tuple[str, ...]] = ("exact_match",)
 
     def applies(self, sample: Sample) -> bool:
         return "answer" in sample.meta and sample.meta.get("scored_by", self.name) == self.name

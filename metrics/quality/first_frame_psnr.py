@@ -26,6 +26,8 @@ class FirstFramePsnr(SampleMetric):
 
     name: ClassVar[str] = "first_frame_psnr"
     unit: ClassVar[str] = "dB"
+    headings: ClassVar[Mapping[str, tuple[str, ...]]] = {"Quality": ("first_frame_",)}
+    headline: ClassVar[tuple[str, ...]] = ("first_frame_psnr",)
 
     def applies(self, sample: Sample) -> bool:
         return bool(sample.images and sample.images[0])

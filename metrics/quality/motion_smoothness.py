@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,6 +25,7 @@ class MotionSmoothness(VideoMetric):
     """
 
     name: ClassVar[str] = "motion_smoothness"
+    headings: ClassVar[Mapping[str, tuple[str, ...]]] = {"Quality": ("motion_",)}
 
     def score_video(self, run: Run, record: Record, video_THWC: NDArray[np.uint8]) -> float | None:
         errors = []

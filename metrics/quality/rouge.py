@@ -27,6 +27,8 @@ class Rouge(SampleMetric):
     """
 
     name: ClassVar[str] = "rouge_l"
+    headings: ClassVar[Mapping[str, tuple[str, ...]]] = {"Quality": ("rouge_",)}
+    headline: ClassVar[tuple[str, ...]] = ("rouge_l",)
 
     def applies(self, sample: Sample) -> bool:
         return sample.meta.get("scored_by") == "rouge" and "answer" in sample.meta

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -26,6 +27,7 @@ class TemporalFlickering(VideoMetric):
     """
 
     name: ClassVar[str] = "temporal_flickering"
+    headings: ClassVar[Mapping[str, tuple[str, ...]]] = {"Quality": ("temporal_",)}
 
     def score_video(self, run: Run, record: Record, video_THWC: NDArray[np.uint8]) -> float:
         changes = []

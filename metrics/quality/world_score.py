@@ -23,6 +23,8 @@ class WorldScore(SampleMetric):
     """
 
     name: ClassVar[str] = "world_score"
+    headings: ClassVar[Mapping[str, tuple[str, ...]]] = {"Quality": ("world_",)}
+    headline: ClassVar[tuple[str, ...]] = ("world_score",)
 
     def applies(self, sample: Sample) -> bool:
         return bool(sample.meta.get("world"))

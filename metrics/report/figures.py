@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from configs.registry import make
-from metrics.base import Figure, Run, SampleMetric
+from configs.errors import PluginError
+from configs.registry import BUILT_IN, find, make
+from metrics.base import Figure, Metric, Run, SampleMetric
 from metrics.report.load_run import find_plugin
 
-# The figures that say most of answers' quality, one a kind.
-QUALITY = (
-    "world_score",
-    "exact_match",
-    "rouge_l",
-    "hierarchical_f1",
-    "gpt_oss_accuracy",
-    "deepseek_r1_accuracy",
-    "vbench",
-    "first_frame_psnr",
-)
-
-# How the figures begin that say how good answers are.
-OF_QUALITY = (
-    *("world_", "exact_match", "rouge_", "hierarchical_", "category_", "brand_", "is_secondhand_", "secondhand_"),
-    *("temporal_", "motion_", "dynamic_", "vbench", "gpt_oss_", "deepseek_", "accuracy", "first_frame_"),
-)
+QUALITY = "Quality"  # the heading whose figures random weights do not have
 
 
 def compute_figures(run: Run, names: Sequence[str]) -> tuple[dict[str, Figure], dict[int, dict[str, float]]]:
-    """By these metrics; scores by query id. Of random weights no quality is told."""
+    """Figures by these metrics, and scores by query id. Quality is withheld where weights are random."""
     figures: dict[str, Figure] = {}
     scores: dict[int, dict[str, float]] = {}
     for name in names:
@@ -40,14 +26,13 @@ def compute_figures(run: Run, names: Sequence[str]) -> tuple[dict[str, Figure], 
         if isinstance(metric, SampleMetric):
             by_query = metric.scores(run)
             by_mean = type(metric).compute is SampleMetric.compute  # else its figure is no mean of the samples' scores
-            figures |= metric.summarise(by_query) if by_mean else metric.compute(run)
+            own = metric.summarise(by_query) if by_mean else metric.compute(run)
             for query_id, found in by_query.items():
                 scores.setdefault(query_id, {}).update(found)
         else:
-            figures |= metric.compute(run)
-    if run.has_random_weights:
-        return {name: _withheld(name, figure) for name, figure in figures.items()}, {}
-    return figures, scores
+            own = metric.compute(run)
+        figures |= _without_quality(own, metric) if run.has_random_weights else own
+    return figures, {} if run.has_random_weights else scores
 
 
 def plain_figure(figure: Figure) -> dict[str, Any]:
@@ -59,8 +44,33 @@ def plain_figure(figure: Figure) -> dict[str, Any]:
     return plain
 
 
-def _withheld(name: str, figure: Figure) -> Figure:
-    """A figure of quality, without its value."""
-    if figure.value is None or not name.startswith(OF_QUALITY):
-        return figure
-    return replace(figure, value=None, ci95=None, note="withheld: random weights have no quality")
+def metric_classes(run: Run) -> list[type[Metric]]:
+    """The run's metrics, built-in ones first and in the registry's order; plugins that are not installed here are left out."""
+    built_in = list(BUILT_IN["metrics"])
+    order = sorted(run.metric_names, key=lambda name: built_in.index(name) if name in built_in else len(built_in))
+    classes: list[type[Metric]] = []
+    for name in order:
+        with contextlib.suppress(PluginError):
+            classes.append(find("metrics", name))
+    return classes
+
+
+def headline_names(runs: Iterable[Run]) -> list[str]:
+    """The figures that say most of the answers' quality, by any metric of the runs."""
+    classes = dict.fromkeys(metric for run in runs for metric in metric_classes(run))
+    return list(dict.fromkeys(name for metric in classes for name in metric.headline))
+
+
+def heading(figure: str, metrics: Iterable[type[Metric]]) -> str | None:
+    """The heading that one of the metrics gives the figure; None where none does."""
+    for metric in metrics:
+        for title, marks in metric.headings.items():
+            if any(figure.endswith(mark) if mark.startswith("_") else figure.startswith(mark) for mark in marks):
+                return title
+    return None
+
+
+def _without_quality(figures: Mapping[str, Figure], metric: Metric) -> dict[str, Figure]:
+    note = "withheld: random weights have no quality"
+    hidden = {n for n, f in figures.items() if f.value is not None and heading(n, [type(metric)]) == QUALITY}
+    return {n: replace(f, value=None, ci95=None, note=note) if n in hidden else f for n, f in figures.items()}

@@ -24,7 +24,7 @@ from configs.errors import ConfigError
 from metrics.base import Run
 from metrics.performance import energy
 from metrics.performance.goodput import limits_in_force
-from metrics.report.figures import QUALITY, compute_figures, plain_figure
+from metrics.report.figures import compute_figures, headline_names, plain_figure
 from metrics.report.load_run import load_run
 from metrics.validity import canaries, effective_settings, gates, loadgen_agreement, truth_checks, verdict
 from workloads.loadgen.load_test import read_summary
@@ -128,7 +128,7 @@ def load_report(folder: Path) -> Report:
 def headline(report: Report) -> dict[str, float]:
     """The few figures that a last line shows: throughput or latency, then quality."""
     noun, unit = report.run.workload.noun, report.run.workload.unit
-    wanted = (f"{noun}_per_s", f"{unit}_per_s", "goodput_per_s", "ttft_p90", "tpot_p90", "latency_p90", *QUALITY)
+    wanted = (f"{noun}_per_s", f"{unit}_per_s", "goodput_per_s", "ttft_p90", "tpot_p90", "latency_p90", *headline_names([report.run]))
     figures = report.data["figures"]
     return {name: figures[name]["value"] for name in wanted if figures.get(name, {}).get("value") is not None}
 

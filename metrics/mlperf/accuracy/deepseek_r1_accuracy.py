@@ -25,6 +25,8 @@ class DeepseekR1Accuracy(ReasoningScore):
     name: ClassVar[str] = "deepseek_r1_accuracy"
     prefix: ClassVar[str] = "deepseek_r1"
     repeats: ClassVar[Mapping[str, int]] = dict.fromkeys(("math", "aime", "gpqa", "mmlu", "livecodebench"), 1)
+    headings: ClassVar[Mapping[str, tuple[str, ...]]] = {"Quality": ("deepseek_r1_",)}
+    headline: ClassVar[tuple[str, ...]] = ("deepseek_r1_accuracy",)
 
     def letter(self, text: str, part: str) -> str | None:
         return deepseek_letter(text, CHOICES[part], loose=part == "mmlu")

@@ -25,6 +25,8 @@ class GptOssAccuracy(ReasoningScore):
     name: ClassVar[str] = "gpt_oss_accuracy"
     prefix: ClassVar[str] = "gpt_oss"
     repeats: ClassVar[Mapping[str, int]] = {"aime": 8, "gpqa": 5, "livecodebench": 3}
+    headings: ClassVar[Mapping[str, tuple[str, ...]]] = {"Quality": ("gpt_oss_",)}
+    headline: ClassVar[tuple[str, ...]] = ("gpt_oss_accuracy",)
 
     def letter(self, text: str, part: str) -> str | None:
         return gpt_oss_letter(text, CHOICES[part])

@@ -54,6 +54,8 @@ class HierarchicalF1(SampleMetric):
     """
 
     name: ClassVar[str] = "hierarchical_f1"
+    headings: ClassVar[Mapping[str, tuple[str, ...]]] = {"Quality": ("hierarchical_", "category_", "brand_", "is_secondhand_")}
+    headline: ClassVar[tuple[str, ...]] = ("hierarchical_f1",)
 
     def applies(self, sample: Sample) -> bool:
         return category(sample.meta.get("answer")) is not None

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from configs.registry import make
 from metrics.base import Run, SampleMetric
 from metrics.mlperf.compliance.verdict import CompletedTest, Verdict, pass_line
-from metrics.report.figures import QUALITY
+from metrics.report.figures import headline_names
 from workloads.loadgen.logs import Logged
 from workloads.records import Record
 
@@ -146,13 +146,13 @@ def _gpqa_accuracy(run: Run) -> tuple[str, float] | None:
 
 
 def quality(run: Run) -> tuple[str, float] | None:
-    """The first figure of ACCURACIES and QUALITY among the run's metrics; None where no metric scores its answers."""
+    """The first figure of ACCURACIES, or else headline figure, among the run's metrics; None where no metric scores its answers."""
     figures: dict[str, float | None] = {}
     for name in run.metric_names:
         metric = make("metrics", name, {})
         if isinstance(metric, SampleMetric) or name in ACCURACIES:
             figures |= {key: figure.value for key, figure in metric.compute(run).items()}
-    return next(((name, value) for name in (*ACCURACIES, *QUALITY) if (value := figures.get(name)) is not None), None)
+    return next(((name, value) for name in (*ACCURACIES, *headline_names([run])) if (value := figures.get(name)) is not None), None)
 
 
 def token_ids(answer: Logged, record: Record) -> NDArray[np.int32] | None:

@@ -32,6 +32,8 @@ class VBench(Metric):
     """
 
     name: ClassVar[str] = "vbench"
+    headings: ClassVar[Mapping[str, tuple[str, ...]]] = {"Quality": ("vbench",)}
+    headline: ClassVar[tuple[str, ...]] = ("vbench",)
 
     def compute(self, run: Run) -> Mapping[str, Figure]:
         asked = [s for s in run.samples if s.meta.get("dimensions")]

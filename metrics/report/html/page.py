@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metrics.performance.latency import query_latencies
-from metrics.report.figures import QUALITY
+from metrics.report.figures import heading, headline_names, metric_classes
 from metrics.report.html import plots, token_plots
 from metrics.report.html.render import png_uri, render, report_link
 from metrics.report.html.text_answers import text_plots, thumbnail, worst_answers
@@ -24,12 +24,7 @@ from workloads.run_folder.search import read_search
 SHEET_CLIPS, SHEET_FRAMES = 12, 5  # rows and columns of the contact sheet
 SHEET_PIXELS = 96  # a frame's width on it
 
-HEADINGS = {
-    "Speed": ("_per_s", "goodput_", "latency_", "ttft_", "first_token_", "tpot_", "itl_", "queue_", "service_", "step_mean"),
-    "Quality": ("world_", "exact_match", "rouge_", "hierarchical_", "category_", "temporal_", "motion_", "dynamic_", "first_frame_"),
-    "Answers and load": ("tokens_per_sample", "prompt_tokens_", "end_token_", "empty_", "batch_occupancy"),
-    "Cost": ("peak_", "stage_"),
-}
+HEADINGS = ("Speed", "Quality", "Answers and load", "Cost")  # in this order; then those of plugins, and Other
 
 
 def write_html(report: Report) -> Path:
@@ -44,9 +39,9 @@ def key_figures(report: Report) -> list[tuple[str, Any]]:
     noun, unit = report.run.workload.noun, report.run.workload.unit
     texts = unit == "tokens"
     wanted: list[tuple[str, ...]] = [(f"{noun}_per_s",), (f"{unit}_per_s",)]
-    whole, memory = ("latency_p90", "service_mean"), ("peak_device_memory", "peak_host_memory")
+    quality, whole, memory = headline_names([report.run]), ("latency_p90", "service_mean"), ("peak_device_memory", "peak_host_memory")
     wanted += [("goodput_share",), ("ttft_p90", "ttft_mean"), ("tpot_p90", "tpot_mean")] if texts else []
-    wanted += [(name,) for name in ((*QUALITY, *whole, *memory) if texts else (*whole, *QUALITY, *memory))]
+    wanted += [(name,) for name in ((*quality, *whole, *memory) if texts else (*whole, *quality, *memory))]
     known = {name: figure for name, figure in report.data["figures"].items() if figure["value"] is not None}
     names = [next((name for name in either if name in known), None) for either in wanted]
     return [(name, known[name]) for name in names if name is not None][: 8 if texts else 5]
@@ -64,7 +59,7 @@ def _page(report: Report) -> dict[str, Any]:
     return {
         "r": data,
         "config": run.config.model_dump(),
-        "figures": _grouped(data["figures"]),
+        "figures": _grouped(report),
         "key_figures": key_figures(report),
         "latency_svg": plots.latency_svg(latencies, "time in service" if offline else "latency") if latencies else "",
         "stages_svg": plots.stages_svg(stages) if stages else "",
@@ -86,15 +81,15 @@ def _search(report: Report) -> dict[str, Any] | None:
     return {"max_valid_qps": search.max_valid_qps, "confirmed": search.confirmed, "limits": limits, "probes": probes, "svg": svg}
 
 
-def _grouped(figures: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Figures under their heading; what fits none goes under Other."""
-    found: dict[str, dict[str, Any]] = {}
-    for name, figure in figures.items():
-        heading = next(
-            (h for h, marks in HEADINGS.items() if any(name.endswith(m) if m[0] == "_" else name.startswith(m) for m in marks)), "Other"
-        )
-        found.setdefault(heading, {})[name] = figure
-    return {h: found[h] for h in (*HEADINGS, "Other") if h in found}
+def _grouped(report: Report) -> dict[str, dict[str, Any]]:
+    """Figures under their headings."""
+    groups: dict[str, dict[str, Any]] = {title: {} for title in HEADINGS}
+    other: dict[str, Any] = {}
+    metrics = metric_classes(report.run)
+    for name, figure in report.data["figures"].items():
+        title = heading(name, metrics)
+        (other if title is None else groups.setdefault(title, {}))[name] = figure
+    return {title: figures for title, figures in (*groups.items(), ("Other", other)) if figures}
 
 
 def _clips(report: Report) -> list[dict[str, Any]]:

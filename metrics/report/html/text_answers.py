@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from metrics.base import Run
 from metrics.performance.token_latency import first_token_waits, first_tokens_in_service, output_token_times
-from metrics.report.figures import QUALITY
+from metrics.report.figures import headline_names
 from metrics.report.html import token_plots
 from metrics.report.report import Report
 
@@ -38,11 +38,15 @@ def text_plots(report: Report) -> dict[str, str]:
 
 def worst_answers(report: Report) -> list[dict[str, Any]]:
     """Judged answers for the page, at most SHOWN_ANSWERS: failed ones, those with canaries, then by their lowest score."""
-    alarms = set(report.data["alarms"])
-    ordered = sorted(report.data["samples"], key=lambda s: _goodness(s, alarms))
+    alarms, quality = set(report.data["alarms"]), headline_names([report.run])
+    ordered = sorted(report.data["samples"], key=lambda s: _goodness(s, alarms, quality))
     samples = report.run.samples
     return [
-        {**s, "marks": _marks(s, alarms), "images": [thumbnail(image) for image in samples[s["sample_index"]].images[:SHOWN_IMAGES]]}
+        {
+            **s,
+            "marks": _marks(s, alarms, quality),
+            "images": [thumbnail(image) for image in samples[s["sample_index"]].images[:SHOWN_IMAGES]],
+        }
         for s in ordered[:SHOWN_ANSWERS]
     ]
 
@@ -75,18 +79,18 @@ def _waits(run: Run, limits: Mapping[str, float]) -> dict[str, list[float]]:
     return {name: seconds for name, seconds in waits.items() if seconds}
 
 
-def _goodness(sample: Mapping[str, Any], alarms: Collection[str]) -> tuple[bool, bool, float, int]:
+def _goodness(sample: Mapping[str, Any], alarms: Collection[str], quality: Sequence[str]) -> tuple[bool, bool, float, int]:
     """What answers are sorted by. Being cut off is no fault where the limit is short on purpose."""
     odd = any(name in alarms or name != "cut_off" for name in sample["canaries"])
-    lowest = min((sample["scores"][name] for name in QUALITY if name in sample["scores"]), default=1.0)
+    lowest = min((sample["scores"][name] for name in quality if name in sample["scores"]), default=1.0)
     return sample["status"] == "done", not odd, lowest, sample["sample_index"]
 
 
-def _marks(sample: Mapping[str, Any], alarms: Collection[str]) -> list[tuple[str, str]]:
+def _marks(sample: Mapping[str, Any], alarms: Collection[str], quality: Sequence[str]) -> list[tuple[str, str]]:
     """Small labels beside an answer, each with its style: `no` is bad, `is` is neither, empty is good."""
     marks = [("failed", "no")] if sample["status"] == "failed" else []
     marks += [(f"canary: {name}" if name in alarms else name, "no" if name in alarms else "is") for name in sample["canaries"]]
-    for name in (n for n in QUALITY if n in sample["scores"]):
+    for name in (n for n in quality if n in sample["scores"]):
         score = sample["scores"][name]
         told = ("yes" if score else "NO") if name == "exact_match" else f"{score:.2f}"
         marks.append((f"{name.replace('_', ' ')} {told}", "no" if score < 0.5 else ""))

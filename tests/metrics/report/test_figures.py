@@ -1,0 +1,96 @@
+"""A metric says for itself under which heading its figures stand, which of them are quality, and which the last line shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from configs import registry
+from configs.registry import BUILT_IN, find, register
+from metrics.base import Figure, Metric, Run
+from metrics.report.figures import heading, headline_names, metric_classes
+from metrics.report.html.combined import write_combined
+from metrics.report.html.page import write_html
+from metrics.report.report import Report, build_report, headline
+from tests.conftest import record
+from tests.metrics.conftest import write_run
+from workloads.records import Sample
+
+PLUGIN = "good_taste"
+RANDOM = {"name": "transformers_llm", "weights": "random", "architecture": "llama2-70b"}
+
+FIGURES = {
+    "Speed": "answers_per_s tokens_per_s total_tokens_per_s goodput_share latency_p90 service_mean ttft_p90 first_token_in_service_mean "
+    "tpot_p50 itl_mean queue_mean step_mean",
+    "Quality": "world_score world_shape exact_match exact_match_held_out rouge_l first_frame_psnr hierarchical_f1 category_parsed brand_f1 "
+    "is_secondhand_f1 gpt_oss_gpqa deepseek_r1_accuracy vbench vbench_scene temporal_flickering motion_smoothness dynamic_degree",
+    "Answers and load": "tokens_per_sample prompt_tokens_mean end_token_share empty_share batch_occupancy",
+    "Cost": "peak_host_memory stage_denoise",
+    "Other": "energy_per_token mean_power generation_length",
+}
+HEADLINE = "world_score exact_match rouge_l hierarchical_f1 gpt_oss_accuracy deepseek_r1_accuracy vbench first_frame_psnr"
+
+
+@pytest.fixture
+def plugin() -> Iterator[str]:
+    """A metric that is registered while the test runs, or until it calls `forget`."""
+
+    @register(PLUGIN)
+    @dataclass(frozen=True)
+    class GoodTaste(Metric):
+        headings: ClassVar[Mapping[str, tuple[str, ...]]] = {"Quality": ("taste",), "Kitchen": ("_of_salt",)}
+        headline: ClassVar[tuple[str, ...]] = ("taste",)
+
+        def compute(self, run: Run) -> dict[str, Figure]:
+            return {name: Figure(0.5, "", "higher", 4) for name in ("taste", "grains_of_salt", "plates")}
+
+    yield PLUGIN
+    forget()
+
+
+def forget() -> None:
+    registry._registered.pop(("metrics", PLUGIN), None)
+
+
+def reported(folder: Path, metrics: list[str], **config: object) -> Report:
+    samples = [Sample(i, f"prompt {i}", {"answer": "yes"}) for i in range(4)]
+    records = [record(i, text="yes", num_units=1, finish_reason="stop") for i in range(4)]
+    return build_report(write_run(folder, samples, records, metrics=metrics, **config))
+
+
+def test_the_figures_of_built_in_metrics_have_their_headings() -> None:
+    metrics = [find("metrics", name) for name in BUILT_IN["metrics"]]
+    for title, names in FIGURES.items():
+        assert {name: heading(name, metrics) or "Other" for name in names.split()} == dict.fromkeys(names.split(), title)
+
+
+def test_headline_figures_come_in_the_order_of_the_registry(tmp_path: Path) -> None:
+    backwards = list(reversed(list(BUILT_IN["metrics"])))
+    run = reported(tmp_path / "run", ["throughput"]).run
+    object.__setattr__(run, "config", run.config.model_copy(update={"metrics": backwards}))
+    assert headline_names([run]) == HEADLINE.split()
+
+
+def test_a_plugins_figures_stand_where_it_says(plugin: str, tmp_path: Path) -> None:
+    report = reported(tmp_path / "run", [plugin, "exact_match"])
+    assert list(headline(report).items()) == [("exact_match", 1.0), ("taste", 0.5)]
+    page = write_html(report).read_text(encoding="utf-8")
+    places = [page.index(text) for text in ("<h3>Quality", "<td>taste", "<h3>Kitchen", "<td>grains_of_salt", "<h3>Other", "<td>plates")]
+    assert places == sorted(places)
+
+
+def test_a_plugins_quality_is_withheld_for_random_weights(plugin: str, tmp_path: Path) -> None:
+    figures = reported(tmp_path / "run", [plugin], pipeline=RANDOM).data["figures"]
+    assert figures["taste"]["note"] == "withheld: random weights have no quality"
+    assert [figures[name]["value"] for name in ("taste", "grains_of_salt", "plates")] == [None, 0.5, 0.5]
+
+
+def test_a_combined_page_needs_no_plugin_of_a_metric(plugin: str, tmp_path: Path) -> None:
+    report = reported(tmp_path / "run", [plugin, "exact_match"])
+    forget()
+    assert [metric.__name__ for metric in metric_classes(report.run)] == ["ExactMatch"]
+    assert "exact match" in write_combined([tmp_path / "run"], tmp_path / "combined.html").read_text(encoding="utf-8")
