@@ -26,6 +26,7 @@ from metrics.mlperf.compliance.run_tests import AuditTest, check_ranks, run_audi
 from metrics.mlperf.compliance.settings import SAME_INDEX, dataset_of, settings
 from metrics.mlperf.compliance.verdict import Verdict, not_run
 from metrics.report.load_run import load_run
+from pipelines.distributed.ranks import is_main_process
 from workloads.mlperf.run_rules import shown_benchmark
 from workloads.run_folder.files import write_json
 from workloads.run_folder.manifest import modifications
@@ -45,7 +46,7 @@ def comply(folder: Path, names: Sequence[str], output: Path | None) -> Complianc
     tests = _select(run, names)
     check_run(run)
     if not tests:
-        return Compliance(target, "NONE ASKED", [], run.config.benchmark) if is_main() else None
+        return Compliance(target, "NONE ASKED", [], run.config.benchmark) if is_main_process() else None
     before = read_earlier(run, target)
     tests = _remaining(tests, names, before, target)
     ranks = run.outcome["performance"]["ranks"]
@@ -55,7 +56,7 @@ def comply(folder: Path, names: Sequence[str], output: Path | None) -> Complianc
     audits = [make_audit(run, name, target) for name in tests if name not in reasons]
     if audits:
         run_audits(audits, lambda audit: controls(run, audit))
-    if not is_main():
+    if not is_main_process():
         return None
     verdicts = {name: not_run(name, reasons[name]) if name in reasons else judge(name, run, target) for name in tests}
     in_order = [(before | verdicts)[name] for name in TESTS if name in before or name in verdicts]
@@ -76,12 +77,6 @@ def _remaining(tests: Sequence[str], names: Sequence[str], before: Mapping[str, 
     if not remaining or (names and existing):
         raise ConfigError(f"{str(target)!r} already holds {', '.join(existing)}. Remove the folder, or choose another one with --output.")
     return remaining
-
-
-def is_main() -> bool:
-    from pipelines.distributed.ranks import is_main_process
-
-    return is_main_process()
 
 
 def check_run(run: Run) -> None:

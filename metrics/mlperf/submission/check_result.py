@@ -1,4 +1,4 @@
-"""One result of an MLPerf submission: its logs, its accuracy and its compliance tests, compared with the runs that it was made from."""
+"""Checks one result of an MLPerf submission: logs, accuracy and compliance tests, compared with the runs that it was made from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from configs.errors import ConfigError
 from metrics.mlperf.compliance.performance import compare_speed
-from metrics.mlperf.submission.files import MAX_LOG_BYTES, MEASUREMENTS, VIDEOS, held_gates, read_accuracy, sha256
+from metrics.mlperf.submission.files import MAX_LOG_BYTES, MEASUREMENTS, VIDEOS, evaluate_gates, read_accuracy, sha256
 from metrics.mlperf.submission.write import LOGS, manifest_hash
 from metrics.report.report import load_report
 from metrics.validity.mlperf_rules import departures
@@ -20,19 +20,19 @@ from workloads.mlperf.notices import differences_from_reference
 from workloads.mlperf.rules import MIN_DURATION_S, Benchmark, ScenarioRules
 from workloads.run_folder.manifest import modifications
 
-ROUNDING = 1e-4  # between accuracy.txt and what is computed again
-FORGIVEN = "Multiple conf files"  # LoadGen says so of every compliance test: audit.config is its second file
+ROUNDING = 1e-4  # between accuracy.txt and the value that is computed again
+HARMLESS = "Multiple conf files"  # LoadGen logs this error in every compliance test, because audit.config is its second file
 
 
 class Refusal(NamedTuple):
-    """file: in the submission's folder, or the folder that lacks it."""
+    """file: relative to the submission's folder; the containing folder if a file is missing."""
 
     file: str
     reason: str
 
 
-class Place(NamedTuple):
-    """A result in the tree. runs: the run folders that it is of, by test, as DIR/runs.json has them."""
+class Result(NamedTuple):
+    """One result: a benchmark in a scenario. runs: the run folder of each test, from DIR/runs.json."""
 
     root: Path
     folder: Path
@@ -45,218 +45,228 @@ class Place(NamedTuple):
         return Refusal((self.folder / name).relative_to(self.root).as_posix(), reason)
 
 
-def check_result(place: Place) -> Iterator[Refusal]:
+def check_result(result: Result) -> Iterator[Refusal]:
+    """Yield all refusals of the result."""
     for name in ("user.conf", "README.md"):
-        if not (place.folder / name).is_file() or not (place.folder / name).stat().st_size:
-            yield place.refuse(name, "missing or empty")
-    fields = read_object(place.folder / "measurements.json")
+        if not (result.folder / name).is_file() or not (result.folder / name).stat().st_size:
+            yield result.refuse(name, "missing or empty")
+    fields = read_object(result.folder / "measurements.json")
     if fields is None:
-        yield place.refuse("measurements.json", "missing or no JSON")
+        yield result.refuse("measurements.json", "missing, or not a JSON object")
     elif empty := [f for f in MEASUREMENTS if not fields.get(f)]:
-        yield place.refuse("measurements.json", f"fields that are missing or say nothing: {', '.join(empty)}")
-    yield from _own_runs(place)
-    yield from _performance(place)
-    yield from _accuracy(place)
-    if place.division == "closed":
-        for test in place.benchmark.compliance:
-            yield from _compliance(place, test)
+        yield result.refuse("measurements.json", f"missing or empty fields: {', '.join(empty)}")
+    yield from _check_runs(result)
+    yield from _check_performance(result)
+    yield from _check_accuracy(result)
+    if result.division == "closed":
+        for test in result.benchmark.compliance:
+            yield from _check_compliance(result, test)
 
 
-def _performance(place: Place) -> Iterator[Refusal]:
+def _check_performance(result: Result) -> Iterator[Refusal]:
     name = "performance/run_1"
-    yield from _same_logs(place, name, "performance")
-    log = _log(place, name)
+    yield from _check_logs(result, name, "performance")
+    log = _log(result, name)
     if isinstance(log, Refusal):
         yield log
         return
     detail = f"{name}/mlperf_log_detail.txt"
-    yield from _valid(place, name, log)
-    for told in departures(place.folder / name, place.benchmark, place.rules.scenario, "performance"):
-        yield place.refuse(detail, told)
+    yield from _check_validity(result, name, log)
+    for problem in departures(result.folder / name, result.benchmark, result.rules.scenario, "performance"):
+        yield result.refuse(detail, problem)
     if log.score is None:
-        yield place.refuse(detail, "LoadGen gives no score")
-    lasted_ns = log.values.get("result_max_latency_ns")
-    if log.scenario == "Offline" and (lasted_ns is None or lasted_ns < MIN_DURATION_S * 1e9):
-        yield place.refuse(detail, f"the run lasted {(lasted_ns or 0) / 1e9:.1f} s, {MIN_DURATION_S:.0f} are asked")
+        yield result.refuse(detail, "LoadGen gives no score")
+    duration_ns = log.values.get("result_max_latency_ns")
+    if log.scenario == "Offline" and (duration_ns is None or duration_ns < MIN_DURATION_S * 1e9):
+        yield result.refuse(detail, f"the run lasted {(duration_ns or 0) / 1e9:.1f} s; at least {MIN_DURATION_S:.0f} s are required")
 
 
-def _valid(place: Place, name: str, log: LoadGenLog) -> Iterator[Refusal]:
-    """LoadGen's own verdict, in both of its files, and what it rests on."""
-    said = read_summary(place.folder / name).get("Result is")
-    if said != "VALID":
-        yield place.refuse(f"{name}/mlperf_log_summary.txt", f"Result is : {said or 'not told'}")
+def _check_validity(result: Result, name: str, log: LoadGenLog) -> Iterator[Refusal]:
+    """Check LoadGen's own verdict in both of its files, and the conditions behind it."""
+    verdict = read_summary(result.folder / name).get("Result is")
+    if verdict != "VALID":
+        yield result.refuse(f"{name}/mlperf_log_summary.txt", f"Result is : {verdict or 'missing'}")
     if not log.valid:
-        yield place.refuse(f"{name}/mlperf_log_detail.txt", f"result_validity is {log.values.get('result_validity')}: {log.why_invalid}")
-    met = {"result_min_duration_met": "the minimum duration", "result_min_queries_met": "the minimum number of queries"}
-    met |= {"result_perf_constraints_met": "the latency limits", "early_stopping_met": "early stopping's conditions"}
-    for key, what in met.items():
+        yield result.refuse(f"{name}/mlperf_log_detail.txt", f"result_validity is {log.values.get('result_validity')}: {log.why_invalid}")
+    conditions = {
+        "result_min_duration_met": "the minimum duration was not met",
+        "result_min_queries_met": "the minimum number of queries was not met",
+        "result_perf_constraints_met": "the latency limits were not met",
+        "early_stopping_met": "the conditions of early stopping were not met",
+    }
+    for key, problem in conditions.items():
         if log.values.get(key) is False:
-            yield place.refuse(f"{name}/mlperf_log_detail.txt", f"{what} were not met" if what.endswith("s") else f"{what} was not met")
+            yield result.refuse(f"{name}/mlperf_log_detail.txt", problem)
 
 
-def _accuracy(place: Place) -> Iterator[Refusal]:
-    log = _log(place, "accuracy")
+def _check_accuracy(result: Result) -> Iterator[Refusal]:
+    log = _log(result, "accuracy")
     if isinstance(log, Refusal):
         yield log
         return
-    yield from _same_logs(place, "accuracy", "accuracy")
-    for told in departures(place.folder / "accuracy", place.benchmark, place.rules.scenario, "accuracy"):
-        yield place.refuse("accuracy/mlperf_log_detail.txt", told)
-    kept = place.folder / "accuracy/mlperf_log_accuracy.json"
-    if not kept.is_file() or not kept.stat().st_size:
-        yield place.refuse("accuracy/mlperf_log_accuracy.json", "missing or empty")
-    elif kept.stat().st_size > MAX_LOG_BYTES:
-        yield place.refuse("accuracy/mlperf_log_accuracy.json", f"{kept.stat().st_size} bytes, at most {MAX_LOG_BYTES}: not truncated")
-    yield from _accuracy_text(place)
-    if place.benchmark.workload == "t2v":
-        missing = [i for i in VIDEOS.get(place.benchmark.round, ()) if not (place.folder / f"accuracy/videos/{i}.mp4").is_file()]
+    yield from _check_logs(result, "accuracy", "accuracy")
+    for problem in departures(result.folder / "accuracy", result.benchmark, result.rules.scenario, "accuracy"):
+        yield result.refuse("accuracy/mlperf_log_detail.txt", problem)
+    file = result.folder / "accuracy/mlperf_log_accuracy.json"
+    if not file.is_file() or not file.stat().st_size:
+        yield result.refuse("accuracy/mlperf_log_accuracy.json", "missing or empty")
+    elif file.stat().st_size > MAX_LOG_BYTES:
+        yield result.refuse(
+            "accuracy/mlperf_log_accuracy.json", f"{file.stat().st_size} bytes; at most {MAX_LOG_BYTES} are allowed: truncate it"
+        )
+    yield from _check_accuracy_text(result)
+    if result.benchmark.workload == "t2v":
+        missing = [i for i in VIDEOS.get(result.benchmark.round, ()) if not (result.folder / f"accuracy/videos/{i}.mp4").is_file()]
         if missing:
-            yield place.refuse("accuracy/videos", f"without the videos {', '.join(map(str, missing))}")
+            yield result.refuse("accuracy/videos", f"missing videos: {', '.join(map(str, missing))}")
 
 
-def _accuracy_text(place: Place) -> Iterator[Refusal]:
-    """accuracy.txt against the gates, and against the answers."""
+def _check_accuracy_text(result: Result) -> Iterator[Refusal]:
+    """Check accuracy.txt against the gates and against the run's answers."""
     name = "accuracy/accuracy.txt"
     try:
-        values, digest = read_accuracy((place.folder / name).read_text(encoding="utf-8"))
+        values, digest = read_accuracy((result.folder / name).read_text(encoding="utf-8"))
     except OSError:
-        yield place.refuse(name, "missing")
+        yield result.refuse(name, "missing")
         return
-    run = _run(place, "accuracy")
-    held = {gate.figure: gate for gate in held_gates(run)} if run else {}
-    for gate in place.rules.gates if place.division == "closed" else ():
+    run = _run(result, "accuracy")
+    gates = {gate.figure: gate for gate in evaluate_gates(run)} if run else {}
+    for gate in result.rules.gates if result.division == "closed" else ():
         value = values.get(gate.metric)
         if value is None:
-            yield place.refuse(name, f"{gate.metric} is not told" + (f": {held[gate.figure].why}" if gate.figure in held else ""))
+            yield result.refuse(name, f"{gate.metric} is missing" + (f": {gates[gate.figure].why}" if gate.figure in gates else ""))
         elif gate.at_least is not None and value < gate.at_least:
-            yield place.refuse(name, f"{gate.metric} is {value:.6g}, at least {gate.at_least:.6g} is asked")
+            yield result.refuse(name, f"{gate.metric} is {value:.6g}; at least {gate.at_least:.6g} is required")
         elif gate.at_most is not None and value > gate.at_most:
-            yield place.refuse(name, f"{gate.metric} is {value:.6g}, at most {gate.at_most:.6g} is asked")
+            yield result.refuse(name, f"{gate.metric} is {value:.6g}; at most {gate.at_most:.6g} is allowed")
     if run is None:
-        yield place.refuse(name, "cannot be computed again: runs.json names no run folder that is there and has these answers")
+        yield result.refuse(name, "cannot be computed again: runs.json names no existing run folder with these answers")
         return
-    full = run / "accuracy/mlperf_log_accuracy.json"
-    if digest is None or not full.is_file() or digest != sha256(full.read_bytes()):
-        yield place.refuse(name, f"its hash is {digest}, which is not that of the run's accuracy log")
-    for gate in place.rules.gates:
-        told, own = values.get(gate.metric), held[gate.figure].value if gate.figure in held else None
-        if told is not None and (own is None or not math.isclose(told, own, rel_tol=ROUNDING, abs_tol=ROUNDING)):
-            shown = f"{own:.6g}" if own is not None else "none" + (f": {held[gate.figure].why}" if gate.figure in held else "")
-            yield place.refuse(name, f"{gate.metric} is told as {told:.6g}, and the run's answers give {shown}")
+    log = run / "accuracy/mlperf_log_accuracy.json"
+    if digest is None or not log.is_file() or digest != sha256(log.read_bytes()):
+        yield result.refuse(name, f"its hash, {digest}, is not the hash of the run's accuracy log")
+    for gate in result.rules.gates:
+        stated, computed = values.get(gate.metric), gates[gate.figure].value if gate.figure in gates else None
+        if stated is not None and (computed is None or not math.isclose(stated, computed, rel_tol=ROUNDING, abs_tol=ROUNDING)):
+            shown = f"{computed:.6g}" if computed is not None else "none" + (f": {gates[gate.figure].why}" if gate.figure in gates else "")
+            yield result.refuse(name, f"{gate.metric} is stated as {stated:.6g}, but the run's answers give {shown}")
 
 
-def _own_runs(place: Place) -> Iterator[Refusal]:
-    """What the runs' own reports say, and whether they are as they were left."""
+def _check_runs(result: Result) -> Iterator[Refusal]:
+    """Check the reports of the runs, and that the runs were not modified."""
     for mode in ("performance", "accuracy"):
-        run, shown = _run(place, mode), ("performance/run_1" if mode == "performance" else "accuracy")
+        run, file = _run(result, mode), ("performance/run_1" if mode == "performance" else "accuracy")
         if run is None:
-            if mode == "performance":  # of accuracy, accuracy.txt is refused
-                yield place.refuse(shown, "cannot be held against its run: runs.json names no run folder that is there and has these logs")
+            if mode == "performance":  # for accuracy, accuracy.txt is refused
+                yield result.refuse(file, "cannot be compared with its run: runs.json names no existing run folder with these logs")
             continue
         reasons = [f"the run was modified after it finished: {change}" for change in modifications(run)]
         try:
             report = load_report(run)
-            if (rules := report.run.config.rules) != f"mlperf-{place.benchmark.round}":
-                reasons.append(f"the run was made by rules {rules!r}: make it with --set rules=mlperf-{place.benchmark.round}")
-            if place.division == "closed":
-                told = differences_from_reference(place.benchmark, report.run.config.pipeline_options)
-                reasons += [f"not as the reference: {note}" for note in told]
+            if (rules := report.run.config.rules) != f"mlperf-{result.benchmark.round}":
+                reasons.append(f"the run was made by rules {rules!r}; make it with --set rules=mlperf-{result.benchmark.round}")
+            if result.division == "closed":
+                differences = differences_from_reference(result.benchmark, report.run.config.pipeline_options)
+                reasons += [f"not as the reference: {difference}" for difference in differences]
             if not report.valid:
-                reasons += [f"the run is INVALID by its own report: {told}" for told in report.data["reasons"]]
+                reasons += [f"the run is INVALID by its own report: {reason}" for reason in report.data["reasons"]]
         except ConfigError as error:
             reasons.append(str(error))
         for reason in reasons:
-            yield place.refuse(shown, reason)
+            yield result.refuse(file, reason)
 
 
-def _same_logs(place: Place, name: str, mode: str) -> Iterator[Refusal]:
-    if (run := _run(place, mode)) is None:
+def _check_logs(result: Result, name: str, mode: str) -> Iterator[Refusal]:
+    if (run := _run(result, mode)) is None:
         return
     for file in LOGS:
-        own, kept = run / mode / file, place.folder / name / file
-        if own.is_file() and kept.is_file() and own.read_bytes() != kept.read_bytes():
-            yield place.refuse(f"{name}/{file}", "is not the run's own log: it was changed")
+        original, copy = run / mode / file, result.folder / name / file
+        if original.is_file() and copy.is_file() and original.read_bytes() != copy.read_bytes():
+            yield result.refuse(f"{name}/{file}", "differs from the run's own log: it was modified")
 
 
-def _compliance(place: Place, test: str) -> Iterator[Refusal]:
-    folder = place.folder / test
-    if why := _not_held(place, test):
-        yield place.refuse(test, f"was not held: {why}")
+def _check_compliance(result: Result, test: str) -> Iterator[Refusal]:
+    folder = result.folder / test
+    if reason := _reason_not_run(result, test):
+        yield result.refuse(test, f"was not run: {reason}")
         return
     if not folder.is_dir():
-        yield place.refuse(test, f"missing: run suite.py comply {_run(place, 'performance') or 'RUN'} and submit again")
+        yield result.refuse(test, f"missing; run suite.py comply {_run(result, 'performance') or 'RUN'} and submit again")
         return
-    wanted: dict[str, Sequence[str]] = {
+    files: dict[str, Sequence[str]] = {
         "TEST01": ("verify_accuracy.txt", "verify_performance.txt"),
         "TEST04": ("verify_performance.txt",),
         "TEST09": ("verify_output_len.txt",),
     }
-    for file in wanted.get(test, ("verify_accuracy.txt",)):
+    for file in files.get(test, ("verify_accuracy.txt",)):
         try:
             lines = {line.strip() for line in (folder / file).read_text(encoding="utf-8").splitlines()}
         except OSError:
-            yield place.refuse(f"{test}/{file}", "missing")
+            yield result.refuse(f"{test}/{file}", "missing")
             continue
         if test == "TEST06":
-            asked = ("EOS check pass: True", "Sample length check pass: True")
-            if not lines.issuperset(asked) or not lines & {"First token check pass: True", "First token check pass: Skipped"}:
-                yield place.refuse(f"{test}/{file}", "the test does not hold")
+            required = ("EOS check pass: True", "Sample length check pass: True")
+            if not lines.issuperset(required) or not lines & {"First token check pass: True", "First token check pass: Skipped"}:
+                yield result.refuse(f"{test}/{file}", "the test failed")
         elif "TEST PASS" not in lines:
-            yield place.refuse(f"{test}/{file}", "the test does not hold")
-    log = _log(place, f"{test}/performance/run_1")
+            yield result.refuse(f"{test}/{file}", "the test failed")
+    log = _log(result, f"{test}/performance/run_1")
     if isinstance(log, Refusal):
         yield log
         return
     if test in ("TEST01", "TEST04"):
-        yield from _valid(place, f"{test}/performance/run_1", log)
-        before = _log(place, "performance/run_1")
+        yield from _check_validity(result, f"{test}/performance/run_1", log)
+        before = _log(result, "performance/run_1")
         if isinstance(before, LoadGenLog) and before.valid and log.valid:
-            _, wrong = compare_speed(before, log, both_ways=test == "TEST01")  # by the official rule, whatever the run was content with
-            if wrong:
-                yield place.refuse(f"{test}/verify_performance.txt", wrong)
-    if errors := [error for error in log.errors if FORGIVEN not in error]:
-        yield place.refuse(f"{test}/performance/run_1/mlperf_log_detail.txt", f"LoadGen logged {len(errors)} errors, first: {errors[0]}")
+            _, problem = compare_speed(before, log, both_ways=test == "TEST01")  # by the official rule, without controls
+            if problem:
+                yield result.refuse(f"{test}/verify_performance.txt", problem)
+    if errors := [error for error in log.errors if HARMLESS not in error]:
+        yield result.refuse(f"{test}/performance/run_1/mlperf_log_detail.txt", f"LoadGen logged {len(errors)} errors, first: {errors[0]}")
     if test == "TEST04" and not log.values.get("effective_performance_issue_same"):
-        yield place.refuse(f"{test}/performance/run_1/mlperf_log_detail.txt", "its settings were not in force: other samples were asked")
+        yield result.refuse(
+            f"{test}/performance/run_1/mlperf_log_detail.txt", "its settings were not effective: LoadGen issued other samples"
+        )
 
 
-def _not_held(place: Place, test: str) -> str:
-    """Why `suite.py comply` could not hold the test; empty where it could, or was not run."""
-    told = place.runs.get("performance", {}).get("compliance")
-    found = read_object(place.root / told / "comply.json") if told else None
-    one = found["tests"].get(test, {}) if found and isinstance(found.get("tests"), dict) else {}
-    return str(one.get("told")) if one.get("result") == "not held" else ""
+def _reason_not_run(result: Result, test: str) -> str:
+    """Why `suite.py comply` could not run the test; empty if it could, or if comply itself was not run."""
+    folder = result.runs.get("performance", {}).get("compliance")
+    content = read_object(result.root / folder / "comply.json") if folder else None
+    verdict = content["tests"].get(test, {}) if content and isinstance(content.get("tests"), dict) else {}
+    return str(verdict.get("told")) if verdict.get("result") == "not held" else ""
 
 
-def _log(place: Place, name: str) -> LoadGenLog | Refusal:
+def _log(result: Result, name: str) -> LoadGenLog | Refusal:
     for file in LOGS:
-        if not (place.folder / name / file).is_file():
-            return place.refuse(f"{name}/{file}", "missing")
+        if not (result.folder / name / file).is_file():
+            return result.refuse(f"{name}/{file}", "missing")
     try:
-        return read_detail(place.folder / name / "mlperf_log_detail.txt")
+        return read_detail(result.folder / name / "mlperf_log_detail.txt")
     except ConfigError as error:
-        return place.refuse(f"{name}/mlperf_log_detail.txt", str(error))
+        return result.refuse(f"{name}/mlperf_log_detail.txt", str(error))
 
 
-def _run(place: Place, mode: str) -> Path | None:
-    """The run folder of that test, if it is there and has the files that it had when the submission was written."""
-    told = place.runs.get(mode)
-    return run_folder(place.root, told) if told else None
+def _run(result: Result, mode: str) -> Path | None:
+    source = result.runs.get(mode)
+    return run_folder(result.root, source) if source else None
 
 
-def run_folder(root: Path, told: Mapping[str, str]) -> Path | None:
-    folder = (root / str(told["run"])).resolve()
+def run_folder(root: Path, source: Mapping[str, str]) -> Path | None:
+    """The run folder of a test, if it exists and has the same files as when the submission was written."""
+    folder = (root / str(source["run"])).resolve()
     if not (folder / "config.yaml").is_file():
         return None
     try:
-        return folder if manifest_hash(folder) == told["files"] else None
+        return folder if manifest_hash(folder) == source["files"] else None
     except ConfigError:
         return None
 
 
 def read_object(path: Path) -> dict[str, Any] | None:
+    """Read a JSON object; None if the file is missing or holds anything else."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return content if isinstance(content, dict) else None

@@ -1,7 +1,7 @@
-"""The small files of an MLPerf submission, and what of a run they say.
+"""The small files of an MLPerf submission, written from a run.
 
 Sources: mlcommons/inference at b66003e1, tools/submission/submission_checker/constants.py (fields, patterns, video ids) and
-truncate_accuracy_log.py (what stays of an accuracy log, and its hash).
+truncate_accuracy_log.py (which part of an accuracy log is kept, and its hash).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from workloads.run_folder.media import read_video
 FOLDERS = {"offline": "Offline", "server": "Server", "interactive": "Interactive", "single_stream": "SingleStream"}
 SCENARIOS = {folder: scenario for scenario, folder in FOLDERS.items()}
 MEASUREMENTS = ("input_data_types", "retraining", "starting_weights_filename", "weight_data_types", "weight_transformations")
-PATTERNS = {  # of MLPerf's metrics in accuracy.txt, as the official checker looks for them
+PATTERNS = {  # of MLPerf's metrics in accuracy.txt; the official checker uses the same
     "ROUGE1": r".*'rouge1':\s+'?([\d.]+)'?.*",
     "ROUGE2": r".*'rouge2':\s+'?([\d.]+)'?.*",
     "ROUGEL": r".*'rougeL':\s+'?([\d.]+)'?.*",
@@ -34,12 +34,12 @@ PATTERNS = {  # of MLPerf's metrics in accuracy.txt, as the official checker loo
     "F1_HIERARCHICAL": r"\{.*\"f1\":\s*([\d\.]+).*\}",
 }
 _WORDS = {"ROUGE1": "rouge1", "ROUGE2": "rouge2", "ROUGEL": "rougeL", "ROUGELSUM": "rougeLsum", "GEN_LEN": "gen_len"}
-VIDEOS = {"v6.1": (130, 106, 84, 59, 12, 123, 43, 22, 238, 32)}  # ids of Wan's videos that a submission shows
-VIEWABLE_BYTES, MAX_LOG_BYTES = 4096, 10 * 1024  # of an accuracy log: what stays at either end, and what may
+VIDEOS = {"v6.1": (130, 106, 84, 59, 12, 123, 43, 22, 238, 32)}  # ids of the videos that a Wan submission contains
+VIEWABLE_BYTES, MAX_LOG_BYTES = 4096, 10 * 1024  # of an accuracy log: kept at each end when it is truncated, and allowed
 
 
 def measurements(run: Run) -> dict[str, str]:
-    """measurements.json, from what was in force."""
+    """measurements.json, from the effective settings."""
     ranks: list[dict[str, Any]] = next((o["ranks"] for o in run.outcome.values() if o.get("ranks")), [{}])
     effective, options = ranks[0].get("effective", {}), run.config.pipeline_options
     dtype, quantisation = effective.get("dtype", ""), effective.get("quantisation", "none")
@@ -55,7 +55,7 @@ def measurements(run: Run) -> dict[str, str]:
 
 
 def user_conf(run: Run, scenario: str) -> str:
-    """LoadGen's settings of a run that was not made under MLPerf's rules, which leave their own user.conf."""
+    """user.conf of a run that was not made under MLPerf's rules; those that were have their own."""
     load = run.config.load
     lines: dict[str, object] = {"min_duration": round(load.min_duration_s * 1000), "min_query_count": load.min_query_count}
     if scenario != "single_stream":
@@ -63,8 +63,8 @@ def user_conf(run: Run, scenario: str) -> str:
     return "".join(f"*.{FOLDERS[scenario].replace('Interactive', 'Server')}.{key} = {value}\n" for key, value in lines.items())
 
 
-def held_gates(folder: Path) -> list[Held]:
-    """The benchmark's gates, held against figures that are computed from the run's records now."""
+def evaluate_gates(folder: Path) -> list[Held]:
+    """The benchmark's gates, evaluated on figures that are computed from the run's records now."""
     run = load_run(folder)
     figures: dict[str, Figure] = {}
     for name in () if run.has_random_weights else run.metric_names:
@@ -72,30 +72,30 @@ def held_gates(folder: Path) -> list[Held]:
     return [gate for gate in hold(run, figures) if "MLPerf" in gate.of]
 
 
-def accuracy_text(held: Sequence[Held], gates: Sequence[Gate], digest: str) -> str:
-    """accuracy.txt. A gate that has no value has no line."""
-    values = {gate.figure: gate.value for gate in held if gate.value is not None}
-    found = {gate.metric: values[gate.figure] for gate in gates if gate.figure in values}
-    f1 = found.pop("F1_HIERARCHICAL", None)
+def accuracy_text(evaluated: Sequence[Held], gates: Sequence[Gate], digest: str) -> str:
+    """The content of accuracy.txt. Gates without a value are left out."""
+    values = {gate.figure: gate.value for gate in evaluated if gate.value is not None}
+    metrics = {gate.metric: values[gate.figure] for gate in gates if gate.figure in values}
+    f1 = metrics.pop("F1_HIERARCHICAL", None)
     lines = [f'{{"category": {{"f1": {f1:.6f}}}}}'] if f1 is not None else []
-    if found:
-        lines.append("{" + ", ".join(f"'{_WORDS.get(metric, metric.lower())}': {value:.4f}" for metric, value in found.items()) + "}")
+    if metrics:
+        lines.append("{" + ", ".join(f"'{_WORDS.get(metric, metric.lower())}': {value:.4f}" for metric, value in metrics.items()) + "}")
     return "\n".join([*lines, f"hash={digest}"]) + "\n"
 
 
 def read_accuracy(text: str) -> tuple[dict[str, float], str | None]:
-    """MLPerf's metrics in an accuracy.txt, and the hash of the log."""
-    found: dict[str, float] = {}
+    """Read MLPerf's metrics and the hash of the log from an accuracy.txt."""
+    values: dict[str, float] = {}
     for line in text.splitlines():
         for metric, pattern in PATTERNS.items():
-            if (match := re.match(pattern, line)) and metric not in found:
-                found[metric] = float(match[1])
+            if (match := re.match(pattern, line)) and metric not in values:
+                values[metric] = float(match[1])
     digest = re.search(r"^hash=(\w+)$", text, re.MULTILINE)
-    return found, digest[1] if digest else None
+    return values, digest[1] if digest else None
 
 
-def truncated(log: bytes) -> bytes:
-    """An accuracy log as it is submitted: both ends of it."""
+def truncate(log: bytes) -> bytes:
+    """Keep both ends of an accuracy log that is too long, as MLPerf's rules require."""
     if len(log) <= MAX_LOG_BYTES:
         return log
     return log[:VIEWABLE_BYTES] + b"\n\n...\n\n" + log[-VIEWABLE_BYTES:]
@@ -106,7 +106,7 @@ def sha256(content: bytes) -> str:
 
 
 def write_mp4(source: Path, target: Path) -> None:
-    """A kept video once more as H.264. Raises ValueError where it cannot be read."""
+    """Encode a video of the run as H.264. Raises ValueError if it cannot be read."""
     import av
     import imageio.v3 as iio
 

@@ -1,7 +1,8 @@
-"""What an MLPerf submission says of its system: systems/SYSTEM.json, from each run's own system.json and, for the rest, from --describe.
+"""The description of the system in an MLPerf submission, systems/SYSTEM.json: from each run's system.json and from --describe.
 
-What was measured is not typed in: a told value that is another is refused, and so are runs of other hardware under one system. Software
-may differ by run, and all of it is named. Of a run that asks a server (pipeline endpoint), the machine that asked is what is described.
+Measured fields cannot be typed in: a value of --describe that contradicts them is refused, and so are runs made on different hardware.
+Software may differ between runs, and all versions are listed. For a run against a server (pipeline endpoint), the client's machine is
+described.
 Source of the fields: mlcommons/inference at b66003e1, tools/submission/submission_checker/constants.py.
 """
 
@@ -16,7 +17,7 @@ from configs.errors import ConfigError, unknown
 from metrics.base import Run
 from metrics.report.load_run import load_run
 
-MEANINGFUL = (  # fields of a system's description that must say something
+MEANINGFUL = (  # fields that must not be empty
     *("division", "submitter", "system_type", "status", "system_name", "number_of_nodes", "host_processor_model_name"),
     *("host_processors_per_node", "host_processor_core_count", "host_memory_capacity", "host_memory_configuration"),
     *("host_storage_capacity", "host_storage_type", "host_networking", "host_network_card_count", "host_networking_topology"),
@@ -24,27 +25,27 @@ MEANINGFUL = (  # fields of a system's description that must say something
     *("accelerator_memory_configuration", "accelerator_interconnect", "cooling", "framework", "operating_system"),
     "other_software_stack",
 )
-OTHERS = (  # and those that may be empty
+OTHERS = (  # fields that may be empty
     *("host_processor_frequency", "host_processor_caches", "host_processor_interconnect", "accelerator_frequency"),
     *("accelerator_interconnect_topology", "accelerator_on-chip_memories", "hw_notes", "sw_notes", "system_type_detail"),
 )
-HARDWARE = (  # measured, and the same in all runs of a system
+HARDWARE = (  # measured; must be the same in all runs of a system
     *("number_of_nodes", "host_processor_model_name", "host_processor_core_count", "host_memory_capacity"),
     *("accelerators_per_node", "accelerator_model_name", "accelerator_memory_capacity"),
 )
-SOFTWARE = ("framework", "other_software_stack", "operating_system")  # measured, and named of every run
+SOFTWARE = ("framework", "other_software_stack", "operating_system")  # measured; listed for every run
 
 
-def measured(run: Run) -> dict[str, str]:
-    """HARDWARE and SOFTWARE of one run. Raises ConfigError where its system.json is missing or damaged."""
+def measure(run: Run) -> dict[str, str]:
+    """HARDWARE and SOFTWARE of one run. Raises ConfigError if its system.json is missing or damaged."""
     file = run.folder / "system.json"
     try:
-        return _measured(run, _read_json(file, "what the run was made on is not known"))
+        return _fields(run, _read_json(file, "the run's hardware is unknown"))
     except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{file} is damaged ({type(error).__name__}: {error}): what the run was made on is not known") from None
+        raise ConfigError(f"{file} is damaged ({type(error).__name__}: {error}): the run's hardware is unknown.") from None
 
 
-def _measured(run: Run, system: Mapping[str, Any]) -> dict[str, str]:
+def _fields(run: Run, system: Mapping[str, Any]) -> dict[str, str]:
     accelerators, packages = system["accelerators"], system["packages"]
     nodes = -(-num_devices(run) // len(accelerators)) if accelerators else 1
     software = {"ROCm": system["rocm"], "CUDA": system["cuda"], "Python": system["python"], "LoadGen": packages.get("mlcommons_loadgen")}
@@ -64,64 +65,64 @@ def _measured(run: Run, system: Mapping[str, Any]) -> dict[str, str]:
 
 
 def num_devices(run: Run) -> int:
-    """Ranks of the run: outcome.json lists one for each replica."""
+    """The number of ranks of the run. outcome.json lists one rank of each replica."""
     return max((len(o.get("ranks", ())) for o in run.outcome.values()), default=1) * run.config.parallel.size
 
 
-def of_all(runs: Sequence[Run]) -> dict[str, str]:
-    """What was measured of the system that all these runs were made on. Raises ConfigError naming the field in which two of them differ."""
-    each = [measured(run) for run in runs]
-    if told := next(unlike([(str(run.folder), found) for run, found in zip(runs, each, strict=True)]), None):
-        raise ConfigError(f"{told}; a submission's results are of one system: submit each system by itself")
+def measure_system(runs: Sequence[Run]) -> dict[str, str]:
+    """The measured fields of the system of all runs. Raises ConfigError naming the field in which two runs differ."""
+    each = [measure(run) for run in runs]
+    if problem := next(hardware_differences([(str(run.folder), fields) for run, fields in zip(runs, each, strict=True)]), None):
+        raise ConfigError(f"{problem}. A submission describes one system: submit each system separately.")
     return {field: each[0][field] for field in HARDWARE} | {field: "; ".join(dict.fromkeys(m[field] for m in each)) for field in SOFTWARE}
 
 
-def unlike(each: Sequence[tuple[str, Mapping[str, str]]]) -> Iterator[str]:
-    """Where a run's hardware is not that of the first: each one's name and what was measured of it."""
-    for (first, before), (name, found) in ((each[0], other) for other in each[1:]):
+def hardware_differences(each: Sequence[tuple[str, Mapping[str, str]]]) -> Iterator[str]:
+    """Fields in which a run's hardware differs from the first run's. each: the runs' names and measured fields."""
+    for (first, expected), (name, fields) in ((each[0], other) for other in each[1:]):
         for field in HARDWARE:
-            if found[field] != before[field]:
-                yield f"run {name!r} was made on other hardware than {first!r}: {field} is {found[field]!r} and {before[field]!r}"
+            if fields[field] != expected[field]:
+                yield f"run {name!r} was made on other hardware than {first!r}: {field} is {fields[field]!r} and {expected[field]!r}"
 
 
-def describe(known: Mapping[str, str], given: Mapping[str, str], told: Mapping[str, str]) -> dict[str, str]:
-    """systems/SYSTEM.json. known: what was measured. given: what the command line says. told: --describe, for the rest.
+def describe(known: Mapping[str, str], given: Mapping[str, str], described: Mapping[str, str]) -> dict[str, str]:
+    """The content of systems/SYSTEM.json. known: measured. given: from the command line. described: from --describe.
 
-    What nobody says is empty, and the check names it. Raises ConfigError where `told` contradicts either of the others.
+    Fields without a value are empty; the check lists them. Raises ConfigError if `described` contradicts `known` or `given`.
     """
-    for field, value in told.items():
+    for field, value in described.items():
         if field in known and value != known[field]:
             raise ConfigError(
-                f"--describe says {field} is {value!r}, and the runs say {known[field]!r}: what was measured is not typed in; leave it out "
-                "(hw_notes and sw_notes are for what is to be said beside it)"
+                f"--describe has {value!r} for {field}, but the runs measured {known[field]!r}. Leave measured fields out; use hw_notes or "
+                "sw_notes for remarks."
             )
         if field in ("division", "submitter") and value != given[field]:
-            raise ConfigError(f"--describe says {field} is {value!r}, and --{field} is {given[field]!r}; leave it out of the file")
+            raise ConfigError(f"--describe has {value!r} for {field}, but --{field} is {given[field]!r}. Leave it out of the file.")
     default = {"system_type": "datacenter"}
-    return {field: str({**default, **given, **told, **known}.get(field, "")) for field in (*MEANINGFUL, *OTHERS)}
+    return {field: str({**default, **given, **described, **known}.get(field, "")) for field in (*MEANINGFUL, *OTHERS)}
 
 
 def contradictions(fields: Mapping[str, Any], runs: Sequence[Path]) -> Iterator[str]:
-    """Where a description that is there is not what its runs say, or these are of unlike hardware. fields: systems/SYSTEM.json."""
+    """Contradictions between a description and its runs, or between the runs' hardware. fields: the content of systems/SYSTEM.json."""
     each = []
     for folder in runs:
         try:
-            each.append((folder.name, measured(load_run(folder))))
+            each.append((folder.name, measure(load_run(folder))))
         except ConfigError as error:
             yield str(error)
     if not each:
         return
-    yield from unlike(each)
+    yield from hardware_differences(each)
     for field in (*HARDWARE, *SOFTWARE):
-        value, found = str(fields.get(field, "")), list(dict.fromkeys(known[field] for _, known in each))
-        same = value in found if field in HARDWARE else set(value.split("; ")) == set(found)
+        value, measured = str(fields.get(field, "")), list(dict.fromkeys(known[field] for _, known in each))
+        same = value in measured if field in HARDWARE else set(value.split("; ")) == set(measured)
         if field in fields and not same:
-            yield f"{field} is told as {value!r}, and the runs say {'; '.join(found)!r}"
+            yield f"{field} is {value!r}, but the runs measured {'; '.join(measured)!r}"
 
 
-def read_told(path: Path) -> dict[str, str]:
-    """The file of --describe. Raises ConfigError naming a field that MLPerf has not."""
-    values = _read_json(path, 'it holds fields of the system\'s description, such as {"cooling": "liquid"}')
+def read_description(path: Path) -> dict[str, str]:
+    """Read the file of --describe. Raises ConfigError naming an unknown field."""
+    values = _read_json(path, 'it must hold fields of the system\'s description, such as {"cooling": "liquid"}')
     for field in values:
         if field not in (*MEANINGFUL, *OTHERS):
             raise ConfigError(f"{path} has an {unknown('field', field, (*MEANINGFUL, *OTHERS))}")
@@ -129,15 +130,15 @@ def read_told(path: Path) -> dict[str, str]:
 
 
 def _span(sizes: Sequence[int]) -> str:
-    """Of accelerators' memories: one, or the smallest and the largest."""
+    """The memory of accelerators: one size, or the smallest and the largest."""
     return " to ".join(dict.fromkeys(f"{size / 2**30:.0f} GiB" for size in (min(sizes), max(sizes)))) if sizes else "N/A"
 
 
 def _read_json(path: Path, what: str) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}): {what}") from None
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path} is no JSON object: {what}")
-    return found
+        raise ConfigError(f"{path} cannot be read ({error}): {what}.") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} is not a JSON object: {what}.")
+    return content

@@ -28,7 +28,7 @@ def test_the_command_ends_with_a_line_of_json_and_its_own_exit_code(tmp_path: Pa
     assert lines[1]["refusals"] == [{"file": f"{RESULTS}/Server/user.conf", "reason": "missing or empty"}]
 
 
-def test_the_command_says_that_nobody_verified_it(tmp_path: Path) -> None:
+def test_the_command_says_that_the_result_is_not_verified(tmp_path: Path) -> None:
     root = make_submission(make_runs(tmp_path), tmp_path)
     done = CliRunner().invoke(command.app, ["submit", "--check", str(root)])
     assert done.stderr.splitlines()[-1] == UNVERIFIED

@@ -1,4 +1,4 @@
-"""Runs that keep to MLPerf's rules, made by hand, and the submission of them."""
+"""Runs that follow MLPerf's rules, made by hand, and a submission of them."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ SYSTEM = {
     "accelerators": [{"name": "MI355X", "memory_bytes": 288 * 2**30}] * 8,
     "packages": {"torch": "2.13.0"},
 }
-UNMEASURED = {field: "told" for field in MEANINGFUL if field not in (*HARDWARE, *SOFTWARE, "division", "submitter")}
+UNMEASURED = {field: "stated" for field in MEANINGFUL if field not in (*HARDWARE, *SOFTWARE, "division", "submitter")}
 
 
 def detail(folder: Path, scenario: str, mode: str, **values: Any) -> None:
-    """LoadGen's logs of a test that keeps to v6.1's rules, but for `values`."""
-    rules, wanted = benchmark(NAME, "v6.1").of(scenario), seeds("v6.1")
-    found: dict[str, Any] = {
+    """Write LoadGen's logs of a test that follows v6.1's rules, except for `values`."""
+    rules, expected = benchmark(NAME, "v6.1").of(scenario), seeds("v6.1")
+    log: dict[str, Any] = {
         "effective_scenario": LOADGEN_SCENARIOS[rules.scenario],
         "effective_test_mode": "PerformanceOnly" if mode == "performance" else "AccuracyOnly",
-        "effective_qsl_rng_seed": wanted.qsl,
-        "effective_sample_index_rng_seed": wanted.sample_index,
-        "effective_schedule_rng_seed": wanted.schedule,
+        "effective_qsl_rng_seed": expected.qsl,
+        "effective_sample_index_rng_seed": expected.sample_index,
+        "effective_schedule_rng_seed": expected.schedule,
         "qsl_reported_total_count": rules.num_samples,
         "effective_min_duration_ms": 600_000,
         "effective_min_sample_count": rules.num_samples,
@@ -63,12 +63,12 @@ def detail(folder: Path, scenario: str, mode: str, **values: Any) -> None:
         "result_completed_samples_per_sec": 50.0,
         "result_max_latency_ns": 601 * 10**9,
     } | {k: v for k, v in values.items() if k != "error"}
-    entries = [{"key": k, "value": v, "metadata": {"is_error": False}} for k, v in found.items()]
+    entries = [{"key": k, "value": v, "metadata": {"is_error": False}} for k, v in log.items()]
     if "error" in values:
         entries.append({"key": "error_runtime", "value": values["error"], "metadata": {"is_error": True}})
     folder.mkdir(exist_ok=True)
     (folder / "mlperf_log_detail.txt").write_text("".join(f":::MLLOG {json.dumps(e)}\n" for e in entries), encoding="utf-8")
-    (folder / "mlperf_log_summary.txt").write_text(f"Result is : {found['result_validity']}\n", encoding="utf-8")
+    (folder / "mlperf_log_summary.txt").write_text(f"Result is : {log['result_validity']}\n", encoding="utf-8")
     (folder / "mlperf_log_accuracy.json").write_text("[" + "7" * 30_000 + "]", encoding="utf-8")
 
 
@@ -78,9 +78,9 @@ def runs(tmp_path: Path) -> list[Path]:
 
 
 def make_runs(tmp_path: Path) -> list[Path]:
-    """Offline and Server of the catalogue, both modes; every answer is right."""
+    """Offline and Server runs of one benchmark in both modes; every answer is correct."""
     samples = [Sample(i, f"What is {i}?", {"answer": GOODS}) for i in range(4)]
-    made = []
+    folders = []
     for scenario in ("offline", "server"):
         records = [record(i, mode=mode, text=GOODS, num_units=4) for mode in ("performance", "accuracy") for i in range(4)]
         config = {
@@ -98,22 +98,22 @@ def make_runs(tmp_path: Path) -> list[Path]:
         for mode in ("performance", "accuracy"):
             detail(folder / mode, scenario, mode)
         settle(folder)
-        made.append(folder)
-    return made
+        folders.append(folder)
+    return folders
 
 
 def settle(folder: Path) -> None:
-    """Seal the run and report on it; the verdict of that report is not what is tested here."""
+    """Seal the run and write a report that says VALID; these tests are not about its verdict."""
     seal(folder)
     report = build_report(folder)
-    found = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    content = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     assert report.data["schema"]
-    (folder / "report.json").write_text(json.dumps(found | {"verdict": "VALID", "reasons": []}), encoding="utf-8")
+    (folder / "report.json").write_text(json.dumps(content | {"verdict": "VALID", "reasons": []}), encoding="utf-8")
 
 
 @pytest.fixture
 def submit(runs: list[Path], tmp_path: Path) -> Callable[..., tuple[Path, list[Refusal]]]:
-    """The submission of the runs, and what is refused of it."""
+    """Write the submission of the runs and check it."""
 
     def made(given: list[Path] | None = None, division: str = "closed", **described: str) -> tuple[Path, list[Refusal]]:
         root = make_submission(given or runs, tmp_path, division, **described)
@@ -128,7 +128,7 @@ def make_submission(runs: list[Path], tmp_path: Path, division: str = "closed", 
     return write_submission(runs, "Example", division, "v6.1", "8xMI355X", describe, tmp_path / "submission")
 
 
-def told(refusals: list[Refusal], file: str) -> str:
-    """The reasons, which must all be of that file."""
+def reasons(refusals: list[Refusal], file: str) -> str:
+    """The reasons of the refusals, which must all be about that file."""
     assert {r.file for r in refusals} == {file}
     return "; ".join(r.reason for r in refusals)

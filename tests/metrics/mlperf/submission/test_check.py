@@ -1,4 +1,4 @@
-"""A submission that keeps to every rule is let through; one thing wrong with it is refused by file and reason."""
+"""suite.py submit accepts a submission that follows every rule, and refuses each fault by file and reason."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.metrics.mlperf.submission.conftest import (
     RESULTS,
     SYSTEM_FILE,
     detail,
+    reasons,
     settle,
-    told,
 )
 
 
-def test_a_submission_that_keeps_to_all_rules_is_let_through(submit: Callable[..., Any]) -> None:
+def test_a_submission_that_follows_all_rules_is_accepted(submit: Callable[..., Any]) -> None:
     root, refusals = submit()
     assert refusals == []
     result = root / RESULTS / "Offline"
@@ -41,7 +41,7 @@ def test_a_submission_that_keeps_to_all_rules_is_let_through(submit: Callable[..
     assert {field: described[field] for field in ("division", "submitter", "cooling")} == {
         "division": "closed",
         "submitter": "Example",
-        "cooling": "told",
+        "cooling": "stated",
     }
     assert [described[field] for field in (*HARDWARE, "framework")] == [
         *("1", "EPYC", "128 (as the operating system counts them)", "1024 GiB", "8", "MI355X", "288 GiB", "torch 2.13.0")
@@ -51,7 +51,7 @@ def test_a_submission_that_keeps_to_all_rules_is_let_through(submit: Callable[..
 LOGS = [
     ({"result_validity": "INVALID", "result_invalid_reason": "too short"}, "result_validity is INVALID: too short"),
     ({"result_min_duration_met": False}, "the minimum duration was not met"),
-    ({"result_max_latency_ns": 9 * 10**9}, "the run lasted 9.0 s, 600 are asked"),
+    ({"result_max_latency_ns": 9 * 10**9}, "the run lasted 9.0 s; at least 600 s are required"),
     ({"effective_qsl_rng_seed": 1}, "effective_qsl_rng_seed is 1"),
     ({"effective_min_duration_ms": 10_000}, "effective_min_duration_ms is 10000"),
     ({"effective_min_sample_count": 100}, "effective_min_sample_count is 100"),
@@ -60,12 +60,12 @@ LOGS = [
 
 
 @pytest.mark.parametrize(("values", "reason"), LOGS)
-def test_what_loadgens_log_says_is_refused(values: dict[str, Any], reason: str, runs: list[Path], submit: Callable[..., Any]) -> None:
+def test_faults_in_loadgens_log_are_refused(values: dict[str, Any], reason: str, runs: list[Path], submit: Callable[..., Any]) -> None:
     detail(runs[0] / "performance", "offline", "performance", **values)
     settle(runs[0])
     _, refusals = submit()
     logs = f"{RESULTS}/Offline/performance/run_1/mlperf_log_"
-    assert reason in told([r for r in refusals if not r.file.endswith("summary.txt")], f"{logs}detail.txt")
+    assert reason in reasons([r for r in refusals if not r.file.endswith("summary.txt")], f"{logs}detail.txt")
     summary = [r for r in refusals if r.file.endswith("summary.txt")]
     assert bool(summary) == ("result_validity" in values)
 
@@ -74,33 +74,35 @@ def test_an_accuracy_that_was_typed_in_is_refused(submit: Callable[..., Any]) ->
     root, _ = submit()
     file = root / RESULTS / "Offline/accuracy/accuracy.txt"
     file.write_text(file.read_text(encoding="utf-8").replace("1.000000", "0.800000"), encoding="utf-8")
-    assert "F1_HIERARCHICAL is told as 0.8, and the run's answers give 1" in told(check(root), f"{RESULTS}/Offline/accuracy/accuracy.txt")
+    assert "F1_HIERARCHICAL is stated as 0.8, but the run's answers give 1" in reasons(
+        check(root), f"{RESULTS}/Offline/accuracy/accuracy.txt"
+    )
 
 
 def test_an_accuracy_without_the_answers_is_refused(submit: Callable[..., Any], runs: list[Path]) -> None:
     root, _ = submit()
     shutil.rmtree(runs[1])
-    reasons = {r.file.removeprefix(f"{RESULTS}/Server/"): r.reason for r in check(root)}
-    assert set(reasons) == {"performance/run_1", "accuracy/accuracy.txt"}
-    assert "cannot be computed again" in reasons["accuracy/accuracy.txt"]
-    assert "cannot be held against its run" in reasons["performance/run_1"]
+    by_file = {r.file.removeprefix(f"{RESULTS}/Server/"): r.reason for r in check(root)}
+    assert set(by_file) == {"performance/run_1", "accuracy/accuracy.txt"}
+    assert "cannot be computed again" in by_file["accuracy/accuracy.txt"]
+    assert "cannot be compared with its run" in by_file["performance/run_1"]
 
 
-def test_answers_that_were_changed_afterwards_do_not_count(submit: Callable[..., Any], runs: list[Path]) -> None:
+def test_answers_that_were_modified_afterwards_do_not_count(submit: Callable[..., Any], runs: list[Path]) -> None:
     root, _ = submit()
     records = runs[1] / "records.jsonl"
     records.write_bytes(records.read_bytes().replace(b"Kitchen", b"Garden"))
-    reasons = told([r for r in check(root) if "accuracy.txt" in r.file], f"{RESULTS}/Server/accuracy/accuracy.txt")
-    assert "the run's answers give 0.5" in reasons
+    problems = reasons([r for r in check(root) if "accuracy.txt" in r.file], f"{RESULTS}/Server/accuracy/accuracy.txt")
+    assert "the run's answers give 0.5" in problems
     assert any("records.jsonl: modified after the run" in r.reason for r in check(root))
 
 
-def test_a_miss_of_the_gate_is_refused_in_the_closed_division_alone(runs: list[Path], submit: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_missed_gate_is_refused_in_the_closed_division_only(runs: list[Path], submit: Callable[..., Any], tmp_path: Path) -> None:
     records = runs[0] / "records.jsonl"
     records.write_bytes(records.read_bytes().replace(b"Kitchen", b"Garden"))
     settle(runs[0])
     _, refusals = submit()
-    assert "F1_HIERARCHICAL is 0.5, at least 0.782397 is asked" in told(refusals, f"{RESULTS}/Offline/accuracy/accuracy.txt")
+    assert "F1_HIERARCHICAL is 0.5; at least 0.782397 is required" in reasons(refusals, f"{RESULTS}/Offline/accuracy/accuracy.txt")
     shutil.rmtree(tmp_path / "submission")
     assert submit(division="open")[1] == []
 
@@ -109,7 +111,7 @@ def test_a_log_that_was_edited_is_refused(submit: Callable[..., Any]) -> None:
     root, _ = submit()
     file = root / RESULTS / "Offline/performance/run_1/mlperf_log_detail.txt"
     file.write_text(file.read_text(encoding="utf-8").replace('"value": 60.0', '"value": 600.0'), encoding="utf-8")
-    assert "is not the run's own log" in told(check(root), f"{RESULTS}/Offline/performance/run_1/mlperf_log_detail.txt")
+    assert "differs from the run's own log" in reasons(check(root), f"{RESULTS}/Offline/performance/run_1/mlperf_log_detail.txt")
 
 
 def test_a_run_that_its_own_report_calls_invalid_is_refused(submit: Callable[..., Any], runs: list[Path]) -> None:
@@ -120,7 +122,7 @@ def test_a_run_that_its_own_report_calls_invalid_is_refused(submit: Callable[...
 
 
 def test_a_required_scenario_that_is_missing_is_refused(runs: list[Path], submit: Callable[..., Any]) -> None:
-    assert "one of Server or Interactive is missing" in told(submit(runs[:1])[1], RESULTS)
+    assert "v6.1 requires Server or Interactive; both are missing" in reasons(submit(runs[:1])[1], RESULTS)
 
 
 def test_a_file_that_is_missing_is_named(submit: Callable[..., Any]) -> None:

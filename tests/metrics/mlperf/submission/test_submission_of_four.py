@@ -1,4 +1,4 @@
-"""Runs of the suite's own little pipelines, named as four benchmarks: a submission with the right files, refused for what is true."""
+"""Runs of toy pipelines under the names of four benchmarks: the submission has the right files and is refused for the right reasons."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ RUNS = {
 RESULTS = "closed/Example/results/mine"
 FOLDERS = {"llama": "llama2-70b-99.9", "oss": "gpt-oss-120b", "vlm": "qwen3-vl-235b-a22b", "wan": "wan-2.2-t2v-a14b"}
 
-# What a reason is about: by its file, below the result's folder, and how it reads.
+# Kinds of refusals: a pattern of the file, below the result's folder, and the reason.
 KINDS = {
-    "rules": r"(performance/run_1|accuracy): the run was made by rules 'quick': make it with --set rules=mlperf-v6.1",
+    "rules": r"(performance/run_1|accuracy): the run was made by rules 'quick'; make it with --set rules=mlperf-v6.1",
     "seeds": r".*/?mlperf_log_detail.txt: .*effective_(qsl|sample_index|schedule)_rng_seed is \d+, and \d+ is asked",
     "size of the set": r".*/?mlperf_log_detail.txt: .*qsl_reported_total_count is \d+, and \d+ is asked",
     "duration that was set": r"performance/run_1/mlperf_log_detail.txt: .*effective_min_duration_ms is 100, at least 600000 is asked",
-    "duration that was met": r"performance/run_1/mlperf_log_detail.txt: the run lasted \d+\.\d s, 600 are asked",
+    "duration that was met": r"performance/run_1/mlperf_log_detail.txt: the run lasted \d+\.\d s; at least 600 s are required",
     "samples": r"performance/run_1/mlperf_log_detail.txt: .*effective_min_sample_count is \d+, at least \d+ is asked",
     "equal issue": r"performance/run_1/mlperf_log_detail.txt: .*effective_sample_concatenate_permutation is False, and True is asked",
-    "ROUGE of some answers": r"accuracy/accuracy.txt: ROUGE\w+ is not told: rouge_\w+ is of 2 of 24 samples alone, where .*",
-    "tokens": r"accuracy/accuracy.txt: TOKENS_PER_SAMPLE is \d+(\.\d+)?, at least 265.005 is asked",
-    "no such score": r"accuracy/accuracy.txt: (exact_match|vbench_score) is not told: .*dataset.source is None, not .*",
-    "F1 of some answers": r"accuracy/accuracy.txt: F1_HIERARCHICAL is not told: .* is of \d of 8 samples alone, .*",
-    "no weights": r"measurements.json: fields that are missing or say nothing: weight_data_types",
+    "ROUGE of some answers": r"accuracy/accuracy.txt: ROUGE\w+ is missing: rouge_\w+ is of 2 of 24 samples alone, where .*",
+    "tokens": r"accuracy/accuracy.txt: TOKENS_PER_SAMPLE is \d+(\.\d+)?; at least 265.005 is required",
+    "no such score": r"accuracy/accuracy.txt: (exact_match|vbench_score) is missing: .*dataset.source is None, not .*",
+    "F1 of some answers": r"accuracy/accuracy.txt: F1_HIERARCHICAL is missing: .* is of \d of 8 samples alone, .*",
+    "no weights": r"measurements.json: missing or empty fields: weight_data_types",
     "noise": r"(performance/run_1|accuracy): not as the reference: a clip starts from noise of its own seed.*",
-    "videos": r"accuracy/videos: without the videos 130, 106, 84, 59, 123, 43, 22, 238, 32",
-    "TEST04 was not run": r"TEST04: missing: run suite.py comply .*/wan and submit again",
-    "TEST07 could not be held": r"TEST07: was not held: dataset.source 'gpt-oss-gpqa' has no dataset.path.*",
-    "TEST09 does not hold": r"TEST09/verify_output_len.txt: the test does not hold",
+    "videos": r"accuracy/videos: missing videos: 130, 106, 84, 59, 123, 43, 22, 238, 32",
+    "TEST04 was not run": r"TEST04: missing; run suite.py comply .*/wan and submit again",
+    "TEST07 was not run": r"TEST07: was not run: dataset.source 'gpt-oss-gpqa' has no dataset.path.*",
+    "TEST09 failed": r"TEST09/verify_output_len.txt: the test failed",
 }
 OF_ALL = {
     "rules": 2,
@@ -60,7 +60,7 @@ OF_ALL = {
 }
 
 
-def test_four_little_runs_are_refused_for_exactly_what_is_true_of_them(suite: SuiteRun, tmp_path: Path) -> None:
+def test_four_toy_runs_are_refused_for_exactly_the_right_reasons(suite: SuiteRun, tmp_path: Path) -> None:
     for name, (preset, changes) in RUNS.items():
         words = [word for change in (*SHORT, *changes) for word in ("--set", change)]
         done = suite("--config", preset, "--mode", "both", *words, "--output", name)
@@ -72,27 +72,27 @@ def test_four_little_runs_are_refused_for_exactly_what_is_true_of_them(suite: Su
     assert _files(tmp_path / "outputs/submission") == EXPECTED_FILES
     readme = (tmp_path / "outputs/submission" / RESULTS / FOLDERS["wan"] / "Offline/README.md").read_text(encoding="utf-8")
     assert "Not as the reference: a clip starts from noise of its own seed" in readme
-    told = last_line(done)["refusals"]
-    found = {name: Counter(_kinds(told, f"{RESULTS}/{folder}/Offline/")) for name, folder in FOLDERS.items()}
-    assert found == {
+    refusals = last_line(done)["refusals"]
+    kinds = {name: Counter(_kinds(refusals, f"{RESULTS}/{folder}/Offline/")) for name, folder in FOLDERS.items()}
+    assert kinds == {
         "llama": OF_ALL | {"equal issue": 1, "ROUGE of some answers": 3, "tokens": 1},
-        "oss": OF_ALL | {"equal issue": 1, "no such score": 1, "TEST07 could not be held": 1, "TEST09 does not hold": 1},
+        "oss": OF_ALL | {"equal issue": 1, "no such score": 1, "TEST07 was not run": 1, "TEST09 failed": 1},
         "vlm": OF_ALL | {"equal issue": 1, "F1 of some answers": 1},
         "wan": OF_ALL | {"noise": 2, "no such score": 1, "videos": 1, "TEST04 was not run": 1},
     }
-    others = {r["file"]: r["reason"] for r in told if "/Offline/" not in r["file"]}
+    others = {r["file"]: r["reason"] for r in refusals if "/Offline/" not in r["file"]}
     fields = others.pop("closed/Example/systems/mine.json")
-    assert fields.startswith("fields that say nothing: status, host_processors_per_node, ")
+    assert fields.startswith("empty fields: status, host_processors_per_node, ")
     assert others == {
-        **{f"{RESULTS}/{FOLDERS[n]}": "one of Server or Interactive is missing, which v6.1 requires" for n in ("llama", "oss", "vlm")},
-        f"{RESULTS}/{FOLDERS['wan']}": "scenario SingleStream is missing, which v6.1 requires",
+        **{f"{RESULTS}/{FOLDERS[n]}": "v6.1 requires Server or Interactive; both are missing" for n in ("llama", "oss", "vlm")},
+        f"{RESULTS}/{FOLDERS['wan']}": "v6.1 requires scenario SingleStream, which is missing",
     }
-    assert len(told) == 1 + len(others) + sum(counted.total() for counted in found.values())
+    assert len(refusals) == 1 + len(others) + sum(counted.total() for counted in kinds.values())
 
 
-def _kinds(told: list[dict[str, Any]], folder: str) -> list[str]:
-    """The kind of each refusal in the folder; one that is of no kind stands as it reads."""
-    lines = [f"{r['file'].removeprefix(folder)}: {r['reason']}" for r in told if r["file"].startswith(folder)]
+def _kinds(refusals: list[dict[str, Any]], folder: str) -> list[str]:
+    """The kind of each refusal in the folder; a refusal of no known kind is returned as it is."""
+    lines = [f"{r['file'].removeprefix(folder)}: {r['reason']}" for r in refusals if r["file"].startswith(folder)]
     return [next((kind for kind, pattern in KINDS.items() if re.fullmatch(pattern, line)), line) for line in lines]
 
 

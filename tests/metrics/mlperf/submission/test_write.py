@@ -1,4 +1,4 @@
-"""What is written into a submission, and from which runs."""
+"""Writing a submission: runs, compliance folders and small files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from configs.errors import ConfigError
 from metrics.mlperf.compliance.results import folder_beside, performance_log_hash
-from metrics.mlperf.submission.files import PATTERNS, read_accuracy, truncated, write_mp4
+from metrics.mlperf.submission.files import PATTERNS, read_accuracy, truncate, write_mp4
 from metrics.mlperf.submission.write import compliance_of, write_submission
 from metrics.report.load_run import load_run
 from tests.conftest import record
@@ -24,9 +24,7 @@ from workloads.records import Sample
 from workloads.run_folder.media import read_video, write_video
 
 
-def test_compliance_tests_are_taken_from_where_they_were_written_and_only_if_they_are_the_runs_own(
-    runs: list[Path], tmp_path: Path
-) -> None:
+def test_compliance_folders_are_used_only_if_they_belong_to_the_run(runs: list[Path], tmp_path: Path) -> None:
     loaded = [load_run(run) for run in runs]
     assert compliance_of(loaded, []) == {}
     beside, elsewhere = folder_beside(runs[0]), tmp_path / "elsewhere"
@@ -37,14 +35,14 @@ def test_compliance_tests_are_taken_from_where_they_were_written_and_only_if_the
     with pytest.raises(ConfigError, match=r"elsewhere' holds the tests of none of these runs"):
         compliance_of(loaded[:1], [elsewhere])
     detail(runs[0] / "performance", "offline", "performance", result_samples_per_second=61.0)
-    with pytest.raises(ConfigError, match=r"offline-compliance' holds the tests of another run that was called so: remove it"):
+    with pytest.raises(ConfigError, match=r"offline-compliance' holds the tests of another run of the same name\. Remove it"):
         compliance_of(loaded, [])
     (beside / "comply.json").unlink()
     with pytest.raises(ConfigError, match=r"offline-compliance' holds no compliance tests that can be read"):
         compliance_of(loaded, [])
 
 
-def test_a_run_of_no_benchmark_and_two_runs_of_one_test_are_refused_at_once(runs: list[Path], tmp_path: Path) -> None:
+def test_a_run_of_no_benchmark_and_two_runs_of_one_test_are_refused(runs: list[Path], tmp_path: Path) -> None:
     other = write_run(tmp_path / "other", [Sample(0, "?")], [record(0)])
     with pytest.raises(ConfigError, match="--set benchmark=NAME"):
         write_submission([other], "Example", "closed", "v6.1", None, None, tmp_path / "out")
@@ -63,15 +61,15 @@ def test_every_gates_metric_has_a_pattern_and_a_long_log_keeps_both_ends() -> No
     assert metrics <= PATTERNS.keys()
     text = "{'rouge1': 44.5, 'rougeL': '28.6', 'tokens_per_sample': 294.4}\nhash=ab12\n"
     assert read_accuracy(text) == ({"ROUGE1": 44.5, "ROUGEL": 28.6, "TOKENS_PER_SAMPLE": 294.4}, "ab12")
-    cut = truncated(b"a" * 9000 + b"b" * 9000)
-    assert (cut[:4096], cut[-4096:]) == (b"a" * 4096, b"b" * 4096)
-    assert len(cut) < 10 * 1024
+    short = truncate(b"a" * 9000 + b"b" * 9000)
+    assert (short[:4096], short[-4096:]) == (b"a" * 4096, b"b" * 4096)
+    assert len(short) < 10 * 1024
 
 
-def test_a_kept_video_is_shown_as_mp4(tmp_path: Path) -> None:
+def test_a_video_is_encoded_as_mp4(tmp_path: Path) -> None:
     video_THWC = np.full((9, 48, 64, 3), 200, np.uint8)
     write_video(tmp_path / "a.mkv", video_THWC, 8)
     write_mp4(tmp_path / "a.mkv", tmp_path / "videos/3.mp4")
-    shown_THWC = read_video(tmp_path / "videos/3.mp4")
-    assert shown_THWC.shape == video_THWC.shape
-    assert abs(int(shown_THWC.mean()) - 200) < 5
+    encoded_THWC = read_video(tmp_path / "videos/3.mp4")
+    assert encoded_THWC.shape == video_THWC.shape
+    assert abs(int(encoded_THWC.mean()) - 200) < 5
