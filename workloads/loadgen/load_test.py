@@ -1,8 +1,8 @@
-"""MLPerf LoadGen: its settings from a RunConfig, one test, and what its summary says.
+"""One MLPerf LoadGen test: its settings from a RunConfig, its thread, its summary.
 
-LoadGen keeps state per process, so a process runs one test. By the suite's own rules its seeds come from the run's seed; by
-MLPerf's it is set up from the mlperf.conf that it has embedded, a user.conf that is left beside its logs, and the seeds of
-the round.
+LoadGen keeps state per process, so a process runs one test. Under the suite's own rules LoadGen's seeds come from the run's seed. Under
+MLPerf's rules they are the round's, and the settings come from the mlperf.conf that LoadGen has embedded and from a user.conf that is
+written beside its logs.
 Source of field meanings: mlcommons/inference, loadgen/test_settings.h.
 """
 
@@ -21,9 +21,15 @@ from workloads.mlperf.rules import ScenarioRules, Seeds, seeds
 from workloads.mlperf.run_rules import benchmark_of, scenario_rules
 from workloads.records import query_seed
 
-OFFLINE_HEADROOM = 1.5  # over the warm-up's rate, so that a run that speeds up still lasts the minimum duration
-OFFLINE_EXTRA = 1.1  # times the expected rate is what LoadGen asks for in the minimum duration
-LIBRARY, ORDER, SCHEDULE = -2, -3, -4  # where a sample's index stands when LoadGen's own seeds are drawn
+# LoadGen generates all queries before the test, for the minimum duration at the expected rate, and a test that runs out of them ends
+# early and is INVALID. In offline every sample takes time, so the headroom is small, and a test that was too short is run again
+# (pipelines/launcher/session.py). Streams stop at the minimum duration whatever is left, so theirs is large.
+OFFLINE_HEADROOM = 1.5  # times the warm-up's rate
+STREAM_HEADROOM = 8.0  # times the warm-up's rate; LoadGen doubles it
+MAX_STREAM_QUERIES = 500_000  # with headroom; LoadGen holds each in some 200 bytes
+SERVER_SHARE = 0.7  # of the warm-up's rate
+OFFLINE_SLACK = 1.1  # LoadGen's own factor on the expected rate (kSlack)
+LIBRARY, ORDER, SCHEDULE = -2, -3, -4  # in place of a sample's index, to draw LoadGen's three seeds
 NO_LIMIT_NS = 10**15  # twelve days
 LOADGEN_SCENARIOS = {
     "offline": "Offline",
@@ -32,15 +38,15 @@ LOADGEN_SCENARIOS = {
     "single_stream": "SingleStream",
     "multi_stream": "MultiStream",
 }
-SERVER_SHARE = 0.7  # of the warm-up's rate, where the server's target is `auto`
 
 
 class LoadTest:
     """One LoadGen test in a thread of its own.
 
-    streams: tokens come one by one, so that LoadGen counts them and holds a server to limits on them.
+    samples_per_s: the warm-up's rate over all ranks, from which the number of queries follows.
+    streams: tokens come one by one, so that LoadGen counts them and applies a server's token limits.
     on_issue(ids, indices): called on LoadGen's thread with LoadGen's own ids and the sample of each; it must return at once.
-    audit: settings of a compliance test, which LoadGen lays over all others; it logs answers in performance mode then, as they tell.
+    audit: settings of a compliance test, which override all others. LoadGen then logs answers in performance mode too.
     """
 
     def __init__(
@@ -57,12 +63,12 @@ class LoadTest:
         self._config, self._mode, self._num_samples = config, mode, num_samples
         self._folder, self._on_issue = folder, on_issue
         self._audit = {k: v for k, v in (audit or {}).items() if streams or k != "use_token_latencies"}
-        self._shows_answers = mode == "accuracy" or bool(audit)  # LoadGen looks at them
-        asked_for = bool(self._audit.get("use_token_latencies"))
-        self._by_token = streams and (config.scenario == "offline" or config.limits.by_token or asked_for)
+        self._logs_answers = mode == "accuracy" or bool(audit)
+        audits_tokens = bool(self._audit.get("use_token_latencies"))
+        self._by_token = streams and (config.scenario == "offline" or config.limits.by_token or audits_tokens)
         self._rules = scenario_rules(config)
         if self._rules is not None:
-            self._by_token = benchmark_of(config).by_token or asked_for
+            self._by_token = benchmark_of(config).by_token or audits_tokens
         self.target_qps = target_qps(config, samples_per_s)
         self._thread = threading.Thread(target=self._run, name="loadgen", daemon=True)
         self._has_schedule = config.is_server and mode == "performance"
@@ -83,7 +89,7 @@ class LoadTest:
         return not self.running
 
     def scheduled_s(self, number: int) -> float | None:
-        """When the server scenario scheduled its query of that number, seconds from the test's start; else None."""
+        """Scheduled time of the query of that number in the server scenario, in seconds from the test's start; None in other scenarios."""
         if not self._has_schedule:
             return None
         if number >= len(self._schedule):
@@ -91,22 +97,22 @@ class LoadTest:
         return self._schedule[number]
 
     def first_tokens(self, tokens: Sequence[tuple[int, int]]) -> None:
-        """Tell LoadGen that these queries, by its own ids, have their first token."""
-        heard = self._config.is_server or (self._config.scenario != "offline" and self._audit)
-        if not self._by_token or not heard or not tokens:
+        """Report first tokens to LoadGen: its own query id and the token's id."""
+        expected = self._config.is_server or (self._config.scenario != "offline" and self._audit)  # else LoadGen logs an error
+        if not self._by_token or not expected or not tokens:
             return
         import mlperf_loadgen as lg
 
-        if self._shows_answers:
+        if self._logs_answers:
             lg.FirstTokenComplete(_responses([(i, token.to_bytes(4, "little", signed=True), 1) for i, token in tokens]))
         else:
             lg.FirstTokenComplete([lg.QuerySampleResponse(i, _NOTHING, 0, 1) for i, _ in tokens])
 
     def complete(self, answers: Sequence[tuple[int, bytes | str, int]]) -> None:
-        """Tell LoadGen that these queries are answered: its own id, token ids or a digest in hex for the accuracy log, tokens."""
+        """Report answers to LoadGen: its own query id, content for the accuracy log (token ids, or a digest in hex), number of tokens."""
         import mlperf_loadgen as lg
 
-        if self._shows_answers:
+        if self._logs_answers:
             contents = ((i, bytes.fromhex(content) if isinstance(content, str) else content, n) for i, content, n in answers)
             lg.QuerySamplesComplete(_responses(list(contents)))
         else:
@@ -116,7 +122,7 @@ class LoadTest:
         import mlperf_loadgen as lg
 
         def nothing(*_: object) -> None:
-            """Workers hold the whole data set and flush nothing."""
+            """Workers hold the whole data set, and nothing needs flushing."""
 
         sut = lg.ConstructFastSUT(self._on_issue, nothing)
         qsl = lg.ConstructQSL(self._num_samples, self._num_samples, nothing, nothing)
@@ -129,7 +135,7 @@ class LoadTest:
             lg.DestroyFastSUT(sut)
 
     def _audit_config(self) -> Path:
-        """LoadGen's audit.config, which is there in a compliance test only."""
+        """Path of LoadGen's audit.config; the file exists in a compliance test only."""
         path = self._folder / "audit.config"
         if self._audit:
             path.write_text("".join(f"*.*.{name} = {value}\n" for name, value in self._audit.items()), encoding="utf-8")
@@ -146,34 +152,34 @@ class LoadTest:
         s.mode = {"performance": lg.TestMode.PerformanceOnly, "accuracy": lg.TestMode.AccuracyOnly}[self._mode]
         s.min_duration_ms = round(load.min_duration_s * 1000)
         s.min_query_count = load.min_query_count
-        if scenario == "offline" and self._rules is None:  # at least once through the data set
+        if scenario == "offline" and self._rules is None:  # the whole data set at least once
             s.min_query_count = max(load.min_query_count, self._num_samples)
-        s.offline_expected_qps = self.target_qps / OFFLINE_EXTRA
+        s.offline_expected_qps = self.target_qps / OFFLINE_SLACK
         s.server_target_qps = self.target_qps
         s.use_token_latencies = self._by_token
-        if self._rules is None or not limits.by_token:  # mlperf.conf's is 0 beside limits on tokens
+        if self._rules is None or not limits.by_token:  # with token limits mlperf.conf has 0 here
             s.server_target_latency_ns = _nanoseconds(limits.target_latency_s)
         s.ttft_latency, s.tpot_latency = _nanoseconds(limits.target_ttft_s), _nanoseconds(limits.target_tpot_s)
         s.server_target_latency_percentile = load.target_percentile
         s.single_stream_expected_latency_ns = round(1e9 / self.target_qps)
-        s.multi_stream_expected_latency_ns = round(load.target_latency_s * 1e9)
+        s.multi_stream_expected_latency_ns = round(1e9 * load.samples_per_query / self.target_qps)
         s.multi_stream_target_latency_percentile = load.target_percentile
         s.multi_stream_samples_per_query = load.samples_per_query
         s.qsl_rng_seed, s.sample_index_rng_seed, s.schedule_rng_seed = self._seeds()
         return s
 
     def _read_mlperf_conf(self, s: Any, rules: ScenarioRules) -> None:
-        """What LoadGen has embedded for the benchmark, and a user.conf that says what a submission may set of it."""
+        """Read LoadGen's embedded mlperf.conf for the benchmark, and a user.conf with the settings that a submission may choose."""
         path, scenario, load = self._folder / "user.conf", LOADGEN_SCENARIOS[self._config.scenario], self._config.load
         rate = {
             "SingleStream": f"target_latency = {max(1, round(1000 / self.target_qps))}",
-            "Offline": f"target_qps = {self.target_qps / OFFLINE_EXTRA!r}",
+            "Offline": f"target_qps = {self.target_qps / OFFLINE_SLACK!r}",
         }.get(scenario, f"target_qps = {self.target_qps!r}")
         lines = (rate, f"min_duration = {round(load.min_duration_s * 1000)}", f"min_query_count = {load.min_query_count}")
         path.write_text("".join(f"*.{scenario}.{line}\n" for line in lines), encoding="utf-8")
         if error := s.FromConfig(str(path), rules.loadgen_model, scenario):
-            raise RuntimeError(f"it cannot be set up for {rules.loadgen_model} {scenario} from {path}: error {error}")
-        if self._mode == "performance":  # as many as there are, where mlperf.conf has no section for the scenario
+            raise RuntimeError(f"no settings for {rules.loadgen_model} {scenario} in {path}: error {error}")
+        if self._mode == "performance":  # the whole data set, also where mlperf.conf has no section for the scenario
             s.performance_sample_count_override = self._num_samples
 
     def _seeds(self) -> Seeds:
@@ -198,7 +204,7 @@ def _nanoseconds(limit_s: float | None) -> int:
 
 
 def _responses(answers: Sequence[tuple[int, bytes, int]]) -> _Responses:
-    """LoadGen's own structures for (id, content, tokens). They hold raw pointers, so they keep the contents alive."""
+    """LoadGen's own structures for (id, content, tokens). They hold raw pointers, so the list keeps the contents alive."""
     import mlperf_loadgen as lg
 
     responses = _Responses()
@@ -210,11 +216,11 @@ def _responses(answers: Sequence[tuple[int, bytes, int]]) -> _Responses:
     return responses
 
 
-_NOTHING = 0  # the address of an answer that LoadGen does not look at: in performance mode it logs none
+_NOTHING = 0  # address of an answer in performance mode, where LoadGen reads none
 
 
 class _Responses(list[Any]):
-    """QuerySampleResponses and what they point to."""
+    """QuerySampleResponses and the buffers that they point to."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -222,14 +228,19 @@ class _Responses(list[Any]):
 
 
 def target_qps(config: RunConfig, samples_per_s: float) -> float:
-    """The rate LoadGen is told: the one given, else from the warm-up's samples a second over all ranks."""
+    """The expected rate that LoadGen gets, in samples a second: the configured one, else from the warm-up's rate over all ranks."""
     if config.load.target_qps != "auto":
         return float(config.load.target_qps)
-    return samples_per_s * {"offline": OFFLINE_HEADROOM, "server": SERVER_SHARE, "interactive": SERVER_SHARE}.get(config.scenario, 1.0)
+    if config.is_server:
+        return samples_per_s * SERVER_SHARE
+    if config.scenario == "offline":
+        return samples_per_s * OFFLINE_HEADROOM
+    most = MAX_STREAM_QUERIES / (2 * config.load.min_duration_s)
+    return max(samples_per_s, min(samples_per_s * STREAM_HEADROOM, most))
 
 
 def read_summary(folder: Path) -> dict[str, str]:
-    """mlperf_log_summary.txt as {name: value}; empty where LoadGen wrote none."""
+    """mlperf_log_summary.txt as {name: value}; empty if LoadGen wrote none."""
     path = folder / "mlperf_log_summary.txt"
     if not path.exists():
         return {}

@@ -1,4 +1,4 @@
-"""What LoadGen left: mlperf_log_detail.txt, one `:::MLLOG {...}` a line, and the answers of mlperf_log_accuracy.json."""
+"""Readers of LoadGen's logs: mlperf_log_detail.txt, one `:::MLLOG {...}` a line, and mlperf_log_accuracy.json."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SCORES = {  # LoadGen's own figure of each scenario; latencies are in nanosecond
 
 @dataclass(frozen=True)
 class LoadGenLog:
-    """values: by key, the last one of each. errors: texts of what LoadGen marked as one."""
+    """A detail log. values: by key, the last one of each. errors: texts of the entries that LoadGen marked as errors."""
 
     path: Path
     values: dict[str, Any]
@@ -38,25 +38,27 @@ class LoadGenLog:
 
     @property
     def why_invalid(self) -> str:
-        """In LoadGen's words."""
+        """LoadGen's own reason."""
         return " ".join(str(self.values.get("result_invalid_reason") or "LoadGen gives no reason").split())
 
     @property
     def score(self) -> float | None:
-        """None where LoadGen has none, as with too few queries."""
+        """LoadGen's own figure of the scenario; None where it has none, as with too few queries."""
         value = self.values.get(SCORES.get(self.scenario, ""))
         return float(value) if value else None
 
     @property
     def speed(self) -> float | None:
-        """Samples a second; of streams, one over the latency at their percentile."""
+        """Samples a second; of streams, the inverse of the latency at their percentile."""
         score = self.score
         return score if score is None or self.scenario in ("Offline", "Server") else 1e9 / score
 
 
 class Logged(msgspec.Struct):
-    """One answer of mlperf_log_accuracy.json. seq_id: number of the query. data, token_data: hexadecimal; of the answer, and of what
-    was announced as its first token. token_count: as LoadGen was told; None where it does not count tokens.
+    """One answer of mlperf_log_accuracy.json.
+
+    seq_id: number of the query. data: the answer, in hexadecimal. token_data: the token that was reported as the first, in hexadecimal.
+    token_count: the reported number of tokens; None where LoadGen does not count them.
     """
 
     seq_id: int
@@ -67,7 +69,7 @@ class Logged(msgspec.Struct):
 
 
 def read_detail(path: Path) -> LoadGenLog:
-    """Raises ConfigError where there is no such log, or a line of it is damaged."""
+    """Raises ConfigError where the log is missing or a line of it is damaged."""
     values: dict[str, Any] = {}
     errors = []
     try:
@@ -83,7 +85,7 @@ def read_detail(path: Path) -> LoadGenLog:
             if entry["metadata"]["is_error"]:
                 errors.append(str(entry["value"]))
         except (ValueError, KeyError, TypeError):
-            raise ConfigError(f"{path}, line {number} is no line of LoadGen's: {line[:80]!r}") from None
+            raise ConfigError(f"{path}, line {number} is not a log entry of LoadGen: {line[:80]!r}") from None
     return LoadGenLog(path, values, errors)
 
 

@@ -1,7 +1,7 @@
-"""The times at which LoadGen's server scenario schedules its queries, worked out from its seed.
+"""The times at which LoadGen's server scenario schedules its queries, computed from its seed.
 
-LoadGen's latencies start at the scheduled time, which it does not tell the system under test: a query that was handed
-over late has already waited. To measure the same from our own records, the schedule is drawn again here.
+LoadGen's latencies start at the scheduled time, which it does not pass to the system under test: a query that is issued late has already
+waited. To measure the same from the suite's own records, the schedule is drawn again here.
 
     gap = -ln(1 - u) / target_qps, u from std::mt19937(schedule_rng_seed)
 Source: mlcommons/inference, loadgen/loadgen.cc (GenerateQueries) and utils.h (ScheduleDistribution); libstdc++'s

@@ -1,14 +1,20 @@
-"""LoadGen set up by MLPerf's rules."""
+"""LoadGen set up by MLPerf's rules, and tests that last as long as they have to."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import queue
+import time
 from pathlib import Path
 
 import pytest
 
+from configs.load_config import parse_config
 from metrics.validity.mlperf_rules import departures
 from tests.workloads.conftest import ask_loadgen, mlperf_values
+from workloads.loadgen.load_test import LoadTest, target_qps
+from workloads.loadgen.logs import read_detail
 from workloads.mlperf.benchmarks import benchmark
 from workloads.mlperf.rules import seeds
 
@@ -86,3 +92,33 @@ def test_a_server_by_the_rules_comes_when_we_say_it_comes(tmp_path: Path) -> Non
     assert len(told) == 2  # of the seeds, limits and the mode, LoadGen's log says nothing else
     assert "qsl_reported_total_count is 30, and 24576 is asked" in told[0]
     assert "effective_min_duration_ms is 1000, at least 600000 is asked" in told[1]
+
+
+@pytest.mark.parametrize("scenario", ["single_stream", "multi_stream"])
+def test_a_stream_faster_than_its_warm_up_lasts_the_minimum_duration(tmp_path: Path, scenario: str) -> None:
+    load = {"min_duration_s": 0.3, "min_query_count": 1, "samples_per_query": 2}
+    config = parse_config({"workload": "t2v", "scenario": scenario, "pipeline": {"name": "toy_t2v"}, "load": load}, "test")
+    issued: queue.Queue[list[int]] = queue.Queue()
+    test = LoadTest(config, "performance", 10, 20.0, False, tmp_path, lambda ids, _: issued.put(ids))
+    test.start()
+    while test.running:
+        with contextlib.suppress(queue.Empty):
+            ids = issued.get(timeout=0.1)
+            time.sleep(0.01)  # five to ten times as fast as the warm-up: 20 samples a second, 10 queries of multi_stream
+            test.complete([(one, "", 0) for one in ids])
+    log = read_detail(tmp_path / "mlperf_log_detail.txt")
+    assert log.values["result_min_duration_met"] is True
+    assert log.errors == []
+
+
+def test_expected_rates_have_headroom_over_the_warm_up() -> None:
+    def rate(samples_per_s: float, scenario: str, **load: float) -> float:
+        values = {"workload": "t2v", "scenario": scenario, "pipeline": {"name": "toy_t2v"}, "load": load}
+        return target_qps(parse_config(values, "test"), samples_per_s)
+
+    assert rate(10.0, "offline") == 15.0
+    assert rate(10.0, "server") == 7.0
+    assert rate(10.0, "single_stream") == 80.0
+    assert rate(10_000.0, "single_stream", min_duration_s=10.0) == 25_000.0  # LoadGen generates 500,000 queries
+    assert rate(10_000.0, "single_stream", min_duration_s=600.0) == 10_000.0
+    assert rate(10.0, "offline", target_qps=3.0) == 3.0
