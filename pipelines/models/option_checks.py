@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from configs.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 DEFAULT_CONTEXT = 4096  # tokens of prompt and answer together, where neither an option nor the model sets a lower limit
 SAMPLING_OPTIONS = ("temperature", "top_k", "top_p")
@@ -29,3 +32,11 @@ def check_sampling(pipeline: str, options: Any) -> None:
     """The sampling options have no effect on greedy decoding."""
     if not options.do_sample and any(getattr(options, name) != getattr(type(options), name) for name in SAMPLING_OPTIONS):
         raise ConfigError(f"pipeline {pipeline!r}: temperature, top_k and top_p need do_sample: true")
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of option `dtype`; `auto` is float32 on a CPU and bfloat16 elsewhere."""
+    import torch
+
+    dtype: torch.dtype = getattr(torch, name if name != "auto" else "float32" if device.type == "cpu" else "bfloat16")
+    return dtype

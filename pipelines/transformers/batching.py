@@ -1,9 +1,9 @@
 """Two ways to run a transformers language model on many prompts: continuous batching, and static batches.
 
 Both run in a thread of their own, take requests at any time and give updates: a request's first token, then its end.
-  ContinuousEngine  transformers' continuous batching: a paged key-value cache, requests join and leave at every step
+  ContinuousEngine  transformers' continuous batching: a paged key-value cache; requests join and leave at every step
   StaticEngine      `generate` on up to batch_size waiting requests; the next batch starts when the longest answer ends
-In a replica of several ranks the first rank's engine tells the others' what to run: transformers' own does, ours does it here.
+In a replica of several ranks the first rank's engine sends the others their batches; transformers' engine does that itself.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pipelines.transformers.seeded_sampling import BatchNoise, RequestNoise
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Token ids of a prompt, with how many may be answered; seed: of its sampling, None for the likeliest tokens."""
+    """Token ids of a prompt, and the largest number of tokens of its answer. seed: None for greedy decoding."""
 
     query_id: int
     ids: Sequence[int]
@@ -40,7 +40,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """Size of a paged cache: blocks of page_size tokens each, and tokens processed in one step at most."""
+    """The size of a paged cache: num_blocks of page_size tokens each. max_batch_tokens: processed in one step at most."""
 
     page_size: int
     num_blocks: int
@@ -48,8 +48,10 @@ class Cache:
 
 
 class ContinuousEngine:
-    """processors: logits processors in force; with sampling, the noise is added to them here. by_request: on a processor, let
-    paged_attention.py stand in for `sdpa`. every_token: updates tell of every token, not of the first and last alone.
+    """transformers' continuous batching.
+
+    processors: logits processors; with sampling, the noise is added after them. by_request: on a CPU, use paged_attention.py in place
+    of `sdpa`. every_token: an update for every token, not only for the first and the last.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class ContinuousEngine:
                 num_blocks=cache.num_blocks,
                 max_batch_tokens=cache.max_batch_tokens,
                 max_requests_per_batch=batch_size,
-                allow_block_sharing=False,  # MLPerf forbids prefix caching for some models; and prompts here share little
+                allow_block_sharing=False,  # MLPerf forbids prefix caching for some models, and prompts here have little in common
                 use_async_batching=False if sampling or model.device.type == "cpu" else None,
             ),
         )
@@ -94,19 +96,19 @@ class ContinuousEngine:
                 list(r.ids), request_id=str(r.query_id), max_new_tokens=r.max_new_tokens, streaming=True, record_timestamps=True, **noise
             )
             if known is None:
-                raise RuntimeError(f"the continuous batching engine takes no more requests: {self._why_stopped()}")
+                raise RuntimeError(f"the continuous batching engine accepts no more requests: {self._why_stopped()}")
 
     def updates(self, timeout_s: float) -> list[Update]:
         """First tokens and ends since the last call. Raises RuntimeError where the engine's thread has ended."""
-        found: list[Update] = []
+        updates: list[Update] = []
         output = self._manager.get_result(timeout=timeout_s)
         while output is not None:
             if self._every_token or output.is_finished() or output.request_id not in self._first_seen:
-                found.append(self._update(output))
+                updates.append(self._update(output))
             output = self._manager.get_result(timeout=0)
-        if not found and not self._manager.is_running():
+        if not updates and not self._manager.is_running():
             raise RuntimeError(f"the continuous batching engine stopped: {self._why_stopped()}")
-        return found
+        return updates
 
     def close(self) -> None:
         self._manager.stop(block=True, timeout=5, hard_stop=True)
@@ -124,7 +126,7 @@ class ContinuousEngine:
 
 
 class StaticEngine:
-    """sampling: the noise of each row's seed is added to the processors. every_token: as above."""
+    """Static batches of `generate`. sampling: the noise of each row's seed is added after the processors. every_token: as above."""
 
     def __init__(
         self,
@@ -151,14 +153,14 @@ class StaticEngine:
 
     def updates(self, timeout_s: float) -> list[Update]:
         """First tokens and ends since the last call. Raises RuntimeError where the engine's thread has ended."""
-        found = []
+        updates = []
         with contextlib.suppress(queue.Empty):
-            found.append(self._updates.get(timeout=timeout_s))
+            updates.append(self._updates.get(timeout=timeout_s))
             while True:
-                found.append(self._updates.get_nowait())
-        if not found and not self._thread.is_alive():
+                updates.append(self._updates.get_nowait())
+        if not updates and not self._thread.is_alive():
             raise RuntimeError(f"the static batching engine stopped: {self._error or 'no reason given'}")
-        return found
+        return updates
 
     def close(self) -> None:
         self._closing = True
@@ -175,14 +177,14 @@ class StaticEngine:
     def _attempt(self, batch: list[Request]) -> None:
         try:
             self._answer(batch)
-        except Exception as error:  # of this batch alone: the engine goes on
-            if self._replica.size > 1:  # in the middle of which it left the other ranks
+        except Exception as error:  # only this batch fails, the engine continues
+            if self._replica.size > 1:  # the other ranks are in the middle of the batch
                 raise
             for r in batch:
                 self._updates.put(Update(r.query_id, (), (), True, describe(error)))
 
     def _agreed_batch(self) -> list[Request] | None:
-        """The same batch on all ranks of the replica, None to end."""
+        """The next batch, the same on all ranks of the replica; None at the end."""
         if not self._replica.leads:
             return msgspec.msgpack.decode(self._replica.hear(), type=list[Request]) or None
         batch = self._next_batch()
@@ -207,39 +209,43 @@ class StaticEngine:
         noise = [BatchNoise([r.seed or 0 for r in batch], longest)] if self._sampling else []
         config = copy.copy(self._config)
         config.max_new_tokens = max(r.max_new_tokens for r in batch)
-        watch = _Watch(batch, longest, token_set(self._config.eos_token_id), self._updates, self._may_break_off, self._every_token)
+        observer = _StepObserver(
+            batch, longest, token_set(self._config.eos_token_id), self._updates, self._may_stop_early, self._every_token
+        )
         with torch.inference_mode():
             self._model.generate(
                 input_ids=ids,
                 attention_mask=mask,
                 generation_config=config,
                 logits_processor=LogitsProcessorList([*self._processors, *noise]),
-                stopping_criteria=StoppingCriteriaList([watch]),
+                stopping_criteria=StoppingCriteriaList([observer]),
             )
 
-    def _may_break_off(self) -> bool:
-        """On closing; ranks that compute together finish together."""
+    def _may_stop_early(self) -> bool:
+        """When closing, except in a replica of several ranks, which must finish together."""
         return self._closing and self._replica.size == 1
 
 
-class _Watch(StoppingCriteria):
-    """Sees each step of `generate`: passes on first tokens, or all, and ended rows the moment they are there."""
+class _StepObserver(StoppingCriteria):
+    """Called after each step of `generate`: queues updates of first tokens (or all) and of rows that ended."""
 
-    def __init__(self, batch: Sequence[Request], prompt_length: int, ends: set[int], updates: Any, closing: Any, every_token: bool) -> None:
+    def __init__(
+        self, batch: Sequence[Request], prompt_length: int, ends: set[int], updates: Any, may_stop_early: Any, every_token: bool
+    ) -> None:
         self._batch, self._prompt_length, self._ends = batch, prompt_length, ends
-        self._updates, self._closing, self._every_token = updates, closing, every_token
+        self._updates, self._may_stop_early, self._every_token = updates, may_stop_early, every_token
         self._times: list[float] = []
-        self._over = [False] * len(batch)
+        self._ended = [False] * len(batch)
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         tokens_NT = input_ids[:, self._prompt_length :]
-        last = tokens_NT[:, -1].tolist()  # waits for the device
+        last = tokens_NT[:, -1].tolist()  # synchronises with the device, so that the time below is right
         self._times.append(time.perf_counter())
         count = len(self._times)
         for i, request in enumerate(self._batch):
-            if self._over[i]:
+            if self._ended[i]:
                 continue
-            self._over[i] = last[i] in self._ends or count >= request.max_new_tokens or self._closing()
-            if self._over[i] or count == 1 or self._every_token:
-                self._updates.put(Update(request.query_id, tokens_NT[i].tolist(), list(self._times), self._over[i]))
-        return torch.tensor(self._over, device=input_ids.device)
+            self._ended[i] = last[i] in self._ends or count >= request.max_new_tokens or self._may_stop_early()
+            if self._ended[i] or count == 1 or self._every_token:
+                self._updates.put(Update(request.query_id, tokens_NT[i].tolist(), list(self._times), self._ended[i]))
+        return torch.tensor(self._ended, device=input_ids.device)

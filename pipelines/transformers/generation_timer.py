@@ -1,4 +1,4 @@
-"""Watches one call of `generate`: when the first token was there, and whether all logits were finite.
+"""Observes one call of `generate`: when the first token was ready, and whether all logits were finite.
 
 Letters: B queries of a batch, V vocabulary.
 """
@@ -11,7 +11,7 @@ import torch
 
 
 class GenerationTimer:
-    """`watch` is a logits processor that changes nothing, so it sees every step."""
+    """Pass `watch` to `generate` as a logits processor: it is called at every step and changes nothing."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -19,7 +19,7 @@ class GenerationTimer:
         self.first_token_time = 0.0  # as time.perf_counter
 
     def now(self) -> float:
-        """time.perf_counter once the device has finished what it was given."""
+        """time.perf_counter, once the device has finished its work."""
         if self._device.type != "cpu":
             torch.accelerator.synchronize(self._device)
         return time.perf_counter()

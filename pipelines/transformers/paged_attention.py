@@ -1,7 +1,7 @@
-"""Attention of a paged batch, request by request, for processors without a flash attention kernel.
+"""Attention of a paged batch, request by request, for CPUs, which have no flash attention kernel.
 
-transformers' `sdpa` path lays all requests' keys side by side and masks what does not belong together: with N requests N times the work
-that there is. Here each request attends to its own keys alone. What it computes is the same.
+transformers' `sdpa` path puts the keys of all requests side by side and masks those of other requests: with N requests, N times the
+necessary work. Here each request attends only to its own keys. The result is the same.
 
 Letters: H heads, Q queries of all requests, K keys of all requests, D width of a head.
 """
@@ -17,14 +17,14 @@ NAME = "sdpa_by_request"
 
 
 def fits(model: Any) -> bool:
-    """Whether the model can use it: on a processor, with `sdpa`, and without a sliding window."""
+    """Whether the model can use it: on a CPU, with `sdpa`, and without a sliding window."""
     config = model.config.get_text_config()
     plain = set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
     return model.device.type == "cpu" and model.config._attn_implementation == "sdpa" and plain
 
 
 def use(model: Any) -> None:
-    """Put it in force; to be called after the continuous batching manager is made, which knows `sdpa` alone, and before it starts."""
+    """Make the model use it. Call this after the continuous batching manager is made, which accepts only `sdpa`, and before it starts."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, attend)
@@ -41,7 +41,7 @@ def attend(
     cache: Any = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """As transformers calls it: query (1, H, Q, D), key and value of the new tokens; (1, Q, H, D) comes back."""
+    """An attention function of transformers: query (1, H, Q, D), key and value of the new tokens; returns (1, Q, H, D)."""
     key, value = cache.update(key_states=key, value_states=value, layer_idx=module.layer_idx, kwargs=kwargs)
     q_ends, k_ends = kwargs["cu_seq_lens_q"].tolist(), kwargs["cu_seq_lens_k"].tolist()
     gqa = query.shape[1] != key.shape[1]

@@ -1,7 +1,7 @@
-"""Sampling that depends on a query's seed and the place in its answer alone, not on what else is in the batch.
+"""Sampling that depends only on a query's seed and the place in its answer, not on the rest of the batch.
 
 The Gumbel-max trick: the argmax of log-probabilities plus Gumbel noise is a sample of the distribution. The noise is a
-hash of (query seed, place, token), so that batched, one-at-a-time and continuous answers are the same.
+hash of (query seed, place, token), so answers are the same one at a time, in static batches and in continuous ones.
 Source of the trick: Maddison, Tarlow and Minka, A* Sampling, 2014. Hash: MurmurHash3's 32-bit finaliser.
 
 Shape letters: N rows, V vocabulary.
@@ -38,14 +38,14 @@ def place_seed(seed: int, place: int) -> int:
 
 def warpers(temperature: float | None, top_k: int | None, top_p: float | None) -> list[LogitsProcessor]:
     """transformers' own processors for these settings, in `generate`'s order; None leaves one out."""
-    found: list[LogitsProcessor] = []
+    processors: list[LogitsProcessor] = []
     if temperature is not None and temperature != 1.0:
-        found.append(TemperatureLogitsWarper(temperature))
+        processors.append(TemperatureLogitsWarper(temperature))
     if top_k:
-        found.append(TopKLogitsWarper(top_k))
+        processors.append(TopKLogitsWarper(top_k))
     if top_p is not None and top_p < 1.0:
-        found.append(TopPLogitsWarper(top_p))
-    return found
+        processors.append(TopPLogitsWarper(top_p))
+    return processors
 
 
 class BatchNoise(LogitsProcessor):
@@ -61,7 +61,7 @@ class BatchNoise(LogitsProcessor):
 
 
 class RequestNoise(ContinuousBatchingLogitsProcessor):
-    """For continuous batching: each request brings its seed as `noise_seed`."""
+    """For continuous batching: each request has its seed as `noise_seed`."""
 
     supported_kwargs = {"noise_seed": int}  # noqa: RUF012
     ignored_kwargs = ()
@@ -78,6 +78,6 @@ class RequestNoise(ContinuousBatchingLogitsProcessor):
 
 
 def _num_generated(state: Any) -> int:
-    """Tokens answered so far; those from before an eviction count as part of the prompt to transformers."""
+    """Tokens generated so far. transformers counts those from before an eviction as part of the prompt."""
     moved = len(state.initial_tokens) - state._true_initial_tokens if state._true_initial_tokens else 0
     return moved + int(state.generated_len())

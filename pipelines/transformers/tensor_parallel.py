@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def sharded(replica: Replica, device: torch.device) -> Iterator[dict[str, Any]]:
     """Arguments for `from_pretrained`, with which each rank of the replica gets its share of the weights; none for one rank.
 
-    transformers 5.23 insists that the whole world is one tensor-parallel group (distributed/utils.py,
-    initialize_distributed_mesh); meanwhile, its mesh is ours, with a group for each replica.
+    transformers 5.23 makes the whole world one tensor-parallel group (distributed/utils.py, initialize_distributed_mesh). Within this
+    context its mesh is replaced by one with a group for each replica.
     """
     if replica.size == 1:
         yield {}
@@ -38,7 +38,7 @@ def sharded(replica: Replica, device: torch.device) -> Iterator[dict[str, Any]]:
 
 
 def check_heads(config: Any, size: int, model: str) -> None:
-    """Attention is split by heads, and keys and values by theirs. Raises ConfigError where that leaves a rest."""
+    """Raises ConfigError where the attention heads, or those of keys and values, cannot be divided among the ranks."""
     text = config.get_text_config()
     num_heads = text.num_attention_heads
     num_kv_heads = getattr(text, "num_key_value_heads", None) or num_heads

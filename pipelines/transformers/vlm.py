@@ -15,7 +15,7 @@ from pipelines.base import Pipeline, Response
 from pipelines.models.chat_prompts import default_template, read_image, read_template
 from pipelines.models.checkpoint import FIX, check_tokenizer, check_transformers_folder, from_pretrained
 from pipelines.models.embedded import VISION
-from pipelines.models.option_checks import check_fraction, check_positive, check_sampling
+from pipelines.models.option_checks import check_fraction, check_positive, check_sampling, resolve_dtype
 from pipelines.transformers.vlm_inputs import QWEN_TYPES, QwenInputs, Row, check_image_token, encode, make_inputs
 from workloads.records import Query, Sample
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 @register("transformers_vlm")
 @dataclass
 class TransformersVLM(Pipeline):
-    """Options carry transformers' own names; None leaves the checkpoint's own default.
+    """Options have transformers' names; None keeps the checkpoint's default.
 
     model: `embedded` (the trained model that comes with the suite), a folder written by save_pretrained, or a hub name.
-    dtype: of all weights; `auto` is float32 on a CPU and bfloat16 on a GPU. do_sample: draw tokens instead of taking the
-    likeliest; every query draws by its own seed, so its answer does not depend on its batch. system_prompt: put before
+    dtype: of all weights; `auto` is float32 on a CPU and bfloat16 on a GPU. do_sample: sample tokens instead of taking the
+    likeliest; every query has its own seed, so its answer does not depend on its batch. system_prompt: placed before
     every prompt. chat_template: a Jinja file, for a checkpoint that has none. weights, architecture, shrink: as in transformers_llm.
     """
 
@@ -68,7 +68,6 @@ class TransformersVLM(Pipeline):
         check_sampling("transformers_vlm", self)
 
     def load(self, device: torch.device) -> None:
-        import torch
         from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
         from transformers.utils import logging
 
@@ -82,14 +81,14 @@ class TransformersVLM(Pipeline):
         common: dict[str, Any] = {"revision": self.revision, "trust_remote_code": False}
         config = from_pretrained(AutoConfig, where, self.model, **common)
         if type(config) not in AutoModelForImageTextToText._model_mapping:
-            raise ConfigError(f"model {self.model!r} is a {config.model_type!r}, which does not answer about images")
+            raise ConfigError(f"model {self.model!r} is a {config.model_type!r}, which takes no images")
         if self.architecture:
             from pipelines.models.architectures import check_match
 
             check_match(config, self.architecture, self.model)
         self._tokenizer = from_pretrained(AutoTokenizer, where, self.model, **common)
         self._inputs = make_inputs(where, self.model, config, self._tokenizer, self._template(), **common)
-        options: dict[str, Any] = {"dtype": getattr(torch, self._dtype_name(device)), "use_safetensors": True, **common}
+        options: dict[str, Any] = {"dtype": resolve_dtype(self.dtype, device), "use_safetensors": True, **common}
         if self.attn_implementation:
             options["attn_implementation"] = self.attn_implementation
         self._model, loading = from_pretrained(AutoModelForImageTextToText, where, self.model, output_loading_info=True, **options)
@@ -113,7 +112,7 @@ class TransformersVLM(Pipeline):
             prompt_length = inputs["input_ids"].shape[1]
             processors = [timer.watch]
             if self.do_sample:
-                processors += self._choosers([queries[row.place].seed for row in rows], prompt_length)
+                processors += self._samplers([queries[row.place].seed for row in rows], prompt_length)
             with torch.inference_mode():
                 out_BS = self._model.generate(
                     **inputs, generation_config=self._generation, logits_processor=LogitsProcessorList(processors)
@@ -139,32 +138,33 @@ class TransformersVLM(Pipeline):
         }
 
     def fallbacks(self) -> Sequence[str]:
-        found = []
+        fallbacks = []
         dtype = self.effective()["dtype"]
         if self.dtype != "auto" and dtype != self.dtype:
-            found.append(f"dtype is {dtype}, not {self.dtype}")
+            fallbacks.append(f"dtype is {dtype}, not {self.dtype}")
         if self.attn_implementation:
-            found += [
+            fallbacks += [
                 f"attention is {one}, not {self.attn_implementation}"
                 for one in sorted(set(self._attentions()) - {self.attn_implementation})
             ]
-        return found
+        return fallbacks
 
     def _draw(self, device: torch.device) -> None:
-        import torch
         from transformers import AutoImageProcessor, AutoModelForImageTextToText
 
         from pipelines.models.architectures import folder_of
         from pipelines.models.random_weights import language_model
 
-        assert self.architecture is not None  # as __post_init__ has checked
-        dtype = getattr(torch, self._dtype_name(device))
+        assert self.architecture is not None  # checked by __post_init__
+        dtype = resolve_dtype(self.dtype, device)
         self._model, self._tokenizer, self._facts = language_model(
             AutoModelForImageTextToText, self.model, self.architecture, self.shrink, device, dtype, self.attn_implementation
         )
         config = self._model.config
         if config.model_type not in QWEN_TYPES:
-            raise ConfigError(f"architecture {self.architecture!r} is a {config.model_type!r}; random weights need one of {QWEN_TYPES}")
+            raise ConfigError(
+                f"architecture {self.architecture!r} is a {config.model_type!r}; random weights are supported for {', '.join(QWEN_TYPES)}"
+            )
         processor = from_pretrained(AutoImageProcessor, str(folder_of(self.architecture)), self.model)
         template = self._template() or default_template(self._tokenizer)
         self._inputs = QwenInputs(processor, self._tokenizer, config.image_token_id, template)
@@ -172,11 +172,6 @@ class TransformersVLM(Pipeline):
 
     def _template(self) -> str | None:
         return read_template("transformers_vlm", self.chat_template)
-
-    def _dtype_name(self, device: torch.device) -> str:
-        if self.dtype != "auto":
-            return self.dtype
-        return "float32" if device.type == "cpu" else "bfloat16"
 
     def _attentions(self) -> list[str]:
         config = self._model.config
@@ -187,23 +182,23 @@ class TransformersVLM(Pipeline):
     def _decoding(self) -> str:
         if not self.do_sample:
             return "greedy"
-        return ", ".join([f"sampled by the query's seed, temperature {self._setting('temperature') or 1.0:g}", *self._cuts()])
+        return ", ".join([f"sampled by the query's seed, temperature {self._setting('temperature') or 1.0:g}", *self._truncation()])
 
-    def _cuts(self) -> Iterator[str]:
+    def _truncation(self) -> Iterator[str]:
         for name in ("top_k", "top_p"):
             if (value := self._setting(name)) is not None:
                 yield f"{name} {value:g}"
 
     def _setting(self, name: str) -> Any:
-        """A sampling option, the checkpoint's own where it was left out."""
-        given = getattr(self, name)
-        return given if given is not None else getattr(self._model.generation_config, name, None)
+        """A sampling option; the checkpoint's own value where it is not set."""
+        value = getattr(self, name)
+        return value if value is not None else getattr(self._model.generation_config, name, None)
 
     def _finish(self) -> None:
-        """Check model, tokenizer and template against each other, and settle how answers are generated."""
+        """Check that model, tokenizer and template fit each other, and set how answers are generated."""
         check_tokenizer(self._tokenizer, self._model.get_input_embeddings().num_embeddings, self.model)
         check_image_token(self._inputs, self._model.config, self._tokenizer, self.system_prompt, self.model)
-        config = copy.deepcopy(self._model.generation_config)  # the checkpoint's own, but tokens are drawn here, by each query's seed
+        config = copy.deepcopy(self._model.generation_config)  # the checkpoint's own; tokens are sampled here, by each query's seed
         config.do_sample, config.num_beams, config.max_new_tokens, config.max_length = False, 1, self.max_new_tokens, None
         config.temperature = config.top_p = config.top_k = None
         if config.eos_token_id is None:
@@ -213,7 +208,7 @@ class TransformersVLM(Pipeline):
         self._generation = config
 
     def _encode(self, samples: Sequence[Sample], answers: dict[int, Response]) -> tuple[list[Row], dict[str, torch.Tensor]]:
-        """The rows that can be answered and the model's inputs for them; the others get an answer that says why not."""
+        """The rows that can be answered, and the model's inputs for them. For the others, `answers` gets an error."""
         rows = []
         for place, sample in enumerate(samples):
             try:
@@ -226,8 +221,8 @@ class TransformersVLM(Pipeline):
             lengths = encoded["attention_mask"].sum(1).tolist() if rows else []
             for row, length in zip(list(rows), lengths, strict=True):
                 if length + self.max_new_tokens > context:
-                    message = f"the prompt is {length} tokens with its images and the answer may be {self.max_new_tokens}"
-                    answers[row.place] = Response(error=f"{message}: over the model's {context}", num_input_tokens=length)
+                    tokens = f"{length} tokens of the prompt with its images and {self.max_new_tokens} of the answer"
+                    answers[row.place] = Response(error=f"{tokens} are over the model's {context}", num_input_tokens=length)
                     rows.remove(row)
             if len(rows) < len(lengths):
                 encoded = self._encode_rows(rows, answers)
@@ -239,24 +234,24 @@ class TransformersVLM(Pipeline):
         answers |= {place: Response(error=error) for place, error in errors.items()}
         return encoded
 
-    def _choosers(self, seeds: Sequence[int], prompt_length: int) -> list[Any]:
+    def _samplers(self, seeds: Sequence[int], prompt_length: int) -> list[Any]:
         from pipelines.transformers.seeded_sampling import BatchNoise, warpers
 
-        settings = warpers(self._setting("temperature"), self._setting("top_k"), self._setting("top_p"))
-        return [*settings, BatchNoise(seeds, prompt_length)]
+        truncation = warpers(self._setting("temperature"), self._setting("top_k"), self._setting("top_p"))
+        return [*truncation, BatchNoise(seeds, prompt_length)]
 
     def _response(self, tokens: Sequence[int], num_input_tokens: int, stages: Mapping[str, float], finite: bool) -> Response:
         ends = self._generation.eos_token_id
         ends = set(ends) if isinstance(ends, Sequence) else {ends}
         end = next((i for i, token in enumerate(tokens) if token in ends), None)
-        said = tokens if end is None else tokens[: end + 1]
+        answer = tokens if end is None else tokens[: end + 1]
         return Response(
-            text=self._tokenizer.decode(said, skip_special_tokens=True),
+            text=self._tokenizer.decode(answer, skip_special_tokens=True),
             stages=stages,
-            num_units=len(said),
+            num_units=len(answer),
             num_input_tokens=num_input_tokens,
-            first_token_id=said[0],
-            token_ids=list(said),
+            first_token_id=answer[0],
+            token_ids=list(answer),
             finish_reason="length" if end is None else "stop",
             finite=finite,
         )

@@ -2,9 +2,9 @@
 
 The library's own processor is used where it can be built. Qwen-VL's cannot without torchvision (its video half needs it),
 and torchvision has no build for every torch: there `QwenInputs` lays the prompt out itself around the library's PIL image
-processor. Both were compared with torchvision 0.28.0 on PNGs of 48 x 48, 30 x 70, 200 x 100 and 3 x 500 pixels, one and
-several a prompt: token ids, their kinds and grids are equal, and so are the pixels where no resizing takes place; resized
-ones differ by one grey level at most (`tests/pipelines/transformers/test_vlm_inputs.py`, which skips where it is absent).
+processor. The two were compared with torchvision 0.28.0 on PNGs of 48 x 48, 30 x 70, 200 x 100 and 3 x 500 pixels, one and
+several a prompt: token ids, their kinds and grids are equal, and so are the pixels of images that are not resized. Those of
+resized images differ by at most one grey level (tests/pipelines/transformers/test_vlm_inputs.py, skipped without torchvision).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Row(NamedTuple):
 
 
 class LibraryInputs:
-    """Model inputs by the checkpoint's own processor."""
+    """Model inputs made by the checkpoint's own processor."""
 
     def __init__(self, processor: Any, template: str | None) -> None:
         self.processor, self.template = processor, template
@@ -50,7 +50,7 @@ class LibraryInputs:
 
 
 class QwenInputs:
-    """Model inputs for the Qwen-VL family, laid out here: each image's one token becomes as many as it has merged patches."""
+    """Model inputs for the Qwen-VL family, laid out here: the token of an image is repeated once for each of its merged patches."""
 
     def __init__(self, image_processor: Any, tokenizer: Any, image_id: int, template: str | None) -> None:
         self.image_processor, self.tokenizer, self.image_id, self.template = image_processor, tokenizer, image_id, template
@@ -61,7 +61,7 @@ class QwenInputs:
         return str(self.tokenizer.apply_chat_template(messages, chat_template=self.template, add_generation_prompt=True, tokenize=False))
 
     def encode(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """Raises ValueError where a prompt has another number of image tokens than images, or an image cannot be used."""
+        """Raises ValueError where a prompt has not as many image tokens as images, or an image cannot be used."""
         import torch
 
         images = [image for row in rows for image in row.images]
@@ -85,7 +85,7 @@ Inputs = LibraryInputs | QwenInputs
 
 
 def make_inputs(where: str, model: str, config: Any, tokenizer: Any, template: str | None, **options: Any) -> Inputs:
-    """The inputs of a checkpoint. template: a chat template instead of its own. options: of every `from_pretrained`. Raises ConfigError."""
+    """The inputs of a checkpoint. template: replaces its chat template. options: for every `from_pretrained`. Raises ConfigError."""
     from transformers import AutoImageProcessor, AutoProcessor, ProcessorMixin
 
     tokenizer.padding_side = "left"
@@ -115,24 +115,24 @@ def make_inputs(where: str, model: str, config: Any, tokenizer: Any, template: s
 
 
 def check_image_token(inputs: Inputs, config: Any, tokenizer: Any, system_prompt: str | None, model: str) -> None:
-    """A rendered prompt must hold the token that stands for an image. Raises ConfigError."""
+    """Raises ConfigError where a rendered prompt lacks the token that stands for an image."""
     image_id = getattr(config, "image_token_id", None)
     ids = tokenizer(inputs.render("a question", 1, system_prompt), add_special_tokens=False)["input_ids"]
     if image_id is not None and image_id not in ids:
         raise ConfigError(
-            f"model {model!r}: its chat template and tokenizer give no token {image_id}, which stands for an image; "
+            f"model {model!r}: its chat template and tokenizer never produce token {image_id}, which stands for an image; "
             "give the tokenizer and template that it was trained with"
         )
 
 
 def encode(inputs: Inputs, rows: list[Row]) -> tuple[dict[str, Any], Mapping[int, str]]:
-    """All rows in one batch. Where that fails, those that fail alone are taken out of `rows`: their errors by place."""
+    """Encode all rows as one batch. Where that fails, rows that fail alone are removed from `rows`; returned with their errors by place."""
     errors: dict[int, str] = {}
     if not rows:
         return {}, errors
     try:
         return inputs.encode(rows), errors
-    except Exception:  # a prompt's or an image's fault: find out whose
+    except Exception:  # some row is at fault: find out which
         for row in list(rows):
             try:
                 inputs.encode([row])

@@ -1,4 +1,4 @@
-"""The folder that vLLM loads from: a checkpoint as it is, one told in the way that vLLM reads, or a description without weights."""
+"""The folder that vLLM loads from: a checkpoint as it is, one converted for vLLM, or a description without weights."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
 
 
 def read_config(where: str, revision: str | None = None) -> dict[str, Any]:
-    """config.json of a folder or of the hub; empty where there is none to read, of which vLLM will say more."""
+    """config.json of a folder or of the hub; empty where it cannot be read, which vLLM then reports."""
     from transformers.utils.hub import cached_file
 
     try:
         file = cached_file(where, "config.json", revision=revision)
-        found = json.loads(Path(file or "").read_text(encoding="utf-8"))
+        config = json.loads(Path(file or "").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return config if isinstance(config, dict) else {}
 
 
 def convert_for_vllm(folder: Path) -> str | None:
-    """A temporary folder with the same network in other words; None where vLLM reads the checkpoint as it is.
+    """A temporary folder with an equivalent checkpoint; None where vLLM reads the checkpoint as it is.
 
-    vLLM 0.32 takes every gpt-oss to have YaRN, and a matrix of its own for the last layer, which it leaves as memory happens to be where
-    the checkpoint has none (vllm/model_executor/models/gpt_oss.py). A YaRN that stretches by 1 changes nothing, and tied embeddings can
-    be written twice.
+    vLLM 0.32 expects every gpt-oss to have YaRN, and a separate matrix for the last layer, which stays uninitialised where the
+    checkpoint ties its embeddings (vllm/model_executor/models/gpt_oss.py). A YaRN factor of 1 changes nothing, and the tied embeddings
+    are written a second time.
     """
     config = read_config(str(folder))
     rope = config.get("rope_parameters") or {}
@@ -60,18 +60,18 @@ def convert_for_vllm(folder: Path) -> str | None:
 
 
 def write_description(pipeline: VllmOptions) -> tuple[str, dict[str, str]]:
-    """A temporary folder that describes the architecture to vLLM, which draws its weights; and what `effective` adds."""
+    """A temporary folder with the configuration of an architecture, whose weights vLLM draws; and facts for `effective`."""
     from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoModelForImageTextToText
 
     from pipelines.models.architectures import folder_of
     from pipelines.models.random_weights import describe_model
 
-    assert pipeline.architecture is not None  # as VllmOptions.__post_init__ has checked
+    assert pipeline.architecture is not None  # checked by VllmOptions.__post_init__
     kind = AutoModelForImageTextToText if pipeline.workload == "vlm" else AutoModelForCausalLM
     config, generation, tokenizer, facts = describe_model(kind, pipeline.model, pipeline.architecture, pipeline.shrink)
     if getattr(config.get_text_config(), "kv_lora_rank", None) and (pipeline.shrink or {}).get("width"):
         raise ConfigError(
-            f"architecture {pipeline.architecture!r} has latent attention, for whose published rank alone vLLM has kernels; leave "
+            f"architecture {pipeline.architecture!r} has latent attention, and vLLM has kernels only for its published rank; leave "
             "'width' out of shrink"
         )
     folder = tempfile.mkdtemp(prefix="triptych-vllm-")
@@ -90,7 +90,7 @@ def _write_last_layer(folder: Path, made: Path) -> None:
 
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118  (it is no mapping)
+            for name in opened.keys():  # noqa: SIM118  (not a mapping)
                 if name.endswith("embed_tokens.weight"):
                     if (made / "model.safetensors.index.json").exists():
                         raise ConfigError(
@@ -98,4 +98,4 @@ def _write_last_layer(folder: Path, made: Path) -> None:
                         )
                     save_file({"lm_head.weight": opened.get_tensor(name)}, made / "lm_head.safetensors")
                     return
-    raise ConfigError(f"model {str(folder)!r} ties its embeddings and has none by the name of embed_tokens.weight")
+    raise ConfigError(f"model {str(folder)!r} ties its embeddings but has no embed_tokens.weight")

@@ -1,10 +1,10 @@
-"""vLLM's engine inside this process, stepped by whoever asks for updates; in lockstep on all ranks of a replica.
+"""vLLM's engine in this process: each call of `updates` takes one step; in lockstep on all ranks of a replica.
 
-A replica of several ranks runs one engine a rank under vLLM's external launcher: each schedules for itself and all compute together, so
-each must be given the same requests before the same step. The first rank decides; it tells the others before every step what is new.
+A replica of several ranks runs one engine a rank under vLLM's external launcher. Each schedules for itself and all compute together, so
+each must get the same requests before the same step. The first rank decides, and sends the new requests to the others before every step.
 
-Token times are the engine's own: EngineCoreOutputs.timestamp, which it takes (time.monotonic) when a step's tokens are on the host, read
-off RequestOutput.metrics.last_token_ts. On Linux that is time.perf_counter's clock, which the suite uses.
+Token times are the engine's: EngineCoreOutputs.timestamp, taken (time.monotonic) when a step's tokens are on the host, and read from
+RequestOutput.metrics.last_token_ts. On Linux that is the clock of time.perf_counter, which the suite uses.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from pipelines.distributed.replica import Replica
 from pipelines.models.chat_prompts import read_image
 from pipelines.models.token_events import Update
 
-NOTHING_NEW, THE_END = b"", b"\xc0"  # the second is msgpack's nil, which no list of requests is
-OVERWRITTEN = ("LD_PRELOAD", "LOCAL_WORLD_SIZE")  # by vLLM on a processor, for workers that it does not have here
+NOTHING_NEW, THE_END = b"", b"\xc0"  # the second is msgpack's nil, which is not a list of requests
+OVERWRITTEN = ("LD_PRELOAD", "LOCAL_WORLD_SIZE")  # by vLLM on a CPU, for worker processes that do not exist here
 
 
 class Request(msgspec.Struct, frozen=True, array_like=True):
-    """Token ids of a prompt, one for each image where there are any; seed: of its sampling, None for the likeliest tokens."""
+    """Token ids of a prompt, with one placeholder for each image. seed: None for greedy decoding."""
 
     query_id: int
     ids: list[int]
@@ -45,8 +45,8 @@ class _Answer:
 
 
 class Engine:
-    """llm: vLLM's LLMEngine. sampling: of every request, what its SamplingParams take. every_token: updates tell of every token, not of
-    the first and last alone. num_cached: tokens of prompts that came out of the prefix cache so far.
+    """llm: vLLM's LLMEngine. sampling: arguments of every request's SamplingParams. every_token: an update for every token, not only for
+    the first and the last. num_cached: prompt tokens that came from the prefix cache so far.
     """
 
     def __init__(self, llm: Any, sampling: Mapping[str, Any], replica: Replica, every_token: bool) -> None:
@@ -54,17 +54,17 @@ class Engine:
         self._sampling, self._replica, self._every_token = sampling, replica, every_token
         self._waiting: list[Request] = []
         self._answers: dict[int, _Answer] = {}
-        self._heard: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
-        self._hearing: threading.Thread | None = None
+        self._messages: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
+        self._receiver: threading.Thread | None = None
         if not replica.leads:
-            self._hearing = threading.Thread(target=self._hear, name="vllm-lockstep", daemon=True)
-            self._hearing.start()
+            self._receiver = threading.Thread(target=self._receive, name="vllm-lockstep", daemon=True)
+            self._receiver.start()
 
     def add(self, requests: Sequence[Request]) -> None:
         self._waiting += requests
 
     def updates(self, timeout_s: float) -> list[Update]:
-        """Take one step; first tokens, and ends. Of a rank that does not lead: the step it is told to take, none within timeout_s."""
+        """Take one step; returns first tokens and ends. A rank that does not lead waits so long for the step that the leader sends."""
         if not self._replica.leads:
             self._follow(timeout_s)
             return []
@@ -76,26 +76,26 @@ class Engine:
 
     def close(self) -> None:
         if self._replica.leads:
-            with contextlib.suppress(RunError):  # they are gone already
+            with contextlib.suppress(RunError):  # the other ranks are gone already
                 self._replica.tell(THE_END)
-        elif self._hearing is not None:
-            self._hearing.join(timeout=5)
+        elif self._receiver is not None:
+            self._receiver.join(timeout=5)
         self.llm.engine_core.shutdown()
         self.llm.renderer.shutdown()
 
-    def _hear(self) -> None:
+    def _receive(self) -> None:
         message: bytes | None = None
         while message != THE_END:
             try:
                 message = self._replica.hear()
             except Exception as error:
-                self._heard.put(error)
+                self._messages.put(error)
                 return
-            self._heard.put(message)
+            self._messages.put(message)
 
     def _follow(self, timeout_s: float) -> None:
         try:
-            message = self._heard.get(timeout=timeout_s)
+            message = self._messages.get(timeout=timeout_s)
         except queue.Empty:
             return
         if isinstance(message, Exception):
@@ -104,15 +104,15 @@ class Engine:
             self._advance(msgspec.msgpack.decode(message, type=list[Request]) if message else [])
 
     def _advance(self, new: Sequence[Request]) -> list[Update]:
-        found = []
+        updates = []
         for request in new:
             try:
                 self._add(request)
-            except Exception as error:  # of this request alone, such as an image that is none; the same on every rank
-                found.append(Update(request.query_id, (), (), True, first_line(error)))
+            except Exception as error:  # only this request fails, as by an unreadable image; the same on every rank
+                updates.append(Update(request.query_id, (), (), True, first_line(error)))
         if self.llm.has_unfinished_requests():
-            found += [update for output in self.llm.step() if (update := self._update(output)) is not None]
-        return found
+            updates += [update for output in self.llm.step() if (update := self._update(output)) is not None]
+        return updates
 
     def _add(self, request: Request) -> None:
         from vllm import SamplingParams
@@ -131,12 +131,12 @@ class Engine:
         self._answers[request.query_id] = _Answer()
 
     def _update(self, output: Any) -> Update | None:
-        """None where there is nothing to tell."""
-        query_id, said = int(output.request_id), output.outputs[0]
+        """None for a token between the first and the last, unless every token is wanted."""
+        query_id, new = int(output.request_id), output.outputs[0]
         answer = self._answers[query_id]
         is_first = not answer.tokens
-        answer.tokens += said.token_ids
-        answer.times += [output.metrics.last_token_ts] * len(said.token_ids)
+        answer.tokens += new.token_ids
+        answer.times += [output.metrics.last_token_ts] * len(new.token_ids)
         if output.finished:
             del self._answers[query_id]
             self.num_cached += output.num_cached_tokens or 0
@@ -153,7 +153,7 @@ class Engine:
 
 
 def _stages(metrics: Any) -> dict[str, float]:
-    """The engine's own account of a request: until it was scheduled, until its first token, until its last."""
+    """Seconds by the engine's clock: until a request was scheduled, then until its first token, then until its last."""
     return {
         "engine_queue": metrics.scheduled_ts - metrics.queued_ts,
         "prefill": metrics.first_token_ts - metrics.scheduled_ts,
@@ -162,10 +162,10 @@ def _stages(metrics: Any) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
-    """Keep from this process what vLLM on a processor does to the one that it believes to be a worker's.
+def process_settings_kept() -> Iterator[None]:
+    """Undo what vLLM on a CPU does to this process, which it takes for one of its workers.
 
-    It puts a function that does nothing in the place of torch.set_num_threads, and its own values into the environment.
+    It replaces torch.set_num_threads by a function that does nothing, and overwrites environment variables.
     """
     import torch
 

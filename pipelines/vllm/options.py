@@ -1,4 +1,4 @@
-"""The options of pipeline `vllm`, and what is refused before anything is loaded."""
+"""The options of pipeline `vllm`, with the checks that need no model and no device."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ POSITIVE = (
 
 @dataclass
 class VllmOptions(StreamingPipeline):
-    """Options carry vLLM's own names where they are vLLM's alone, else transformers_llm's; None leaves what vLLM does on its own.
+    """Options have vLLM's names where only vLLM has them, else those of transformers_llm; None keeps vLLM's default.
 
-    model: `embedded` or, of llm, `embedded-moe`: those that come with the suite; a folder, or a hub name. batch_size: queries in the
-    engine at the same time, vLLM's max_num_seqs. max_model_len: tokens of prompt and answer together at most. enforce_eager: neither
-    compile nor record graphs; None is true on a processor, where compiling takes a minute. enable_prefix_caching, mm_processor_cache_gb:
-    off, as MLPerf demands; what was asked for and what is in force are compared, and the engine's count of cached tokens is shown.
-    kv_cache_memory_bytes: 1 GiB on a processor where neither it nor gpu_memory_utilization is given. kv_cache_dtype: fp8 and others.
-    quantization: of a checkpoint that does not say it itself, such as quark or mxfp4, or while loading, such as fp8. stop: texts of
-    further tokens that end an answer. chat_template: a Jinja file, for a checkpoint that has none. weights, architecture, shrink: as in
-    transformers_llm, but drawn by vLLM (load_format dummy). engine_args: further arguments of vLLM's EngineArgs by name.
-    On ROCm: aiter: true, false, or parts by name (rocm.py), such as {mha: false}; quick_reduce: how sums over the ranks of
-    a replica are sent; quick_reduce_cast: bfloat16 as float16 there.
-    repeats: `never` where answers may depend on what else is in the batch, which sums in 16 bits do on most devices.
+    model: `embedded` or, for workload llm, `embedded-moe`: the models that come with the suite; a folder, or a hub name.
+    batch_size: queries in the engine at the same time, vLLM's max_num_seqs. max_model_len: largest number of tokens of prompt and answer
+    together. enforce_eager: neither compile nor record graphs; None means true on a CPU, where compiling takes a minute.
+    enable_prefix_caching, mm_processor_cache_gb: off, as MLPerf demands. The requested and the effective settings are compared, and the
+    engine's count of cached tokens is shown. kv_cache_memory_bytes: 1 GiB on a CPU where neither it nor gpu_memory_utilization is
+    given. kv_cache_dtype: fp8 and others. quantization: of a checkpoint that does not declare it, such as quark or mxfp4, or while
+    loading, such as fp8. stop: texts of further tokens that end an answer, each one token. chat_template: a Jinja file, for a checkpoint
+    that has none. weights, architecture, shrink: as in transformers_llm, but drawn by vLLM (load_format dummy). engine_args: further
+    arguments of vLLM's EngineArgs by name.
+    On ROCm: aiter: true, false, or parts by name (rocm.py), such as {mha: false}. quick_reduce: the format in which sums over the ranks
+    of a replica are sent. quick_reduce_cast: bfloat16 as float16 there.
+    repeats: `never` where answers may depend on the rest of the batch, as sums in 16 bits do on most devices.
     """
 
     model: str = "embedded"

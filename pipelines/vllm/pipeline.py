@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 class Vllm(VllmOptions):
     """Options: see VllmOptions."""
 
-    _model: Any = field(default=None, init=False, repr=False)  # for pipelines/launcher/worker/inspection.py, which looks for modules
+    _model: Any = field(default=None, init=False, repr=False)  # pipelines/launcher/worker/inspection.py looks for modules in attributes
     _tokenizer: Any = field(default=None, init=False, repr=False)
     _engine: Any = field(default=None, init=False, repr=False)
     _ends: set[int] = field(default_factory=set, init=False, repr=False)
     _events: Any = field(default=None, init=False, repr=False)
     _facts: dict[str, str] = field(default_factory=dict, init=False, repr=False)
-    _made: str | None = field(default=None, init=False, repr=False)  # a folder for this run alone
-    _joined: bool = field(default=False, init=False, repr=False)  # torch.distributed is vLLM's own
+    _folder: str | None = field(default=None, init=False, repr=False)  # a temporary folder
+    _owns_groups: bool = field(default=False, init=False, repr=False)  # vLLM initialised torch.distributed
 
     def load(self, device: torch.device) -> None:
         from pipelines.vllm.engine_args import check_formats, engine_arguments, import_vllm, reason
 
         if self.workload == "vlm" and not self.chat:
-            raise ConfigError("pipeline 'vllm': chat: false is of workload llm; a chat template says where images stand")
+            raise ConfigError("pipeline 'vllm': chat: false is only for workload llm; a chat template places the images")
         self._rocm.check(device, self.replica.size, self.dtype)
         where = self._source()
         check_formats(self, where, device)
@@ -49,12 +49,12 @@ class Vllm(VllmOptions):
         from vllm.engine.arg_utils import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        from pipelines.vllm.engine import Engine, undisturbed
+        from pipelines.vllm.engine import Engine, process_settings_kept
 
-        self._joined = not torch.distributed.is_initialized()
+        self._owns_groups = not torch.distributed.is_initialized()
         self._load_tokenizer(where)
         try:
-            with undisturbed():
+            with process_settings_kept():
                 llm = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(self, where, device)))
         except Exception as error:  # vLLM, transformers, safetensors and the hub raise many kinds
             self._leave_groups()
@@ -62,7 +62,7 @@ class Vllm(VllmOptions):
         self._model = llm.model_executor.driver_worker.worker.model_runner.get_model()
         config = llm.model_config
         own = config.try_get_generation_config().get("eos_token_id", getattr(config.hf_text_config, "eos_token_id", None))
-        self._ends |= token_set(self._tokenizer.eos_token_id if own is None else own)  # transformers' rule
+        self._ends |= token_set(self._tokenizer.eos_token_id if own is None else own)  # the rule of transformers
         self._events = TokenEvents(self._tokenizer, self._ends, self.speaks)
         self._engine = Engine(llm, self._sampling(), self.replica, self.speaks)
         self._check_model(config)
@@ -93,8 +93,8 @@ class Vllm(VllmOptions):
             self._engine.close()
             self._engine = self._model = None
             self._leave_groups()
-        if self._made is not None:
-            shutil.rmtree(self._made, ignore_errors=True)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def effective(self) -> Mapping[str, str]:
         from pipelines.vllm.effective import facts
@@ -104,10 +104,10 @@ class Vllm(VllmOptions):
 
     def fallbacks(self) -> Sequence[str]:
         from pipelines.vllm.effective import differences, facts
-        from pipelines.vllm.rocm import not_in_force
+        from pipelines.vllm.rocm import ineffective_options
 
-        found = facts(self._engine, self._model, self.replica)
-        return [*differences(self, self._engine.llm), *not_in_force(self._rocm, found, found["attention"].split(", "))]
+        effective = facts(self._engine, self._model, self.replica)
+        return [*differences(self, self._engine.llm), *ineffective_options(self._rocm, effective, effective["attention"].split(", "))]
 
     @property
     def context_length(self) -> int:
@@ -115,11 +115,11 @@ class Vllm(VllmOptions):
         return int(self._engine.llm.model_config.max_model_len)
 
     def _leave_groups(self) -> None:
-        """So that another engine can be made in this process; the world's own group stays where it is the launcher's."""
+        """Destroy vLLM's process groups, so that another engine can be made here; the world's group only where vLLM made it."""
         from vllm.distributed.parallel_state import destroy_distributed_environment, destroy_model_parallel
 
         destroy_model_parallel()
-        if self._joined:
+        if self._owns_groups:
             destroy_distributed_environment()
 
     @property
@@ -127,20 +127,20 @@ class Vllm(VllmOptions):
         return self.architecture if self.weights == "random" and self.architecture else self.model
 
     def _source(self) -> str:
-        """Folder or hub name; of random weights a folder that describes them, with a tokenizer."""
+        """Folder or hub name; for random weights a temporary folder with configuration and tokenizer."""
         if self.weights == "random":
             from pipelines.vllm.checkpoint import write_description
 
-            self._made, self._facts = write_description(self)
-            return self._made
+            self._folder, self._facts = write_description(self)
+            return self._folder
         embedded = models_of("vlm" if self.workload == "vlm" else "llm")
         path = embedded.get(self.model, Path(self.model))
         if path.exists() or self.model in embedded or self.model.startswith((".", "/", "~")):
             from pipelines.vllm.checkpoint import convert_for_vllm
 
             check_transformers_folder(path)
-            self._made = convert_for_vllm(path)
-            return self._made or str(path)
+            self._folder = convert_for_vllm(path)
+            return self._folder or str(path)
         return self.model
 
     def _load_tokenizer(self, where: str) -> None:
@@ -151,24 +151,24 @@ class Vllm(VllmOptions):
         if self.chat_template is not None:
             self._tokenizer.chat_template = read_template("vllm", self.chat_template)
         if self.chat and not self._tokenizer.chat_template:
-            fix = "name one: chat_template: FILE" + (", or ask it bare prompts: chat: false" if self.workload != "vlm" else "")
+            fix = "name one: chat_template: FILE" + (", or give it bare prompts: chat: false" if self.workload != "vlm" else "")
             raise ConfigError(f"model {self._name!r} has no chat template; {fix}")
         self._ends = stop_tokens("vllm", self.stop, self._tokenizer, self._name)
 
     def _check_model(self, config: Any) -> None:
-        """What was loaded against what is asked of it; config: vLLM's ModelConfig. Raises ConfigError."""
+        """Raises ConfigError where the loaded model is not the requested one. config: vLLM's ModelConfig."""
         if self.architecture and self.weights == "pretrained":
             from pipelines.models.architectures import check_match
 
             check_match(config.hf_config, self.architecture, self.model)
         if self.workload == "vlm" and not config.is_multimodal_model:
-            raise ConfigError(f"model {self._name!r} is a {config.hf_config.model_type!r}, which does not answer about images")
+            raise ConfigError(f"model {self._name!r} is a {config.hf_config.model_type!r}, which takes no images")
         check_tokenizer(self._tokenizer, config.get_vocab_size(), self._name)
 
     def _sampling(self) -> dict[str, Any]:
-        """What vLLM's SamplingParams take; the end tokens are ours alone, so that both sides mean the same ones."""
-        drawn = {"temperature": self.temperature, "top_k": self.top_k or 0, "top_p": self.top_p or 1.0}
-        return {"stop_token_ids": sorted(self._ends), "ignore_eos": True, **(drawn if self.do_sample else {"temperature": 0.0})}
+        """Arguments of vLLM's SamplingParams. The end tokens are set here, so that engine and pipeline use the same ones."""
+        sampled = {"temperature": self.temperature, "top_k": self.top_k or 0, "top_p": self.top_p or 1.0}
+        return {"stop_token_ids": sorted(self._ends), "ignore_eos": True, **(sampled if self.do_sample else {"temperature": 0.0})}
 
     def _encode(self, sample: Sample) -> list[int]:
         if self.workload != "vlm":

@@ -1,7 +1,7 @@
-"""vLLM's options for ROCm, which it takes as environment variables: AITER's kernels, and how quick reduce sends its numbers.
+"""vLLM's options for ROCm, which are environment variables: AITER's kernels, and the number format of quick reduce.
 
-They are set before vLLM is imported, which reads some of them then, and asked of vLLM afterwards. Names and defaults: vllm/envs.py of
-0.32; what is in force: vllm/_aiter_ops.py, vllm/distributed/device_communicators/quick_all_reduce.py.
+They are set before vLLM is imported, since it reads some of them then; afterwards the effective ones are read from vLLM. Names and
+defaults: vllm/envs.py of 0.32; effective kernels: vllm/_aiter_ops.py, vllm/distributed/device_communicators/quick_all_reduce.py.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ REDUCED_RANKS = (2, 4, 8)  # QuickAllReduce._SUPPORTED_WORLD_SIZES
 
 
 class Part(NamedTuple):
-    """told_by: the method of vLLM's `rocm_aiter_ops` that says whether the part is in force."""
+    """A part of AITER. check: the method of vLLM's `rocm_aiter_ops` that returns whether the part is effective."""
 
     meaning: str
-    told_by: str
+    check: str
 
 
 PARTS: Mapping[str, Part] = {
@@ -50,7 +50,7 @@ ATTENTION_PARTS = ("mha", "unified_attention", "mla")
 
 @dataclass(frozen=True)
 class RocmOptions:
-    """None leaves what vLLM does on its own. aiter: of all its kernels, or of parts by their names in PARTS, which turns it on."""
+    """None keeps vLLM's default. aiter: all kernels on or off, or parts by their names in PARTS, which turns AITER on."""
 
     aiter: bool | Mapping[str, bool] | None = None
     quick_reduce: str | None = None
@@ -61,7 +61,7 @@ class RocmOptions:
             if name not in PARTS:
                 raise ConfigError(f"pipeline 'vllm': option 'aiter' has {unknown('part', name, PARTS)}")
         if self.quick_reduce_cast is not None and self.quick_reduce in (None, "NONE"):
-            raise ConfigError("pipeline 'vllm': option 'quick_reduce_cast' does nothing without quick_reduce; give both, or leave it out")
+            raise ConfigError("pipeline 'vllm': quick_reduce_cast has no effect without quick_reduce; give both, or leave it out")
 
     @property
     def parts(self) -> Mapping[str, bool]:
@@ -72,41 +72,39 @@ class RocmOptions:
         return self.aiter is True or bool(self.parts)
 
     def variables(self) -> dict[str, str]:
-        """What has to be in the environment before vLLM is imported."""
-        found = {} if self.aiter is None else {AITER: str(int(self.wants_aiter))}
-        found |= {f"{AITER}_{name.upper()}": str(int(on)) for name, on in self.parts.items()}
-        found |= {} if self.quick_reduce is None else {QUICK_REDUCE: self.quick_reduce}
-        return found | ({} if self.quick_reduce_cast is None else {CAST: str(int(self.quick_reduce_cast))})
+        """Environment variables to be set before vLLM is imported."""
+        variables = {} if self.aiter is None else {AITER: str(int(self.wants_aiter))}
+        variables |= {f"{AITER}_{name.upper()}": str(int(on)) for name, on in self.parts.items()}
+        variables |= {} if self.quick_reduce is None else {QUICK_REDUCE: self.quick_reduce}
+        return variables | ({} if self.quick_reduce_cast is None else {CAST: str(int(self.quick_reduce_cast))})
 
     def check(self, device: torch.device, num_ranks: int, dtype: str) -> None:
-        """Refuse what the device cannot do, what would do nothing, and what the environment contradicts. Raises ConfigError."""
+        """Raises ConfigError for what the device cannot do, what would have no effect, and what contradicts the environment."""
         import torch
 
         named = [name for name in ("aiter", "quick_reduce", "quick_reduce_cast") if getattr(self, name) is not None]
         if named and (device.type == "cpu" or torch.version.hip is None):
-            where = "a processor" if device.type == "cpu" else "CUDA"
-            raise ConfigError(f"pipeline 'vllm': option {named[0]!r} is of vLLM on ROCm, and this run is on {where}; leave it out")
+            where = "a CPU" if device.type == "cpu" else "CUDA"
+            raise ConfigError(f"pipeline 'vllm': {named[0]} needs vLLM on ROCm, and this run is on {where}; leave it out")
         if self.wants_aiter:
             require("pipeline 'vllm': option 'aiter'", device, "aiter")
         if self.quick_reduce not in (None, "NONE"):
             require("pipeline 'vllm': option 'quick_reduce'", device, "quick_reduce")
             if num_ranks not in ((2,) if self.quick_reduce == "INT3" else REDUCED_RANKS):
-                asked = "2" if self.quick_reduce == "INT3" else ", ".join(map(str, REDUCED_RANKS))
+                sizes = "2" if self.quick_reduce == "INT3" else ", ".join(map(str, REDUCED_RANKS))
                 raise ConfigError(
-                    f"pipeline 'vllm': option 'quick_reduce' is {self.quick_reduce}, of replicas of {asked} ranks, and "
+                    f"pipeline 'vllm': quick_reduce: {self.quick_reduce} needs replicas of {sizes} ranks, and "
                     f"parallel.tensor is {num_ranks}; leave it out, or change parallel.tensor"
                 )
             if dtype == "float32":
-                raise ConfigError(
-                    "pipeline 'vllm': option 'quick_reduce' sends 16-bit numbers, and dtype is float32; give bfloat16 or float16"
-                )
+                raise ConfigError("pipeline 'vllm': quick_reduce sends 16-bit numbers, and dtype is float32; give bfloat16 or float16")
         for name, value in self.variables().items():
             if name in os.environ and not _same(os.environ[name], value):
-                raise ConfigError(f"pipeline 'vllm': its options mean {name}={value}, and the environment has {os.environ[name]}; unset it")
+                raise ConfigError(f"pipeline 'vllm': its options set {name}={value}, but the environment has {os.environ[name]}; unset it")
 
 
-def in_force(communicator: Any) -> dict[str, str]:
-    """What vLLM says of its kernels on ROCm; nothing elsewhere. communicator: of the tensor-parallel group, None for one rank."""
+def effective_kernels(communicator: Any) -> dict[str, str]:
+    """The effective kernels on ROCm, by vLLM's own account; empty elsewhere. communicator: of the tensor-parallel group, or None."""
     from vllm._aiter_ops import rocm_aiter_ops
     from vllm.platforms import current_platform
 
@@ -122,30 +120,30 @@ def in_force(communicator: Any) -> dict[str, str]:
 
 
 def aiter_parts(ops: Any) -> list[str]:
-    """Names of those in force; its methods say None where AITER is not at hand."""
-    return [name for name, part in PARTS.items() if getattr(ops, part.told_by)()]
+    """Names of the effective parts. ops: `rocm_aiter_ops`, whose methods return None where AITER is not installed."""
+    return [name for name, part in PARTS.items() if getattr(ops, part.check)()]
 
 
-def not_in_force(options: RocmOptions, facts: Mapping[str, str], attention: Sequence[str]) -> list[str]:
-    """Sentences on what was asked for and what `in_force` and the layers' attention backends say."""
-    found = []
+def ineffective_options(options: RocmOptions, facts: Mapping[str, str], attention: Sequence[str]) -> list[str]:
+    """A sentence for each requested option that is not effective. facts: of `effective_kernels`. attention: the layers' backends."""
+    sentences = []
     state = facts.get("aiter", "off")
     parts = state.removeprefix("on: ").split(", ") if state.startswith("on") else []
     if options.aiter is not None and options.wants_aiter != state.startswith("on"):
-        found.append(f"aiter is {state}, not {'on' if options.wants_aiter else 'off'}")
+        sentences.append(f"aiter is {state}, not {'on' if options.wants_aiter else 'off'}")
     for name, wanted in options.parts.items():
         if (name in parts) != wanted:
-            found.append(f"aiter's part {name} is {'on' if name in parts else 'off'}, not {'on' if wanted else 'off'}")
+            sentences.append(f"aiter's part {name} is {'on' if name in parts else 'off'}, not {'on' if wanted else 'off'}")
         elif wanted and name in ATTENTION_PARTS and not any("AITER" in backend for backend in attention):
-            found.append(f"aiter's part {name} is allowed, but attention is by {', '.join(attention)}; name it by attention_backend")
+            sentences.append(f"aiter's part {name} is allowed, but attention is by {', '.join(attention)}; name it by attention_backend")
     if options.quick_reduce is not None:
         reduced = facts.get("quick_reduce", "off")
         if reduced != ("off" if options.quick_reduce == "NONE" else options.quick_reduce):
-            found.append(f"quick_reduce is {reduced}, not {options.quick_reduce}")
-    return found
+            sentences.append(f"quick_reduce is {reduced}, not {options.quick_reduce}")
+    return sentences
 
 
 def _same(one: str, other: str) -> bool:
-    """As vLLM reads them."""
+    """Whether vLLM reads two values as the same."""
     meanings = {"true": "1", "false": "0"}
     return meanings.get(one.lower(), one) == meanings.get(other.lower(), other)

@@ -141,7 +141,7 @@ def test_a_model_without_a_chat_template_names_the_option_for_bare_prompts(folde
     for file in folders["dense"].iterdir():
         if file.name != "chat_template.jinja":
             (tmp_path / file.name).write_bytes(file.read_bytes())
-    with pytest.raises(ConfigError, match=r"has no chat template; ask it bare prompts with --set pipeline\.chat=false"):
+    with pytest.raises(ConfigError, match=r"has no chat template; give it bare prompts with --set pipeline\.chat=false"):
         TransformersLLM(model=str(tmp_path)).load(CPU)
 
 

@@ -29,7 +29,7 @@ FP8 = {"dtype": "fp8_e4m3", "qscheme": "per_tensor"}
 )
 def test_an_architecture_is_drawn_by_vllm(loaded: Any, architecture: str, shrink: dict[str, Any], model: str) -> None:
     pipeline = loaded(weights="random", architecture=architecture, shrink=shrink, max_model_len=512, max_new_tokens=8)
-    folder = Path(pipeline._made)
+    folder = Path(pipeline._folder)
     assert [r.num_units for r in ask(pipeline, PROMPTS[:2])] == [8, 8]
     assert pipeline.effective() | {"model": model, "weights": "random", "architecture": architecture} == pipeline.effective()
     pipeline.close()
@@ -52,7 +52,7 @@ def test_quark_checkpoints_that_compute_in_mxfp4_are_refused_where_it_is_not(dev
     assert computed_in(quark([MXFP4], None)) == computed_in(quark(MXFP4, FP8)) == computed_in({"quant_method": "mxfp4"}) == set()
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "quantization_config": quark(MXFP4, MXFP4)}))
     device_is("gfx942")
-    with pytest.raises(ConfigError, match=r"whose inputs Quark turns into MXFP4, needs .* gfx950"):
+    with pytest.raises(ConfigError, match=r"whose inputs Quark quantises to MXFP4, needs .* gfx950"):
         check_formats(Vllm(model="mine"), str(tmp_path), GPU)
     device_is("gfx950")
     check_formats(Vllm(model="mine"), str(tmp_path), GPU)

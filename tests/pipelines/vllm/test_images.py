@@ -68,5 +68,5 @@ def test_images_without_torchvision_are_refused(monkeypatch: pytest.MonkeyPatch)
 def test_bare_prompts_about_images_are_refused() -> None:
     pipeline = make("pipelines", "vllm", {"chat": False})
     pipeline.workload = "vlm"
-    with pytest.raises(ConfigError, match="chat: false is of workload llm"):
+    with pytest.raises(ConfigError, match="chat: false is only for workload llm"):
         pipeline.load(CPU)

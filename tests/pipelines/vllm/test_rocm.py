@@ -13,7 +13,7 @@ from configs.errors import ConfigError
 from pipelines.devices.accelerators import can
 from pipelines.vllm.engine_args import import_vllm
 from pipelines.vllm.pipeline import Vllm
-from pipelines.vllm.rocm import RocmOptions, not_in_force
+from pipelines.vllm.rocm import RocmOptions, ineffective_options
 from tests.conftest import TWO_RANKS, SuiteRun, read_report
 from tests.pipelines.vllm.vllm_pipeline import BRIEF, CPU, GPU, ask, load_on_gpu, needs_vllm
 
@@ -21,10 +21,10 @@ from tests.pipelines.vllm.vllm_pipeline import BRIEF, CPU, GPU, ask, load_on_gpu
 @pytest.mark.parametrize("options", [{"aiter": True}, {"aiter": {"mha": False}}, {"quick_reduce": "INT8"}, {"aiter": False}])
 def test_rocm_options_are_refused_elsewhere(options: dict[str, Any], device_is: Any) -> None:
     name = next(iter(options))
-    with pytest.raises(ConfigError, match=f"option '{name}' is of vLLM on ROCm, and this run is on a processor"):
+    with pytest.raises(ConfigError, match=f"{name} needs vLLM on ROCm, and this run is on a CPU"):
         Vllm(**options).load(CPU)
     device_is("sm_90")
-    with pytest.raises(ConfigError, match=f"option '{name}' is of vLLM on ROCm, and this run is on CUDA"):
+    with pytest.raises(ConfigError, match=f"{name} needs vLLM on ROCm, and this run is on CUDA"):
         Vllm(**options).load(GPU)
 
 
@@ -33,8 +33,8 @@ def test_rocm_options_are_refused_elsewhere(options: dict[str, Any], device_is: 
     [
         ("gfx90a", {"aiter": True}, 1, r"option 'aiter' needs AITER's kernels, which gfx90a .* has not; .* gfx942"),
         ("gfx90a", {"quick_reduce": "FP"}, 2, r"needs sums over GPUs by quick reduce, which gfx90a"),
-        ("gfx942", {"quick_reduce": "INT8"}, 1, r"of replicas of 2, 4, 8 ranks, and parallel.tensor is 1"),
-        ("gfx942", {"quick_reduce": "INT3"}, 4, r"of replicas of 2 ranks, and parallel.tensor is 4"),
+        ("gfx942", {"quick_reduce": "INT8"}, 1, r"needs replicas of 2, 4, 8 ranks, and parallel.tensor is 1"),
+        ("gfx942", {"quick_reduce": "INT3"}, 4, r"needs replicas of 2 ranks, and parallel.tensor is 4"),
     ],
 )
 def test_what_an_instinct_cannot_do_is_refused(
@@ -60,7 +60,7 @@ def test_rocm_options_become_environment_variables(device_is: Any, monkeypatch: 
     monkeypatch.setenv("VLLM_ROCM_USE_AITER", "True")
     options.check(GPU, 8, "auto")  # says the same
     monkeypatch.setenv("VLLM_ROCM_USE_AITER_MHA", "1")
-    with pytest.raises(ConfigError, match="VLLM_ROCM_USE_AITER_MHA=0, and the environment has 1; unset it"):
+    with pytest.raises(ConfigError, match="VLLM_ROCM_USE_AITER_MHA=0, but the environment has 1; unset it"):
         options.check(GPU, 8, "auto")
 
 
@@ -74,7 +74,7 @@ def test_vllm_knows_every_variable_and_reports_every_part() -> None:
 
     for name in (AITER, QUICK_REDUCE, CAST, *(f"{AITER}_{part.upper()}" for part in PARTS)):
         assert name in envs.environment_variables
-    assert all(callable(getattr(rocm_aiter_ops, part.told_by)) for part in PARTS.values())
+    assert all(callable(getattr(rocm_aiter_ops, part.check)) for part in PARTS.values())
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_vllm_knows_every_variable_and_reports_every_part() -> None:
 def test_a_rocm_option_that_is_not_effective_is_reported(
     options: RocmOptions, facts: dict[str, str], attention: list[str], messages: list[str]
 ) -> None:
-    assert not_in_force(options, facts, attention) == messages
+    assert ineffective_options(options, facts, attention) == messages
 
 
 def needs_rocm(feature: str) -> None:
