@@ -29,5 +29,5 @@ def run_code(
 
     results = run_all(load_run(run_folder), tests, Limits(seconds=timeout), workers, weak_sandbox)
     untested = f", {results.untested} have no tests in the files" if results.untested else ""
-    say(f"{results.passed} programs pass, {results.failed} fail{untested}; sandbox: {', '.join(results.fences) or 'none'}")
+    say(f"{results.passed} programs pass, {results.failed} fail{untested}; sandbox: {', '.join(results.isolation) or 'none'}")
     finish(write_report(run_folder))

@@ -1,14 +1,14 @@
-"""Runs one program that a model wrote, in a sandbox. A process of its own, started by code_sandbox.py; imports nothing of the suite.
+"""Runs one program that a model wrote, in a sandbox. code_sandbox.py starts it as a process of its own; it imports nothing of the suite.
 
-    python -I code_sandbox_child.py JOB      what JOB (a JSON file) describes; standard input is the program's own
-    python -I code_sandbox_child.py --probe READABLE..    which fences stand on this machine, as JSON
+    python -I code_sandbox_child.py JOB      run what JOB (a JSON file) describes; the program reads standard input
+    python -I code_sandbox_child.py --probe READABLE..    print the layers of isolation that this machine provides, as JSON
 
-Fences, each only where the kernel grants it, and never one less than the job says there are (exit code 97):
-  namespaces  a network without a single device, and a process table of its own that dies with the program
-  files       Landlock: nothing can be written, and only Python's own folders can be read
-  tcp         Landlock: no TCP connection; for machines that grant no namespaces
-  user        as root: becomes nobody first
-Limits that always hold: processor seconds, memory, size of output; processes, but for root.
+Layers of isolation. Each is used where the kernel allows it; if one that the job lists is refused, the exit code is 97:
+  namespaces  a network without devices, and a process table of its own that ends with the program
+  files       Landlock: nothing can be written, and only Python's folders can be read
+  tcp         Landlock: no TCP connection; for machines without namespaces
+  user        started as root, the program runs as nobody
+Limits on every machine: CPU seconds, memory, size of output; number of processes, except for root.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-NOT_FENCED, OUT_OF_TIME = 97, 98
+NOT_ISOLATED, OUT_OF_TIME = 97, 98
 NOBODY = 65534
 MAX_PROCESSES = 64  # threads count
-# What LiveCodeBench's own runner puts before every program, in its order: later names hide earlier ones.
+# The imports that LiveCodeBench's runner puts before every program, in its order: later names hide earlier ones.
 STARRED = ["string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics", "itertools"]
 STARRED += ["functools", "operator", "io", "sys", "json", "builtins", "typing"]
 NAMED = STARRED[:-2]
 
 _NEW_NAMESPACES = 0x10000000 | 0x40000000 | 0x20000000 | 0x08000000  # user, network, process table, messages
-_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446  # system calls, the same on every processor
+_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446  # system calls, the same on every architecture
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
-_FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}  # by version of Landlock, from it on
+_FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}  # by the first version of Landlock that has them
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -50,32 +50,32 @@ class _PathRule(ctypes.Structure):
 
 def main() -> None:
     if sys.argv[1] == "--probe":
-        json.dump(fence(sys.argv[2:]), sys.stdout)
+        json.dump(isolate(sys.argv[2:]), sys.stdout)
         return
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    raised = fence(job["readable"])
-    if set(job["fences"]) - set(raised):
-        os._exit(NOT_FENCED)
-    _limit(job, counts_own_processes="namespaces" in raised or "user" in raised)
-    _leave_a_watch(job["seconds"])
+    layers = isolate(job["readable"])
+    if set(job["isolation"]) - set(layers):
+        os._exit(NOT_ISOLATED)
+    _limit(job, counts_own_processes="namespaces" in layers or "user" in layers)
+    _fork_under_supervision(job["seconds"])
     run(job)
 
 
-def fence(readable: list[str]) -> list[str]:
-    """Raise what fences there can be; their names."""
-    raised = []
+def isolate(readable: list[str]) -> list[str]:
+    """Apply every layer of isolation that the kernel allows, and return their names."""
+    layers = []
     if os.getuid() == 0 and all(_open_to_all(path) for path in readable):
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
-        raised.append("user")
+        layers.append("user")
     if _libc.unshare(_NEW_NAMESPACES) == 0:
-        raised.append("namespaces")
-    return raised + _landlock(readable)
+        layers.append("namespaces")
+    return layers + _landlock(readable)
 
 
 def run(job: dict[str, Any]) -> None:
-    """The program, to its end. Of a function: its answer's repr on standard output, whatever the program prints itself."""
+    """Run the program to its end. Of a function: write the repr of its result to standard output and drop all prints."""
     space: dict[str, Any] = {"__name__": "__main__", "__builtins__": __builtins__}
     exec("".join(f"from {m} import *\n" for m in STARRED) + "".join(f"import {m}\n" for m in NAMED), space)
     sys.setrecursionlimit(50_000)
@@ -92,21 +92,26 @@ def run(job: dict[str, Any]) -> None:
 
 
 def _limit(job: dict[str, Any], counts_own_processes: bool) -> None:
-    for what, most in (
+    for limit, value in (
         (resource.RLIMIT_CPU, job["seconds"] + 1),
         (resource.RLIMIT_AS, job["memory_bytes"]),
         (resource.RLIMIT_FSIZE, job["output_bytes"]),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_NOFILE, 64),
-        (resource.RLIMIT_NPROC, MAX_PROCESSES if counts_own_processes else resource.RLIM_INFINITY),  # else of all that the user runs
+        (
+            resource.RLIMIT_NPROC,
+            MAX_PROCESSES if counts_own_processes else resource.RLIM_INFINITY,
+        ),  # otherwise all processes of the user count
     ):
-        with contextlib.suppress(ValueError):  # it was lower already
-            resource.setrlimit(what, (most, most))
+        with contextlib.suppress(ValueError):  # the limit is lower already
+            resource.setrlimit(limit, (value, value))
 
 
-def _leave_a_watch(seconds: int) -> None:
-    """Go on in a grandchild. Its parent is the first of the new process table, where there is one: it ends the program in time, and when it
-    ends itself, the kernel ends whatever the program left running."""
+def _fork_under_supervision(seconds: int) -> None:
+    """Continue in a grandchild process. Its parent enforces the time limit.
+
+    With namespaces the parent is process 1 of the new process table, so the kernel kills whatever the program left running when it exits.
+    """
     _wait_for_child()
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     child = os.fork()
@@ -115,21 +120,21 @@ def _leave_a_watch(seconds: int) -> None:
         return
     signal.signal(signal.SIGALRM, lambda *_: os._exit(OUT_OF_TIME))
     signal.alarm(seconds)
-    _end_as(child)
+    _exit_like(child)
 
 
 def _wait_for_child() -> None:
     if child := os.fork():
-        _end_as(child)
+        _exit_like(child)
 
 
-def _end_as(child: int) -> None:
+def _exit_like(child: int) -> None:
     _, status = os.waitpid(child, 0)
     os._exit(os.waitstatus_to_exitcode(status) % 256)
 
 
 def _open_to_all(path: str) -> bool:
-    """Whether nobody in particular can get into the folder."""
+    """Whether every user can enter the folder."""
     return all(folder.stat().st_mode & 0o001 for folder in (Path(path).resolve(), *Path(path).resolve().parents) if folder.is_dir())
 
 

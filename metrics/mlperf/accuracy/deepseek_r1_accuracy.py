@@ -17,8 +17,8 @@ from workloads.mlperf.language import CHOICES
 class DeepseekR1Accuracy(ReasoningScore):
     """Share of right answers over MATH-500, AIME, GPQA, MMLU-Pro and LiveCodeBench. Higher is better; MLPerf prints it times 100.
 
-    deepseek_r1_accuracy = right answers / answers, whichever part they are of. deepseek_r1_<part>: of one part. Results of MATH-500
-    are compared by metrics/mlperf/accuracy/math_answers.py, which in rare notations parts with the grader that MLPerf takes.
+    deepseek_r1_accuracy = right answers / answers, over all parts. deepseek_r1_<part>: of one part. Results of MATH-500
+    are compared by metrics/mlperf/accuracy/math_answers.py, which differs from MLPerf's grader in rare notations.
     Source: mlcommons/inference, language/deepseek-r1/eval_accuracy.py.
     """
 

@@ -1,4 +1,4 @@
-"""How much was written in all: MLPerf's guard against short summaries, for llama3.1-8b."""
+"""The total length of all summaries: MLPerf's guard against short ones, for llama3.1-8b."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from metrics.quality.rouge import one_sentence_a_line
 @register("generation_length")
 @dataclass(frozen=True)
 class GenerationLength(Metric):
-    """Characters, not tokens, of all judged answers together, without outer space and with one character between sentences.
+    """The number of characters, not tokens, of all judged answers, without surrounding space and with one character between sentences.
 
-    Scored are the answers that ROUGE scores; a failed one has no characters. MLPerf calls it gen_len and wants it within a tenth of
-    its own. Source: mlcommons/inference, language/llama3.1-8b/evaluation.py.
+    It counts the answers that ROUGE scores; a failed answer has no characters. MLPerf calls it gen_len and requires it to be within 10 %
+    of the reference's. Source: mlcommons/inference, language/llama3.1-8b/evaluation.py.
     """
 
     def compute(self, run: Run) -> Mapping[str, Figure]:

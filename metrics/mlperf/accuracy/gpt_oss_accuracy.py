@@ -15,10 +15,10 @@ from workloads.mlperf.language import CHOICES
 @register("gpt_oss_accuracy")
 @dataclass(frozen=True)
 class GptOssAccuracy(ReasoningScore):
-    """AIME 2025, GPQA diamond and LiveCodeBench v6 in one share. Higher is better; MLPerf prints it times 100.
+    """Share of right answers over AIME 2025, GPQA diamond and LiveCodeBench v6. Higher is better; MLPerf prints it times 100.
 
     gpt_oss_accuracy = (right_aime / 8 + right_gpqa / 5 + right_livecodebench / 3) / (n_aime / 8 + n_gpqa / 5 + n_livecodebench / 3),
-    because every question is asked eight, five and three times. gpt_oss_<part>: plain shares; TEST07 looks at gpt_oss_gpqa.
+    because every question is repeated eight, five and three times. gpt_oss_<part>: plain shares; TEST07 uses gpt_oss_gpqa.
     Source: mlcommons/inference, language/gpt-oss-120b/eval_mlperf_accuracy.py.
     """
 

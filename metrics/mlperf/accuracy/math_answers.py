@@ -1,8 +1,8 @@
-r"""Whether two results of mathematics are the same: \frac{3}{8} and 3/8 are, 6/16 and 3/8 are not.
+r"""Compares two mathematical results: \frac{3}{8} and 3/8 are the same, 6/16 and 3/8 are not.
 
-In the manner of the grader that MLPerf takes for MATH-500 (openai/prm800k, grading/grader.py), with two differences: that one puts a
-model's words through Python's `eval` by way of SymPy, and this one reads arithmetic with a grammar of its own; and terms with letters are
-compared at points instead of being simplified. It can part with MLPerf's in rare notations. What it cannot read it compares as text.
+It follows MLPerf's grader for MATH-500 (openai/prm800k, grading/grader.py), with two differences. That grader passes a model's answer to
+Python's `eval` through SymPy; this one parses arithmetic with a grammar of its own. And terms with letters are compared at points instead
+of being simplified. The two can disagree in rare notations. What cannot be parsed is compared as text.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ _UNITS = "degree|cm|centimeter|meter|mile|second|minute|hour|day|week|month|year
 _BRACKETS = "()[]"
 
 
-def same_result(told: str, expected: str) -> bool:
-    """Whether the told result is the expected one. A whole number or a plain fraction must be written out, not left to be worked out."""
-    ours, theirs = _plain(told), _plain(expected)
+def same_result(answer: str, expected: str) -> bool:
+    """Whether the answer is the expected result. Integers and plain fractions must be given as such, not as a term to evaluate."""
+    ours, theirs = _plain(answer), _plain(expected)
     if not ours or not theirs:
         return False
     if ours == theirs:
         return True
     if len(ours) > MAX_LENGTH or len(theirs) > MAX_LENGTH:
         return False
-    parts, wanted = _parts(ours), _parts(theirs)
-    if len(parts) != len(wanted) or (len(wanted) > 1 and (ours[0], ours[-1]) != (theirs[0], theirs[-1])):
+    parts, right = _parts(ours), _parts(theirs)
+    if len(parts) != len(right) or (len(right) > 1 and (ours[0], ours[-1]) != (theirs[0], theirs[-1])):
         return False
-    return all(_same_part(a, b) for a, b in zip(parts, wanted, strict=True))
+    return all(_same_part(a, b) for a, b in zip(parts, right, strict=True))
 
 
-def _same_part(told: str, expected: str) -> bool:
-    if told == expected:
+def _same_part(answer: str, expected: str) -> bool:
+    if answer == expected:
         return True
-    if _is_fraction(told) and _is_fraction(expected):
+    if _is_fraction(answer) and _is_fraction(expected):
         return False
-    if _is_whole(told) != _is_whole(expected):
+    if _is_whole(answer) != _is_whole(expected):
         return False
     try:
-        ours, theirs = _tree(told), _tree(expected)
+        ours, theirs = _tree(answer), _tree(expected)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         return False
     letters = sorted(_letters(ours) | _letters(theirs))
@@ -53,12 +53,12 @@ def _same_part(told: str, expected: str) -> bool:
     return all(_agree(ours, theirs, dict(zip(letters, point, strict=False))) for point in _POINTS)
 
 
-def _agree(told: ast.expr, expected: ast.expr, values: Mapping[str, float]) -> bool:
+def _agree(answer: ast.expr, expected: ast.expr, values: Mapping[str, float]) -> bool:
     import mpmath
 
     with mpmath.workdps(_DIGITS):
         try:
-            a, b = _value(told, values), _value(expected, values)
+            a, b = _value(answer, values), _value(expected, values)
         except (ValueError, ZeroDivisionError, OverflowError):
             return False
         return bool(abs(a - b) <= mpmath.mpf(10) ** (10 - _DIGITS) * max(1, abs(b)))
@@ -82,20 +82,20 @@ def _value(node: ast.expr, values: Mapping[str, float]) -> Any:
             a, b = _value(left, values), _value(right, values)
             if isinstance(op, ast.Pow):
                 if abs(b) > MAX_EXPONENT or abs(a) > 10**MAX_EXPONENT:
-                    raise ValueError("too large to be worked out")
+                    raise ValueError("too large to evaluate")
                 return a**b
             return a + b if isinstance(op, ast.Add) else a - b if isinstance(op, ast.Sub) else a * b if isinstance(op, ast.Mult) else a / b
-    raise ValueError("no arithmetic")
+    raise ValueError("not arithmetic")
 
 
 _TOKEN = re.compile(r"\d+(?:\.\d+)?|\.\d+|sqrt|pi|[a-z]|\*\*|[-+*/()]")
 
 
 def _tree(text: str) -> ast.expr:
-    """Arithmetic of numbers, single letters, pi, sqrt( ), + - * / ** and brackets; numbers stay texts. Raises ValueError for else."""
+    """Parse numbers, letters, pi, sqrt( ), + - * / ** and brackets; numbers stay texts. Raises ValueError for anything else."""
     tokens = _TOKEN.findall(text)
     if "".join(tokens) != text or not tokens:
-        raise ValueError("no arithmetic")
+        raise ValueError("not arithmetic")
     written = []
     for before, token in zip([None, *tokens], tokens, strict=False):
         ends = before is not None and (before == ")" or before[0].isdigit() or before[0] == "." or (before.isalpha() and before != "sqrt"))
@@ -111,7 +111,7 @@ def _letters(tree: ast.expr) -> set[str]:
 
 
 def _parts(text: str) -> list[str]:
-    """The elements of a pair, an interval or a list in brackets; else the text alone."""
+    """The elements of a pair, an interval or a list in brackets; otherwise the text alone."""
     bracketed = len(text) > 2 and text[0] in _BRACKETS and text[-1] in _BRACKETS and not set(text[1:-1]) & set(_BRACKETS)
     return (
         text[1:-1].split(",")
@@ -189,8 +189,8 @@ def _fractions(text: str) -> str:
     return text
 
 
-def _fraction(found: re.Match[str]) -> str:
-    whole, above, below = found[1], found[2], found[3]
+def _fraction(match: re.Match[str]) -> str:
+    whole, above, below = match[1], match[2], match[3]
     if above.isdigit() and below.isdigit():
         return f"({whole}+{above}/{below})" if whole else f"{above}/{below}"  # 2\frac{1}{3} is mixed, as prm800k has it
     return f"{whole}(({above})/({below}))"

@@ -1,4 +1,4 @@
-"""What the scores of gpt-oss and deepseek-r1 have in common: questions of several kinds, each with its own way to be right."""
+"""The base of the scores of gpt-oss and deepseek-r1: questions of several parts, each with its own grading."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from workloads.records import Record, Sample
 
 
 class ReasoningScore(SampleMetric):
-    """A mean over questions of several parts, each question asked `repeats[part]` times.
+    """A mean over questions of several parts, with each question repeated `repeats[part]` times.
 
-    score = sum over parts (right answers / repeats) / sum over parts (answers / repeats). An answer that says nothing that could be read is
-    wrong. A program counts by its tests, which `suite.py run-code RUN` runs; until then the score is not given.
+    score = sum over parts (right answers / repeats) / sum over parts (answers / repeats). An answer that cannot be parsed is wrong. A
+    program is right if it passes its tests, which `suite.py run-code RUN` runs; before that there is no score.
     """
 
     prefix: ClassVar[str]
@@ -30,11 +30,11 @@ class ReasoningScore(SampleMetric):
 
     @abstractmethod
     def letter(self, text: str, part: str) -> str | None:
-        """The choice that an answer makes."""
+        """The choice in an answer."""
 
     @abstractmethod
     def program(self, text: str) -> str | None:
-        """The program that an answer holds."""
+        """The program in an answer."""
 
     def applies(self, sample: Sample) -> bool:
         return sample.meta.get("scored_by") in self.repeats and "answer" in sample.meta
@@ -47,32 +47,32 @@ class ReasoningScore(SampleMetric):
         return self.name, self._of(sample)
 
     def compute(self, run: Run) -> Mapping[str, Figure]:
-        asked = [r for r in run.judged if self.applies(run.samples[r.sample_index])]
-        if not asked:
+        judged = [r for r in run.judged if self.applies(run.samples[r.sample_index])]
+        if not judged:
             return {}
         scores = self.scores(run)
         figures = self.summarise(scores)
-        num_open = len(asked) - len(scores)
-        if num_open:
-            note = f"{num_open} of {len(asked)} answers hold programs that were not run: suite.py run-code {run.folder.name}"
+        num_untested = len(judged) - len(scores)
+        if num_untested:
+            note = f"{num_untested} of {len(judged)} answers hold programs that were not run: suite.py run-code {run.folder.name}"
             figures = {n: replace(f, note=note) if n.endswith("livecodebench") else f for n, f in figures.items()}
-            return figures | {self.name: Figure(None, self.unit, self.better, len(asked), note=note)}
-        return figures | {self.name: self._mixture(run, asked, scores)}
+            return figures | {self.name: Figure(None, self.unit, self.better, len(judged), note=note)}
+        return figures | {self.name: self._mixture(run, judged, scores)}
 
-    def _mixture(self, run: Run, asked: Sequence[Record], scores: Mapping[int, Mapping[str, float]]) -> Figure:
-        weights = [1 / self.repeats[_part(run, r)] for r in asked]
-        right = [scores[r.query_id][self.name] for r in asked]
+    def _mixture(self, run: Run, judged: Sequence[Record], scores: Mapping[int, Mapping[str, float]]) -> Figure:
+        weights = [1 / self.repeats[_part(run, r)] for r in judged]
+        right = [scores[r.query_id][self.name] for r in judged]
         value = math.fsum(w * x for w, x in zip(weights, right, strict=True)) / math.fsum(weights)
         by_question: dict[tuple[str, str], list[float]] = {}
-        for record, x in zip(asked, right, strict=True):
+        for record, x in zip(judged, right, strict=True):
             by_question.setdefault((_part(run, record), run.samples[record.sample_index].prompt), []).append(x)
-        whole = all(len(answers) == self.repeats[part] for (part, _), answers in by_question.items())
+        complete = all(len(answers) == self.repeats[part] for (part, _), answers in by_question.items())
         means = [math.fsum(answers) / len(answers) for answers in by_question.values()]
-        note = "" if whole else f"questions were not asked {_asked(self.repeats)} times"
-        return Figure(value, self.unit, self.better, len(asked), mean_interval(means) if whole else None, note)
+        note = "" if complete else f"questions were not repeated {_repeats_text(self.repeats)} times"
+        return Figure(value, self.unit, self.better, len(judged), mean_interval(means) if complete else None, note)
 
     def _is_right(self, run: Run, sample: Sample, record: Record) -> bool | None:
-        """None for a program that was not run."""
+        """Whether the answer is right; None for a program that was not run."""
         part, text, answer = str(sample.meta["scored_by"]), record.text or "", str(sample.meta["answer"])
         if part in CHOICES:
             return self.letter(text, part) == answer.upper()
@@ -91,6 +91,6 @@ def _part(run: Run, record: Record) -> str:
     return str(run.samples[record.sample_index].meta["scored_by"])
 
 
-def _asked(repeats: Mapping[str, int]) -> str:
+def _repeats_text(repeats: Mapping[str, int]) -> str:
     counts = Counter(repeats.values())
     return str(next(iter(counts))) if len(counts) == 1 else ", ".join(f"{n} ({part})" for part, n in repeats.items())

@@ -1,4 +1,4 @@
-"""Programs that do what they should, and programs that try what they should not."""
+"""Programs that work, and programs that try to break out of the sandbox."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import suite
 from configs.errors import ConfigError
 from metrics.mlperf.accuracy import code_results
 from metrics.mlperf.accuracy.code_results import run_code
-from metrics.mlperf.accuracy.code_sandbox import STRONG, Limits, Outcome, fences, run_tests, same_lines
+from metrics.mlperf.accuracy.code_sandbox import STRONG, Limits, Outcome, isolation, run_tests, same_lines
 from metrics.mlperf.accuracy.gpt_oss_accuracy import GptOssAccuracy
 from metrics.report.load_run import load_run
 from tests.conftest import record
@@ -28,15 +28,15 @@ LIMITS = Limits(seconds=15)
 ADD = "a, b = map(int, input().split())\nprint(a + b)"
 NOT_REACHED = "OSError as error:\n    print('ok')"
 
-fenced = pytest.mark.skipif(not set(STRONG) <= set(fences()), reason="the kernel grants no namespaces or no Landlock")
+isolated = pytest.mark.skipif(not set(STRONG) <= set(isolation()), reason="the kernel allows no namespaces or no Landlock")
 
 
 def stdin(*pairs: tuple[str, str]) -> list[dict[str, str]]:
-    return [{"input": given, "output": expected, "kind": "stdin"} for given, expected in pairs]
+    return [{"input": text, "output": expected, "kind": "stdin"} for text, expected in pairs]
 
 
 def functional(*pairs: tuple[str, str]) -> list[dict[str, str]]:
-    return [{"input": given, "output": expected, "kind": "functional"} for given, expected in pairs]
+    return [{"input": text, "output": expected, "kind": "functional"} for text, expected in pairs]
 
 
 def test_a_program_passes_when_it_passes_all_tests() -> None:
@@ -55,12 +55,12 @@ def test_a_function_gives_its_answer_whatever_the_program_prints() -> None:
     assert not run_tests("def double(x): return (y for y in [8])", functional(("4", "[8]")), "double", LIMITS).passed
 
 
-def test_names_that_livecodebench_imports_are_there() -> None:
+def test_names_that_livecodebench_imports_are_defined() -> None:
     code = "print(sqrt(16), Counter('aab')['a'], gcd(12, 18), pow(2, 3), List[int], sum(accumulate([1, 2])), bisect_left([1, 3], 2))"
     assert run_tests(code, stdin(("", "4.0 2 6 8 typing.List[int] 4 1")), None, LIMITS).passed
 
 
-def test_lines_are_compared_without_outer_space_and_as_numbers() -> None:
+def test_lines_are_compared_without_surrounding_space_and_as_numbers() -> None:
     assert same_lines("1 2 \n 3\n\n", "1 2\n3")
     assert same_lines("1.0 2", "1 2.00")
     assert same_lines("Yes", "Yes")
@@ -69,14 +69,14 @@ def test_lines_are_compared_without_outer_space_and_as_numbers() -> None:
     assert not same_lines("50000000000000000", "50000000000000001")  # as floats they would be the same
 
 
-def test_a_program_that_does_not_end_is_ended() -> None:
+def test_a_program_that_does_not_end_is_killed() -> None:
     for code in ("while True: pass", "import time\ntime.sleep(60)"):
-        begun = time.monotonic()
+        start = time.monotonic()
         assert run_tests(code, stdin(("", "")), None, Limits(seconds=1)) == (False, "test 1: still running after 1 s")
-        assert time.monotonic() - begun < 8
+        assert time.monotonic() - start < 8
 
 
-@fenced
+@isolated
 @pytest.mark.parametrize(
     "attempt",
     [
@@ -95,17 +95,17 @@ def test_a_program_reaches_no_network_no_file_and_no_process(attempt: str, tmp_p
 
     secret = tmp_path / "secret.txt"
     secret.write_text("mine", encoding="utf-8")
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        names = f"PORT, SUITE = {listening.getsockname()[1]}, {os.getpid()}\nSECRET, FOLDER = {str(secret)!r}, {str(tmp_path)!r}\n"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        names = f"PORT, SUITE = {server.getsockname()[1]}, {os.getpid()}\nSECRET, FOLDER = {str(secret)!r}, {str(tmp_path)!r}\n"
         code = f"import os, socket\n{names}try:\n    {attempt}\n    print('reached')\nexcept {NOT_REACHED}"
         outcome = run_tests(code, stdin(("", "ok")), None, LIMITS)
     assert outcome.passed, f"{attempt}: {outcome.why}"
     assert secret.read_text(encoding="utf-8") == "mine"
 
 
-@fenced
-def test_what_a_program_leaves_running_ends_with_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # so that its processes are known by their command lines
+@isolated
+def test_processes_that_a_program_leaves_running_end_with_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # so that its processes can be recognised by their command lines
     code = "import os, time\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(30)\nprint('ok')"
     assert run_tests(code, stdin(("", "ok")), None, LIMITS).passed
     assert not [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path).encode() in _read(p)]
@@ -117,8 +117,8 @@ def test_memory_and_output_are_limited() -> None:
     assert not run_tests("print('x' * 2**21)", stdin(("", "x" * 2**21)), None, Limits(5, output_bytes=2**20)).passed
 
 
-def test_tests_that_cannot_be_run_are_told() -> None:
-    with pytest.raises(ConfigError, match="does not say which"):
+def test_tests_that_cannot_be_run_are_refused() -> None:
+    with pytest.raises(ConfigError, match="has no function_name"):
         run_tests("", functional(("1", "2")), None, LIMITS)
     with pytest.raises(ConfigError, match="test 1 is not JSON"):
         run_tests("", functional(("one", "2")), "f", LIMITS)
@@ -135,8 +135,8 @@ def coding_run(tmp_path: Path, answers: list[str], **meta: Any) -> Path:
 RIGHT, WRONG, EMPTY = f"```python\n{ADD}\n```", "```python\nprint(4)\n```", "I cannot do this."
 
 
-@fenced
-def test_programs_count_once_they_were_run_and_not_before(tmp_path: Path) -> None:
+@isolated
+def test_programs_count_only_after_they_were_run(tmp_path: Path) -> None:
     folder = coding_run(tmp_path, [RIGHT, WRONG, EMPTY, RIGHT], tests=json.dumps(stdin(("2 3", "5"))))
     before = GptOssAccuracy().compute(load_run(folder))
     assert before["gpt_oss_accuracy"].value is None
@@ -148,18 +148,18 @@ def test_programs_count_once_they_were_run_and_not_before(tmp_path: Path) -> Non
     assert modifications(folder) == []  # the verdicts are in the manifest
 
 
-@fenced
-def test_the_command_runs_them_and_makes_the_report_again(tmp_path: Path) -> None:
+@isolated
+def test_the_command_runs_them_and_writes_the_report_again(tmp_path: Path) -> None:
     folder = coding_run(tmp_path, [RIGHT, WRONG], tests=json.dumps(stdin(("2 3", "5"))))
     done = CliRunner().invoke(suite.app, ["run-code", str(folder), "--timeout", "15"])
-    assert "1 programs pass, 1 fail; fences: " in done.stderr
+    assert "1 programs pass, 1 fail; sandbox: " in done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["headline"]["gpt_oss_accuracy"] == 0.5
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     assert report["figures"]["gpt_oss_livecodebench"]["value"] == 0.5
 
 
-@fenced
-def test_a_verdict_that_was_written_in_is_seen(tmp_path: Path) -> None:
+@isolated
+def test_an_edited_verdict_is_detected(tmp_path: Path) -> None:
     folder = coding_run(tmp_path, [WRONG], tests=json.dumps(stdin(("2 3", "5"))))
     run_code(load_run(folder), limits=LIMITS)
     file = folder / code_results.FILE
@@ -169,7 +169,7 @@ def test_a_verdict_that_was_written_in_is_seen(tmp_path: Path) -> None:
         run_code(load_run(folder), limits=LIMITS)
 
 
-def test_a_verdict_is_of_one_program(tmp_path: Path) -> None:
+def test_a_verdict_belongs_to_one_program(tmp_path: Path) -> None:
     verdicts = {"0": {"program": code_results._hash("print(1)"), "passed": True, "why": ""}}
     (tmp_path / code_results.FILE).write_text(json.dumps({"schema": code_results.SCHEMA, "verdicts": verdicts}), encoding="utf-8")
     assert code_results.passed(tmp_path, 0, "print(1)") is True
@@ -177,7 +177,7 @@ def test_a_verdict_is_of_one_program(tmp_path: Path) -> None:
     assert code_results.passed(tmp_path, 1, "print(1)") is None
 
 
-@fenced
+@isolated
 def test_tests_come_from_livecodebench_s_own_files(tmp_path: Path) -> None:
     import base64
     import pickle
@@ -195,7 +195,7 @@ def test_tests_come_from_livecodebench_s_own_files(tmp_path: Path) -> None:
     assert run_code(load_run(folder), files, LIMITS)[:3] == (1, 1, 0)  # the wrong one passes the public test
 
 
-def test_a_pickle_among_the_tests_that_holds_more_than_a_text_is_refused(tmp_path: Path) -> None:
+def test_a_pickle_that_holds_more_than_a_text_is_refused(tmp_path: Path) -> None:
     import base64
     import zlib
 
@@ -209,9 +209,9 @@ def test_a_pickle_among_the_tests_that_holds_more_than_a_text_is_refused(tmp_pat
         list(read_problems(file, {"q1"}))
 
 
-def test_a_machine_without_fences_runs_nothing_unasked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_machine_without_isolation_runs_nothing_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = coding_run(tmp_path, [RIGHT], tests=json.dumps(stdin(("2 3", "5"))))
-    monkeypatch.setattr(code_results, "fences", list)
+    monkeypatch.setattr(code_results, "isolation", list)
     ran: list[str] = []
 
     def run_all(program: str, *_: Any) -> Outcome:

@@ -19,7 +19,7 @@ def entry(path: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("told", "expected", "counts"),
+    ("answer", "expected", "counts"),
     [
         ("A > B > C", "A > B > C", (3, 3, 3)),
         ("A > B", "A > B > C", (2, 2, 3)),
@@ -31,8 +31,8 @@ def entry(path: str) -> str:
         (None, "A > B > C", (0, 3, 3)),
     ],
 )
-def test_levels_are_compared_from_the_root_on(told: str | None, expected: str, counts: tuple[int, int, int]) -> None:
-    assert overlap(told, expected) == Overlap(*counts)
+def test_levels_are_compared_from_the_root_on(answer: str | None, expected: str, counts: tuple[int, int, int]) -> None:
+    assert overlap(answer, expected) == Overlap(*counts)
 
 
 def test_f1_is_of_sums_and_not_a_mean_of_f1s() -> None:
@@ -91,17 +91,17 @@ def product(category: str, brand: str = "Hollin", second: bool = False) -> str:
     return json.dumps({"category": category, "brand": brand, "is_secondhand": second})
 
 
-def test_brand_and_condition_stand_beside_the_category(make_run: MakeRun) -> None:
+def test_brand_and_condition_are_scored_beside_the_category(make_run: MakeRun) -> None:
     expected = [product("A > B", "Adidas", True)] * 4 + [product("A > B", "Hollin", False)] * 2
-    told = [
+    answers = [
         product("A > B", "adidas ", True),  # all right
         product("A > C", "Adidaz", False),  # one level of two; 5 of 6 letters are 83 of 100: another brand
         "{}",  # no product: nothing right, and counted as not second-hand
-        json.dumps({"category": "A > B", "brand": "Adidas", "is_secondhand": True, "price": 3}),  # more than was asked
+        json.dumps({"category": "A > B", "brand": "Adidas", "is_secondhand": True, "price": 3}),  # one field too many
         product("A > B", "Hollin Ltd", True),
         product("A > B"),
     ]
-    records = [record(i, text=text) for i, text in enumerate(told)]
+    records = [record(i, text=text) for i, text in enumerate(answers)]
     figures = HierarchicalF1().compute(make_run(records=records, metas=[{"answer": a, "scored_by": "hierarchical_f1"} for a in expected]))
     assert figures["hierarchical_f1"].value == pytest.approx(2 * (2 + 1 + 0 + 0 + 2 + 2) / 24)
     assert figures["category_parsed"].value == pytest.approx(4 / 6)

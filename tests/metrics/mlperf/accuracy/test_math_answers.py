@@ -1,4 +1,4 @@
-"""Results of mathematics that are the same, and those that are not."""
+"""Mathematical results that are the same, and some that are not."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from metrics.mlperf.accuracy.math_answers import same_result
 
 
 @pytest.mark.parametrize(
-    ("told", "expected", "same"),
+    ("answer", "expected", "same"),
     [
         (r"\frac{3}{8}", "3/8", True),
         (r"\tfrac38", r"\frac{3}{8}", True),
@@ -33,5 +33,5 @@ from metrics.mlperf.accuracy.math_answers import same_result
         ("", "1", False),
     ],
 )
-def test_results_of_mathematics_are_the_same_or_not(told: str, expected: str, same: bool) -> None:
-    assert same_result(told, expected) is same
+def test_equal_results_are_recognised_in_any_notation(answer: str, expected: str, same: bool) -> None:
+    assert same_result(answer, expected) is same

@@ -1,4 +1,4 @@
-"""Letters, numbers and programs, read from answers as MLPerf's graders read them."""
+"""Letters, numbers and programs in answers, read as MLPerf's graders read them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_numbers_and_boxes_are_the_last_ones() -> None:
     assert final_part("no channels") == "no channels"
 
 
-def test_programs_are_found_as_each_model_s_grader_finds_them() -> None:
+def test_programs_are_read_as_each_model_s_grader_reads_them() -> None:
     two = "```python\nfirst\n```\ntext\n```python\nsecond\n```"
     assert gpt_oss_program(final(two)) == "second"
     assert gpt_oss_program(final("```\npy\nplain\n```")) == "plain"

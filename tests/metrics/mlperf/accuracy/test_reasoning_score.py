@@ -24,7 +24,7 @@ MakeRun = Callable[..., Run]
 
 
 def mixture(tmp_path: Path, right: dict[str, int], total: dict[str, int], tested: bool = True) -> Run:
-    """Answers of gpt-oss of which so many are right; programs have verdicts, where they were tested."""
+    """Answers of gpt-oss, `right` of `total` of each part right; programs have verdicts if they were tested."""
     answers = {"aime": ("70", r"\boxed{70}", r"\boxed{7}"), "gpqa": ("B", final("B"), final("C"))}
     answers["livecodebench"] = ("q", final("```python\nright\n```"), final("```python\nwrong\n```"))
     samples: list[Sample] = []
