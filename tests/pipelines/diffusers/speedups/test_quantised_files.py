@@ -1,4 +1,4 @@
-"""GGUF files and folders of AMD's Quark: read packed, in force by their layers, refused where they belong to another model."""
+"""GGUF files and folders written by AMD's Quark: read packed, effective in their layers, refused by name."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def load(model: Path, quantisation: Any = None) -> DiffusersT2V:
     return pipeline
 
 
-def ask(pipeline: DiffusersT2V) -> Any:
+def generate(pipeline: DiffusersT2V) -> Any:
     (response,) = pipeline.generate([Sample(0, "a red disc moves to the right")], [Query(0, 0, 1)])
     assert response.video_THWC is not None
     return response.video_THWC.astype(int)
@@ -64,7 +64,7 @@ def ask(pipeline: DiffusersT2V) -> Any:
 
 @pytest.fixture(scope="module")
 def plain() -> Any:
-    return ask(load(VIDEO))
+    return generate(load(VIDEO))
 
 
 def original_name(name: str) -> str:
@@ -83,24 +83,24 @@ def gguf_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, 
 
 
 @pytest.mark.feature("diffusers_t2v", "quantisation: GGUF")
-def test_gguf_weights_are_in_force_packed_and_fewer_bits_move_an_answer_further(plain: Any, gguf_files: dict[str, dict[str, str]]) -> None:
+def test_gguf_weights_stay_packed_and_fewer_bits_change_a_clip_more(plain: Any, gguf_files: dict[str, dict[str, str]]) -> None:
     moved = {}
     for kind, files in gguf_files.items():
         pipeline = load(VIDEO, {"name": "gguf", "files": files})
         assert pipeline.effective()["quantisation"] == f"GGUF {kind} in {BLOCK_LAYERS} of {ALL_LAYERS} linear layers"
         assert pipeline.fallbacks() == []
         assert pipeline._pipe.transformer.blocks[0].attn1.to_q.weight.dtype is torch.uint8
-        moved[kind] = np.abs(ask(pipeline) - plain).mean()
+        moved[kind] = np.abs(generate(pipeline) - plain).mean()
     assert 0 < moved["Q8_0"] < moved["Q4_0"] < 20
 
 
-def test_a_gguf_file_with_the_model_s_original_names_is_read_as_well(gguf_files: dict[str, dict[str, str]], tmp_path: Path) -> None:
+def test_a_gguf_file_with_the_models_original_names_is_read(gguf_files: dict[str, dict[str, str]], tmp_path: Path) -> None:
     files = {e: write_gguf(tmp_path / f"{e}.gguf", e, "Q8_0", original_name) for e in EXPERTS}
     theirs = load(VIDEO, {"name": "gguf", "files": files})
-    assert np.array_equal(ask(theirs), ask(load(VIDEO, {"name": "gguf", "files": gguf_files["Q8_0"]})))
+    assert np.array_equal(generate(theirs), generate(load(VIDEO, {"name": "gguf", "files": gguf_files["Q8_0"]})))
 
 
-def test_a_gguf_file_that_is_another_s_or_damaged_is_refused_by_name(
+def test_a_gguf_file_that_is_damaged_or_of_another_model_is_refused_by_name(
     tiny_wan: Path, gguf_files: dict[str, dict[str, str]], tmp_path: Path
 ) -> None:
     good = gguf_files["Q8_0"]
@@ -128,20 +128,20 @@ def quark_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @needs_quark
 @pytest.mark.feature("diffusers_t2v", "quantisation: Quark MXFP4 checkpoint", note="unpacked to compute")
-def test_a_folder_of_quark_s_is_read_packed(quark_folder: Path, plain: Any) -> None:
+def test_a_quark_folder_is_read_packed(quark_folder: Path, plain: Any) -> None:
     for quantisation in (None, "quark"):
         pipeline = load(quark_folder, quantisation)
         effective = pipeline.effective()
         assert effective["quantisation"] == f"Quark mxfp4 in {BLOCK_LAYERS} of {ALL_LAYERS} linear layers"
         assert (effective["dtype"], pipeline.fallbacks()) == ("float32", [])
         assert pipeline._pipe.transformer.blocks[0].attn1.to_q.weight.dtype is torch.uint8
-    assert 0 < np.abs(ask(pipeline) - plain).mean() < 20
+    assert 0 < np.abs(generate(pipeline) - plain).mean() < 20
 
 
 @needs_quark
 @pytest.mark.gpu
 @pytest.mark.feature("diffusers_t2v", "quantisation: Quark MXFP4 by AITER's kernels")
-def test_quark_s_layers_are_multiplied_natively(quark_folder: Path) -> None:
+def test_quark_layers_are_multiplied_natively(quark_folder: Path) -> None:
     try:
         pipeline: DiffusersT2V = make(
             "pipelines", "diffusers_t2v", {"model": str(quark_folder), **CLIP, "quantisation": {"name": "quark", "native": True}}
@@ -150,10 +150,10 @@ def test_quark_s_layers_are_multiplied_natively(quark_folder: Path) -> None:
     except ConfigError as error:
         pytest.skip(str(error))
     assert " by " in pipeline.effective()["quantisation"]
-    assert np.abs(ask(pipeline) - ask(load(quark_folder))).mean() < 10
+    assert np.abs(generate(pipeline) - generate(load(quark_folder))).mean() < 10
 
 
-def test_quark_is_refused_where_it_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quark_is_refused_for_other_folders_and_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="is for a folder that Quark has written, but the model's transformer is not quantised"):
         load(VIDEO, "quark")
     folder = tmp_path / "t2v"

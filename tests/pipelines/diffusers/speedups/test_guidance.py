@@ -1,0 +1,53 @@
+"""Both guidance passes of a step in one batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from configs.registry import make
+from configs.settings import ParallelSettings
+from pipelines.diffusers.t2v import DiffusersT2V
+from pipelines.distributed.replica import Replica
+from tests.pipelines.diffusers.speedups.conftest import CPU, SMALL, generate, load, refusal
+
+
+@pytest.mark.feature("diffusers_t2v", "guidance passes in one batch")
+def test_both_guidance_passes_in_one_batch_give_the_same_clips_in_half_the_calls(tiny_wan: Path, plain: Any) -> None:
+    pipeline, calls = load(tiny_wan, guidance_batch=True, batch_size=2), []
+    for expert in (pipeline._pipe.transformer, pipeline._pipe.transformer_2):
+        expert.blocks[0].register_forward_hook(lambda _m, inputs, _o: calls.append(len(inputs[0])))
+    assert np.abs(generate(pipeline, 2) - plain).max() <= 1
+    assert calls == [4] * SMALL["num_inference_steps"]  # two clips, each with a caption and without
+    assert (pipeline.effective()["guidance"], pipeline.fallbacks()) == ("both passes in one batch", [])
+
+
+def test_one_batch_for_both_passes_can_be_combined_with_a_cache(tiny_wan: Path) -> None:
+    pipeline = load(
+        tiny_wan, guidance_batch=True, cache={"name": "pyramid_attention_broadcast", "spatial_attention_timestep_skip_range": [-1, 1000]}
+    )
+    assert np.abs(generate(pipeline) - generate(load(tiny_wan))).max() > 0
+    assert "work skipped" in pipeline.effective()["cache"]
+    assert pipeline.fallbacks() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"guidance_scale": 1.0}, "option 'guidance_batch' is on, but with guidance_scale 1.0 there is no second guidance pass"),
+        ({"replica": Replica(ParallelSettings.model_validate({"cfg": 2}))}, "leave out option 'guidance_batch'"),
+    ],
+)
+def test_one_batch_is_refused_where_there_are_no_two_passes_to_join(tiny_wan: Path, options: dict[str, Any], why: str) -> None:
+    replica = options.pop("replica", Replica())
+    pipeline: DiffusersT2V = make("pipelines", "diffusers_t2v", {"model": str(tiny_wan), **SMALL, "guidance_batch": True, **options})
+    pipeline.replica = replica
+    assert why in refusal(lambda: pipeline.load(CPU))
+
+
+def test_no_step_with_both_passes_in_one_batch_is_a_fallback(tiny_wan: Path) -> None:
+    pipeline = load(tiny_wan, guidance_batch=True)
+    assert pipeline.fallbacks() == ["option guidance_batch: no step made both of its passes in one batch"]  # no clip was generated yet
