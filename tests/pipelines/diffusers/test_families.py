@@ -1,4 +1,4 @@
-"""Every family of diffusers' text-to-video pipelines, built small with random weights: it runs as asked, or says why not."""
+"""Every family of diffusers' text-to-video pipelines, built small with random weights: what runs, and what is refused by name."""
 
 from __future__ import annotations
 
@@ -43,8 +43,6 @@ SHAPES = {
     "mochi": (7, 32, 48, 30),
 }
 GUIDED: dict[str, dict[str, Any]] = {"hunyuan": {"true_cfg_scale": 3.0, "negative_prompt": "a blue ring"}}
-NO_NOISE_LEVEL = "its pipeline does not tell caches the noise level"
-NO_PICTURE = "diffusers filters latents as a picture"
 STRONG: dict[str, dict[str, Any]] = {
     "first_block": {"threshold": 0.5},
     "taylorseer": {"cache_identifiers": [r".*blocks\.\d+$"]},
@@ -59,21 +57,22 @@ CACHES = {
     "pyramid_attention_broadcast": "Pyramid attention broadcast",
     "faster": "FasterCache",
 }
+QUICK_CACHES = (("ltx", "faster"), ("cogvideox", "faster"), ("hunyuan", "first_block"), ("mochi", "mag"))  # where families differ
 
 
 def options(name: str, **others: Any) -> dict[str, Any]:
     frames, height, width, _ = SHAPES[name]
-    given = {"num_frames": frames, "height": height, "width": width, "num_inference_steps": 3, "max_sequence_length": 32}
-    return {**given, **GUIDED.get(name, {}), **others}
+    small = {"num_frames": frames, "height": height, "width": width, "num_inference_steps": 2, "max_sequence_length": 32}
+    return {**small, **GUIDED.get(name, {}), **others}
 
 
-def load(folder: Path, given: dict[str, Any]) -> DiffusersT2V:
-    pipeline = DiffusersT2V(model=str(folder), **given)
+def load(folder: Path, options: dict[str, Any]) -> DiffusersT2V:
+    pipeline = DiffusersT2V(model=str(folder), **options)
     pipeline.load(CPU)
     return pipeline
 
 
-def ask(pipeline: DiffusersT2V, *seeds: int, prompt: str = "a red disc moves slowly to the left") -> Sequence[Response]:
+def generate(pipeline: DiffusersT2V, *seeds: int, prompt: str = "a red disc moves slowly to the left") -> Sequence[Response]:
     samples = [Sample(i, prompt) for i in range(len(seeds))]
     return pipeline.generate(samples, [Query(i, i, seed) for i, seed in enumerate(seeds)])
 
@@ -88,58 +87,61 @@ def loaded(tiny_family: Folder) -> Callable[[str], DiffusersT2V]:
     return functools.cache(lambda name: load(tiny_family(name), options(name)))
 
 
-def _each_family(test: Any) -> Any:
-    marks = [pytest.param(n, marks=pytest.mark.feature("diffusers_t2v", f"family: {NAMES[n]}")) for n in TEXT_TO_VIDEO]
-    return pytest.mark.parametrize("name", marks)(test)
-
-
-@_each_family
-def test_a_family_makes_the_clip_that_was_asked_for(loaded: Callable[[str], DiffusersT2V], name: str) -> None:
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.feature("diffusers_t2v", f"family: {NAMES[n]}")) for n in TEXT_TO_VIDEO]
+)
+def test_a_family_makes_the_requested_clip(loaded: Callable[[str], DiffusersT2V], name: str) -> None:
     pipeline = loaded(name)
-    (alone,), (again,) = ask(pipeline, 5), ask(pipeline, 5)
-    first, second = ask(pipeline, 5, 6)
+    (alone,) = generate(pipeline, 5)
+    first, second = generate(pipeline, 5, 6)
     *shape, fps = SHAPES[name]
     assert pixels(alone).shape == (*shape, 3)
     assert (alone.num_units, alone.fps) == (shape[0], fps)
-    assert np.array_equal(pixels(alone), pixels(again))
     assert np.abs(pixels(alone) - pixels(first)).max() <= 1  # a batch's sums are rounded in another order
     assert np.abs(pixels(first) - pixels(second)).max() > 10
-    assert len(alone.step_s) == 3
+    assert len(alone.step_s) == 2
     assert sum(alone.step_s) == pytest.approx(alone.stages["denoise"], rel=1e-6)
     assert set(alone.stages) == {"text_encode", "denoise", "vae_decode", "other"}
     assert pipeline.fallbacks() == []
 
 
-@_each_family
-def test_prompt_and_negative_prompt_count(loaded: Callable[[str], DiffusersT2V], tiny_family: Folder, name: str) -> None:
-    plain, other = (pixels(ask(loaded(name), 5, prompt=p)[0]) for p in ("a red disc stays still", "two small blue boxes move fast upward"))
+@pytest.mark.parametrize("name", ["ltx", "hunyuan"])  # guided in one batch, and in two passes
+def test_prompt_and_negative_prompt_change_the_clip(loaded: Callable[[str], DiffusersT2V], tiny_family: Folder, name: str) -> None:
+    plain, other = (pixels(generate(loaded(name), 5, prompt=p)[0]) for p in ("a red disc stays still", "two small blue boxes move fast"))
     assert not np.array_equal(plain, other)
     negative = load(tiny_family(name), options(name, negative_prompt="three small yellow hoops slide quickly leftward"))
-    assert not np.array_equal(pixels(ask(negative, 5, prompt="a red disc stays still")[0]), plain)
+    assert not np.array_equal(pixels(generate(negative, 5, prompt="a red disc stays still")[0]), plain)
 
 
 @pytest.mark.parametrize(
     ("name", "cache"),
     [
-        pytest.param(n, c, marks=pytest.mark.feature("diffusers_t2v", f"{CACHES[c]} on {NAMES[n]}"))
-        for n in ("ltx", "cogvideox", "hunyuan", "mochi")
-        for c in STRONG
+        pytest.param(
+            name,
+            cache,
+            marks=[
+                pytest.mark.feature("diffusers_t2v", f"{CACHES[cache]} on {NAMES[name]}"),
+                *([] if (name, cache) in QUICK_CACHES else [pytest.mark.slow]),
+            ],
+        )
+        for name in ("ltx", "cogvideox", "hunyuan", "mochi")
+        for cache in STRONG
     ],
 )
-def test_a_cache_runs_in_a_family(tiny_family: Folder, name: str, cache: str) -> None:
-    given = {"name": cache, **STRONG[cache]}
+def test_a_cache_skips_work_in_a_family(tiny_family: Folder, name: str, cache: str) -> None:
+    parameters = {"name": cache, **STRONG[cache]}
     if cache == "faster" and name in ("ltx", "hunyuan"):
-        given["is_guidance_distilled"] = True
-    pipeline = load(tiny_family(name), options(name, num_inference_steps=8, cache=given))
-    (first,) = ask(pipeline, 1)
+        parameters["is_guidance_distilled"] = True
+    pipeline = load(tiny_family(name), options(name, num_inference_steps=8, cache=parameters))
+    (first,) = generate(pipeline, 1)
     share = float(pipeline.effective()["cache"].rsplit("; ", 1)[1].split("%")[0]) / 100
     assert 0.02 < share < 0.9
     assert pipeline.fallbacks() == []
-    assert np.array_equal(pixels(ask(pipeline, 1)[0]), pixels(first))
+    assert np.array_equal(pixels(generate(pipeline, 1)[0]), pixels(first))
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "message"),
+    ("name", "changes", "message"),
     [
         pytest.param(
             n,
@@ -183,8 +185,10 @@ def test_a_cache_runs_in_a_family(tiny_family: Folder, name: str, cache: str) ->
         ("ltx", {"extra": {"guidance_rescale": "much"}}, "option 'extra', guidance_rescale is 'much': input should be a valid number"),
     ],
 )
-def test_what_a_family_would_ignore_is_refused_by_name(tiny_family: Folder, name: str, given: dict[str, Any], message: str) -> None:
-    pipeline = DiffusersT2V(model=str(tiny_family(name)), **options(name, **given))
+def test_an_option_that_a_family_would_ignore_is_refused_by_name(
+    tiny_family: Folder, name: str, changes: dict[str, Any], message: str
+) -> None:
+    pipeline = DiffusersT2V(model=str(tiny_family(name)), **options(name, **changes))
     with pytest.raises(ConfigError, match=message):
         pipeline.load(CPU)
 
@@ -218,7 +222,7 @@ def test_what_a_family_would_ignore_is_refused_by_name(tiny_family: Folder, name
         )
     ],
 )
-def test_a_split_over_ranks_that_a_family_cannot_have_is_refused(
+def test_a_split_over_ranks_that_a_family_does_not_support_is_refused(
     tiny_family: Folder, name: str, parallel: dict[str, int], message: str
 ) -> None:
     pipeline = DiffusersT2V(model=str(tiny_family(name)), **options(name))
@@ -227,34 +231,34 @@ def test_a_split_over_ranks_that_a_family_cannot_have_is_refused(
         pipeline.load(CPU)
 
 
-def test_hunyuans_guidance_is_one_pass_or_two(tiny_family: Folder) -> None:
+def test_hunyuanvideo_is_guided_in_one_pass_or_in_two(tiny_family: Folder) -> None:
     alone: dict[str, Any] = {"true_cfg_scale": None, "negative_prompt": None}
     two: dict[str, Any] = {}
     calls = []
-    for given in (alone, two):
-        pipeline = load(tiny_family("hunyuan"), options("hunyuan", **given))
+    for changes in (alone, two):
+        pipeline = load(tiny_family("hunyuan"), options("hunyuan", **changes))
         pipeline._pipe.transformer.register_forward_hook(lambda *_: calls.append(1))
-        ask(pipeline, 1)
+        generate(pipeline, 1)
         calls.append(0)
-    assert calls == [1] * 3 + [0] + [1] * 6 + [0]
+    assert calls == [1] * 2 + [0] + [1] * 4 + [0]
 
 
 def test_extra_arguments_reach_the_call(tiny_family: Folder, loaded: Callable[[str], DiffusersT2V]) -> None:
     rescaled = load(tiny_family("ltx"), options("ltx", extra={"guidance_rescale": 0.9}))
     slower = load(tiny_family("ltx"), options("ltx", fps=8))
-    plain = pixels(ask(loaded("ltx"), 1)[0])
-    assert not np.array_equal(plain, pixels(ask(rescaled, 1)[0]))
-    (answer,) = ask(slower, 1)
+    plain = pixels(generate(loaded("ltx"), 1)[0])
+    assert not np.array_equal(plain, pixels(generate(rescaled, 1)[0]))
+    (answer,) = generate(slower, 1)
     assert answer.fps == 8
-    assert not np.array_equal(plain, pixels(answer))  # LTX-Video is told the frame rate
+    assert not np.array_equal(plain, pixels(answer))  # LTX-Video's call takes the frame rate
 
 
-def test_a_clip_of_another_size_than_asked_for_is_no_answer(loaded: Callable[[str], DiffusersT2V], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clip_of_another_size_than_requested_is_an_error(loaded: Callable[[str], DiffusersT2V], monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = loaded("wan21")
     monkeypatch.setattr(pipeline._family, "_given", {"num_frames": 9})
     monkeypatch.setattr(pipeline._family, "arguments", lambda n, fps: {**options("wan21"), "num_frames": 5})
     with pytest.raises(ConfigError, match=r"option 'num_frames' is 9, but .* made 5; ask for that"):
-        ask(pipeline, 1)
+        generate(pipeline, 1)
 
 
 @pytest.mark.feature("diffusers_t2v", "random weights of a folder's architecture", note="Wan, LTX-Video")
@@ -269,7 +273,7 @@ def test_random_weights_of_another_familys_folder(tiny_family: Folder, tmp_path:
     config.write_text(json.dumps(values | {"vocab_size": 320}), encoding="utf-8")
     pipeline = DiffusersT2V(weights="random", architecture=str(tmp_path / "ltx"), **options("ltx"))
     pipeline.load(CPU)
-    assert pixels(ask(pipeline, 1)[0]).shape == (9, 32, 64, 3)
+    assert pixels(generate(pipeline, 1)[0]).shape == (9, 32, 64, 3)
     assert pipeline.effective()["weights"] == "random"
 
 
@@ -279,10 +283,10 @@ def test_random_weights_of_a_family_with_two_tokenizers_are_refused(tiny_family:
         pipeline.load(CPU)
 
 
-@pytest.mark.parametrize("name", ["ltx", "hunyuan"])
-def test_a_family_runs_from_load_to_report(suite: SuiteRun, tiny_family: Folder, name: str) -> None:
-    words = [f"pipeline.{k}={v}" for k, v in options(name, model=tiny_family(name), batch_size=4).items()]
-    off = "canaries={noise: off, black: off}"  # of weights that know no pictures
+@pytest.mark.slow
+def test_another_family_than_wan_runs_from_load_to_report(suite: SuiteRun, tiny_family: Folder) -> None:
+    words = [f"pipeline.{k}={v}" for k, v in options("ltx", model=tiny_family("ltx"), batch_size=4).items()]
+    off = "canaries={noise: off, black: off}"  # random weights make no pictures
     done = suite(
         "--workload",
         "t2v",
@@ -292,6 +296,6 @@ def test_a_family_runs_from_load_to_report(suite: SuiteRun, tiny_family: Folder,
     assert done.returncode == 0, done.stderr
     report = read_report(done)
     assert report["verdict"] == "VALID"
-    frames, *_ = SHAPES[name]
+    frames, *_ = SHAPES["ltx"]
     assert {s["num_units"] for s in report["samples"]} == {frames}
-    assert report["effective"]["pipeline"] == {"ltx": "LTXPipeline", "hunyuan": "HunyuanVideoPipeline"}[name]
+    assert report["effective"]["pipeline"] == "LTXPipeline"
