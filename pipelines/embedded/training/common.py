@@ -1,4 +1,4 @@
-"""What every embedded training shares: weight averaging, learning-rate shape, progress, and state that can be resumed."""
+"""Shared by all trainings of embedded models: weight averaging, the learning rate's schedule, progress, and resumable state."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Ema:
 
 
 class Progress:
-    """The step that comes next, seconds spent over all sittings, and a printed line now and then."""
+    """The next step, the seconds of all sessions, and a printed line every PRINT_EVERY_S."""
 
     def __init__(self, name: str, total: int, state: dict[str, Any] | None = None) -> None:
         self.name, self.total = name, total
@@ -59,7 +59,7 @@ class Progress:
 
     @property
     def was_finished(self) -> bool:
-        """Whether there was nothing left to do when this sitting began."""
+        """Whether there was nothing left to do when this session began."""
         return self._first >= self.total
 
     @property
@@ -108,7 +108,7 @@ def descend(loss: torch.Tensor, parameters: Iterable[torch.Tensor], optimiser: t
 
 
 def save_state(path: Path, progress: Progress, **parts: Stateful) -> None:
-    """Write atomically, so that an interruption leaves the last whole state."""
+    """Write atomically, so that an interruption leaves the last complete state."""
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {"step": progress.step, "seconds": progress.seconds, **{k: v.state_dict() for k, v in parts.items()}}
     partial = path.with_suffix(".partial")
@@ -117,7 +117,7 @@ def save_state(path: Path, progress: Progress, **parts: Stateful) -> None:
 
 
 def load_state(path: Path, **parts: Stateful) -> dict[str, Any] | None:
-    """Fill the parts from `path`; None where nothing was saved yet."""
+    """Load the parts from `path`; None where nothing was saved yet."""
     if not path.exists():
         return None
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)

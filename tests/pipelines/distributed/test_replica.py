@@ -36,10 +36,10 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """4 heads, 2 key-value heads, random weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from pipelines.embedded.training.llm.train import tokenizer_of_the_world
+    from pipelines.embedded.training.llm.train import world_tokenizer
 
     torch.manual_seed(0)
-    tokenizer = tokenizer_of_the_world(0)
+    tokenizer = world_tokenizer(0)
     shape: dict[str, Any] = {
         "hidden_size": 64,
         "intermediate_size": 128,

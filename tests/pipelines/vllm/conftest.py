@@ -38,10 +38,10 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """4 heads of 32, 2 key-value heads, random weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from pipelines.embedded.training.llm.train import tokenizer_of_the_world
+    from pipelines.embedded.training.llm.train import world_tokenizer
 
     torch.manual_seed(0)
-    tokenizer = tokenizer_of_the_world(0)
+    tokenizer = world_tokenizer(0)
     shape: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = LlamaConfig(
         vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id, max_position_embeddings=256, num_key_value_heads=2, **shape

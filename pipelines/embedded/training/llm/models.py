@@ -1,8 +1,8 @@
 """The embedded language models: a dense Llama and a gpt-oss mixture of experts, with the tokenizer both share.
 
-The tokenizer is a byte-level BPE of 768 pieces, digits at most two by two, taught on the world's own texts: any text can be
-written with it, the world's words take one piece each. A chat is one user turn and one assistant turn, each closed by <|end|>; a
-system turn may stand in front.
+The tokenizer is a byte-level BPE of 768 pieces, with at most two digits a piece, trained on the world's own texts: any text can be
+encoded, and each of the world's words is one piece. A chat is one user turn and one assistant turn, each closed by <|end|>; a system
+turn may precede them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Teach the tokenizer on the texts; the same texts give the same tokenizer."""
+    """Train the tokenizer on the texts; the same texts give the same tokenizer."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -73,7 +73,7 @@ def build_llama() -> LlamaForCausalLM:
 
 
 def build_gpt_oss() -> GptOssForCausalLM:
-    """gpt-oss's own parts: attention sinks, every other layer a sliding window, four experts of which two answer."""
+    """gpt-oss's own parts: attention sinks, every other layer a sliding window, four experts of which two run for a token."""
     from transformers import GptOssConfig, GptOssForCausalLM
 
     return GptOssForCausalLM(

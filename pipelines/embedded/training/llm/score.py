@@ -37,7 +37,7 @@ def main(
 
 
 def score_task(network: Any, tokenizer: Any, task: str, split: Split, count: int) -> float:
-    """Share of right answers; for summaries the mean ROUGE-L F."""
+    """The share of right answers; for summaries the mean ROUGE-L F."""
     rng = np.random.default_rng((777, TASKS.index(task), split == "held_out"))
     items = [draw_item(rng, task, split) for _ in range(count)]
     answers = answer(network, tokenizer, items)

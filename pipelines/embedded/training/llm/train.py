@@ -1,12 +1,12 @@
 """Train an embedded language model from nothing: `python -m pipelines.embedded.training.llm.train --kind dense` (or moe).
 
-Items of `workloads.world.language` are drawn as training goes and never held-out ones, so no item is seen twice but by
-chance. Every batch mixes all tasks and goes through the model in parts of like length; only the answer's tokens count in the
-loss. `repeat` and `backwards` teach copying: every token of theirs is a lesson. What teaches finding, which else is no better than a
-guess after thousands of steps, is that linear readers are to tell, half-way up the network and at every token of a described object,
-what was said of that object so far: then one look at the right token answers a question.
-Matrix products in bfloat16, attention unfused: on a CPU the fused kernel's bfloat16 backward pass is several times slower.
-The state under --work is saved every minute; Ctrl-C loses no more than that, and the same command goes on.
+Items of `workloads.world.language` are drawn during training, never held-out ones, so an item is seen twice only by chance. Every batch
+mixes all tasks and passes through the model in parts of similar length; only the answer's tokens count in the loss. The tasks `repeat` and
+`backwards` teach copying with every token. Answers about one of several objects stay no better than a guess after thousands of steps
+unless there is a second loss: half-way up the network, at every token of a described object, linear readers predict what the text has
+stated of that object so far. Then attention to a single token is enough to answer a question.
+Matrix products are in bfloat16 and attention is unfused: on a CPU the fused kernel's bfloat16 backward pass is several times slower.
+The state under --work is saved every minute. Ctrl-C loses at most that, and the same command resumes.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from workloads.world.scenes import COLOURS, DIRECTIONS, SHAPES, SPEEDS
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-BATCH_ITEMS = 128  # of all tasks, so that every step is a step for all of them
-# How often each task is drawn. Those that ask for one thing in the text are learnt last and are short; the long ones teach copying early.
+BATCH_ITEMS = 128  # of all tasks, so that every step trains each of them
+# How often each task is drawn. Short questions about one thing in the text are learnt last; the long tasks teach copying early.
 WEIGHTS = {"colour": 3, "motion": 2, "find": 6, "count": 1.5, "summary": 1.5} | dict.fromkeys(("lines", "json", "repeat", "backwards"), 0.4)
-# Scenes of two objects at first: of two, what is asked for is found a few hundred steps into training, of five it is not.
-EASY_SHARE, EASY_UNTIL, EASY_GONE = 0.8, 0.5, 0.75  # how many of the items; up to which share of the steps; from where on none
+# Scenes of two objects at first: the right one of two is learnt within a few hundred steps, that of five is not.
+EASY_SHARE, EASY_UNTIL, EASY_GONE = 0.8, 0.5, 0.75  # share of the items; until which share of the steps; none from this share on
 EASY_OBJECTS = 2
-PART_TOKENS = 2_500  # padding included: as much of a batch as goes through the model at once
+PART_TOKENS = 2_500  # of one part, padding included
 STEPS = {"dense": 3_500, "moe": 3_500}
 RATE = {"dense": 3e-3, "moe": 3e-3}
 READER_WEIGHT = 0.3
 FACTS = {"colour": tuple(COLOURS), "shape": SHAPES, "direction": tuple(DIRECTIONS), "speed": tuple(SPEEDS)}
-IGNORED = -100  # the label of a token that does not count
+IGNORED = -100  # the label of a token that does not count in the loss
 
 
 def main(
@@ -69,21 +69,21 @@ def main(
     raise SystemExit(subprocess.call([sys.executable, "-m", "pipelines.embedded.training.llm.score", "--model", str(folder)]))
 
 
-def tokenizer_of_the_world(seed: int) -> PreTrainedTokenizerFast:
-    """The tokenizer, taught on three thousand training items."""
+def world_tokenizer(seed: int) -> PreTrainedTokenizerFast:
+    """The tokenizer, trained on three thousand training items."""
     rng = np.random.default_rng((seed, 1))
     items = [draw_item(rng, TASKS[i % len(TASKS)], "train") for i in range(3000)]
     return build_tokenizer(text for item in items for text in (item.prompt, item.answer))
 
 
 def _kept_tokenizer(folder: Path, seed: int) -> PreTrainedTokenizerFast:
-    """The tokenizer that the state in training knows: another one, taught on other items, would make nonsense of it."""
+    """The tokenizer with which training began. One trained on other items would not fit the saved weights."""
     from transformers import PreTrainedTokenizerFast
 
     if not folder.exists():
-        tokenizer_of_the_world(seed).save_pretrained(folder)
-    found: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
-    return found
+        world_tokenizer(seed).save_pretrained(folder)
+    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
+    return tokenizer
 
 
 def _train(kind: str, path: Path, steps: int, seed: int) -> tuple[Any, PreTrainedTokenizerFast]:
@@ -116,7 +116,7 @@ def _train(kind: str, path: Path, steps: int, seed: int) -> tuple[Any, PreTraine
 
 
 def _optimisers(model: torch.nn.Module) -> list[torch.optim.Optimizer]:
-    """Muon for the layers' matrices, AdamW for the rest (experts are stacked three deep, which Muon does not take)."""
+    """Muon for the layers' matrices, AdamW for the rest; experts are stacked in three dimensions, which Muon does not accept."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "layers" in name]
     taken = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in taken]
@@ -140,10 +140,10 @@ def _draw(rng: np.random.Generator, task: str, easy: bool) -> Item:
 def _learn(
     model: Any, readers: torch.nn.ModuleDict, tokenizer: PreTrainedTokenizerFast, rng: np.random.Generator, easy_share: float
 ) -> dict[str, float]:
-    """Add one batch's gradients to the model's; the mean loss of an answer's token, by task, and the readers'.
+    """Add one batch's gradients to the model's. Returns the mean loss of an answer's token by task, and that of the readers.
 
-    easy_share: of the items, how many have a scene of EASY_OBJECTS at most. An answer's tokens together weigh the square root of
-    their number: each alone, long answers would be all that counts.
+    easy_share: the share of items whose scene has at most EASY_OBJECTS. The weight of an answer is the square root of its number of
+    tokens; with their plain sum, long answers would dominate.
     """
     weights = np.array([WEIGHTS.get(task, 1.0) for task in TASKS])
     tasks = rng.choice(TASKS, BATCH_ITEMS, p=weights / weights.sum())
@@ -159,7 +159,7 @@ def _learn(
         if (balance := getattr(output, "aux_loss", None)) is not None:
             loss = loss + model.router_aux_loss_coef * balance * len(part) / BATCH_ITEMS
         half_way = output.hidden_states[len(output.hidden_states) // 2].float()
-        if (read := _read_loss(readers, half_way, [row for row, _ in part])) is not None:
+        if (read := _reader_loss(readers, half_way, [row for row, _ in part])) is not None:
             loss = loss + READER_WEIGHT * read * len(part) / BATCH_ITEMS
             sums.setdefault("read", []).append(read.item())
         loss.backward()
@@ -168,22 +168,22 @@ def _learn(
     return {name: float(np.mean(sums[name])) for name in (*TASKS, "read") if name in sums}
 
 
-def _read_loss(readers: torch.nn.ModuleDict, hidden_BSD: torch.Tensor, rows: list[Row]) -> torch.Tensor | None:
-    """The readers' mean cross-entropy; None where there is no object in the part."""
-    told = torch.tensor([(i, *marks) for i, row in enumerate(rows) for marks in row.told])
-    if not len(told):
+def _reader_loss(readers: torch.nn.ModuleDict, hidden_BSD: torch.Tensor, rows: list[Row]) -> torch.Tensor | None:
+    """The readers' mean cross-entropy; None where the part describes no object."""
+    facts = torch.tensor([(i, *labels) for i, row in enumerate(rows) for labels in row.facts])
+    if not len(facts):
         return None
-    at, told = hidden_BSD[told[:, 0], told[:, 1]], told[:, 2:]
-    losses = [F.cross_entropy(readers[name](at), told[:, k], ignore_index=IGNORED, reduction="sum") for k, name in enumerate(FACTS)]
-    return torch.stack(losses).sum() / (told != IGNORED).sum()
+    hidden, labels = hidden_BSD[facts[:, 0], facts[:, 1]], facts[:, 2:]
+    losses = [F.cross_entropy(readers[name](hidden), labels[:, k], ignore_index=IGNORED, reduction="sum") for k, name in enumerate(FACTS)]
+    return torch.stack(losses).sum() / (labels != IGNORED).sum()
 
 
 class Row(NamedTuple):
-    """An item in tokens. start: where the answer begins. told: (token, then for each of FACTS which value was told, or IGNORED)."""
+    """An item in tokens. start: where the answer begins. facts: (token, then for each of FACTS the stated value's index, or IGNORED)."""
 
     ids: list[int]
     start: int
-    told: list[tuple[int, ...]]
+    facts: list[tuple[int, ...]]
 
 
 def _encode(tokenizer: PreTrainedTokenizerFast, items: list[Item]) -> list[tuple[Row, Item]]:
@@ -191,28 +191,28 @@ def _encode(tokenizer: PreTrainedTokenizerFast, items: list[Item]) -> list[tuple
     texts = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
     prompts = tokenizer(texts, return_offsets_mapping=True)
     answers = tokenizer([item.answer for item in items])["input_ids"]
-    found = []
+    rows = []
     for text, item, ids, spans, answer in zip(texts, items, prompts["input_ids"], prompts["offset_mapping"], answers, strict=True):
-        found.append((Row([*ids, *answer, END_ID], len(ids), _told(text, item, spans)), item))
-    return found
+        rows.append((Row([*ids, *answer, END_ID], len(ids), _stated_facts(text, item, spans)), item))
+    return rows
 
 
-def _told(text: str, item: Item, spans: list[tuple[int, int]]) -> list[tuple[int, ...]]:
-    """At every token of a described object, from its colour on, what was said of it: motion once its sentence is over."""
-    found, end = [], text.index(item.prompt)
+def _stated_facts(text: str, item: Item, spans: list[tuple[int, int]]) -> list[tuple[int, ...]]:
+    """At every token of a described object, from its colour on, what the text has stated of it: motion only after its sentence."""
+    facts, end = [], text.index(item.prompt)
     for group in item.groups:
         coloured = text.index(f" {group.colour} " if end else group.colour, end) + 1
         end = text.index(".", coloured)
         values = [list(known).index(getattr(group, name)) for name, known in FACTS.items()]
         for token, (first, last) in enumerate(spans):
             if coloured <= first + 1 and last <= end + 1 and last > coloured:
-                known = 4 if last == end + 1 else 2 if first > coloured else 1
-                found.append((token, *values[:known], *[IGNORED] * (4 - known)))
-    return found
+                stated = 4 if last == end + 1 else 2 if first > coloured else 1
+                facts.append((token, *values[:stated], *[IGNORED] * (4 - stated)))
+    return facts
 
 
 def _parts(rows: list[tuple[Row, Item]]) -> Iterator[list[tuple[Row, Item]]]:
-    """Rows of like length together, each part within PART_TOKENS."""
+    """Rows in parts of similar length, each of at most PART_TOKENS."""
     part: list[tuple[Row, Item]] = []
     for row in sorted(rows, key=lambda row: len(row[0].ids)):
         if part and (len(part) + 1) * len(row[0].ids) > PART_TOKENS:

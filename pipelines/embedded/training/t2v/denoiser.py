@@ -1,13 +1,13 @@
 """Training of the embedded denoiser: diffusers' WanTransformer3DModel by flow matching, then split into two experts.
 
-First one network and the text encoder learn all noise levels together; then two copies go on separately, one on the
-high noise above `BOUNDARY` and one on the low noise below it, as Wan 2.2's two experts do, with the text encoder fixed.
+First one network and the text encoder are trained on all noise levels together. Then two copies are trained separately, one on the
+high noise above `BOUNDARY` and one on the low noise below it, as Wan 2.2's two experts are, with the text encoder frozen.
 
-Text padding: WanPipeline pads a prompt's embedding with zero rows and has no mask, so a network sees how many there
-are. All those rows are alike, and attending to m like keys is attending to one with log(m) added to its score:
-training does that, with m drawn anew for each caption, and so pays for one row instead of up to 512.
+Text padding: WanPipeline pads a prompt's embedding with zero rows and has no mask, so the network's output depends on
+their number. All those rows are equal, and attending to m equal keys is attending to one with log(m) added to its score:
+training does that, with m drawn anew for each caption, and computes one row instead of up to 512.
 
-Precision: matrix products in bfloat16 (2.4 times float32's pace on a CPU that has the instruction), attention spelled
+Precision: matrix products in bfloat16 (2.4 times as fast as float32 on a CPU that has the instruction), attention written
 out in float32 because the fused kernel's bfloat16 backward pass is several times slower there.
 
 Shape letters: B batch, C channels, T frames, H height, W width, S places of tokens, E embedding; in attention
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 BATCH = 64
 BASE_STEPS, BASE_RATE = 7000, 1.5e-3
-EXPERT_STEPS, EXPERT_RATE = {"high_noise": 1000, "low_noise": 1600}, 8e-4  # shapes are made at low noise
-BOUNDARY = 0.875  # share of the noise range above which the first expert works; Wan 2.2 A14B's
-FLOW_SHIFT = 3.0  # the sampler's: half of the training times are drawn as it spaces its steps
+EXPERT_STEPS, EXPERT_RATE = {"high_noise": 1000, "low_noise": 1600}, 8e-4  # shapes are formed at low noise
+BOUNDARY = 0.875  # share of the noise range above which the first expert runs; Wan 2.2 A14B's
+FLOW_SHIFT = 3.0  # the sampler's; half of the training times are distributed as its steps are
 EMPTY_SHARE = 0.10  # captions dropped, for guidance
 SHORTEST_PADDING = 40
 
@@ -70,7 +70,7 @@ def build_transformer() -> WanTransformer3DModel:
 
 
 def train_base(folder: Path, data: Latents, text_encoder: UMT5EncoderModel, seed: int, compiled: bool) -> WanTransformer3DModel:
-    """One network on all noise levels, the text encoder with it. Both come back as their averaged weights."""
+    """Train one network and the text encoder on all noise levels. Both end with their averaged weights."""
     torch.manual_seed(seed)
     model = build_transformer()
     torch.nn.init.zeros_(model.proj_out.weight)
@@ -154,7 +154,7 @@ def _loss(
 
 
 def _times(limits: tuple[float, float], generator: torch.Generator) -> torch.Tensor:
-    """Noise levels (B,) within the limits: half uniform, half as a sampler with FLOW_SHIFT spaces them."""
+    """Noise levels (B,) within the limits: half uniform, half distributed as the steps of a sampler with FLOW_SHIFT."""
     low, high = limits
 
     def unshifted(t: float) -> float:
@@ -168,12 +168,12 @@ def _times(limits: tuple[float, float], generator: torch.Generator) -> torch.Ten
 def _padded_lengths(generator: torch.Generator) -> torch.Tensor:
     """Lengths (B,) that prompts are padded to: half the pipeline's default, half log-uniform below it."""
     spread = math.log(MAX_TOKENS / SHORTEST_PADDING)
-    drawn = SHORTEST_PADDING * torch.exp(spread * torch.rand(BATCH, generator=generator))
-    return torch.where(torch.rand(BATCH, generator=generator) < 0.5, torch.tensor(float(MAX_TOKENS)), drawn.round())
+    lengths = SHORTEST_PADDING * torch.exp(spread * torch.rand(BATCH, generator=generator))
+    return torch.where(torch.rand(BATCH, generator=generator) < 0.5, torch.tensor(float(MAX_TOKENS)), lengths.round())
 
 
 class _PaddingWeight:
-    """An attention processor for cross-attention in training: one zero row stands for all of them."""
+    """An attention processor for cross-attention in training: one zero row represents all of them."""
 
     _attention_backend = None
     _parallel_config = None
@@ -225,7 +225,7 @@ def _attend(attn: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tens
 
 
 def training_attention(model: Any) -> _PaddingWeight:
-    """Attention for training, see above; what it returns has to be told of each batch's captions."""
+    """Use training attention (see above). The returned object must be `set` for each batch's captions."""
     weigh = _PaddingWeight()
     for block in model.blocks:
         block.attn1.set_processor(_SelfAttention())
@@ -234,7 +234,7 @@ def training_attention(model: Any) -> _PaddingWeight:
 
 
 def plain_attention(model: Any) -> None:
-    """diffusers' own attention again."""
+    """Restore diffusers' own attention."""
     from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 
     for block in model.blocks:

@@ -1,10 +1,10 @@
 """Distil the embedded video model into two steps without guidance, as LoRA adapters: `python -m pipelines.embedded.training.t2v.distil`.
 
 The teacher makes clips in 8 steps with guidance, 16 calls of a denoiser. The student makes two Euler steps, one with each expert, without
-guidance, from the same noise; what its adapters learn is to end where the teacher ended. Regression on pairs of noise and clip in this
-way is Luhman and Luhman 2021 ("Knowledge Distillation in Iterative Generative Models"), here of the whole two-step path at once.
+guidance, from the same noise; its adapters learn to reach the teacher's result. Such regression on pairs of noise and clip is
+Luhman and Luhman 2021 ("Knowledge Distillation in Iterative Generative Models"), here over the whole two-step path at once.
 
-Stages, each kept under --work and resumed where it was left:
+Stages, each saved under --work and resumed where it stopped:
   pairs      the teacher's latents from noise
   adapters   both experts' adapters together
   export     one safetensors file for each expert, as WanPipeline.load_lora_weights reads them
@@ -29,22 +29,22 @@ from workloads.world.scenes import caption, sample_scene
 EXPERTS = {"high_noise": "transformer", "low_noise": "transformer_2"}
 CLIP: dict[str, Any] = {"num_frames": 9, "height": 48, "width": 48}
 TEACHER: dict[str, Any] = {"num_inference_steps": 8, "guidance_scale": 2.0}
-STUDENT: dict[str, Any] = {  # of first order and without its corrector, UniPC is Euler's method; its two steps lie well apart
+STUDENT: dict[str, Any] = {  # of first order and without its corrector, UniPC is Euler's method; its two steps are far apart
     "num_inference_steps": 2,
     "guidance_scale": 1.0,
     "scheduler": {"name": "UniPCMultistepScheduler", "solver_order": 1, "disable_corrector": [0, 1]},
 }
-TEXT_PLACES = 64  # a prompt's length in the preset; the rest of it are zero rows
+TEXT_PLACES = 64  # a prompt's length in the preset; the rest is zero rows
 LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"]
 RANK, BATCH, RATE = 32, 32, 1.5e-3
-CAPTION_SEED = 40_961  # training's; the prompts of runs are drawn from another
+CAPTION_SEED = 40_961  # of training; runs draw their prompts from another
 
 
 def main(
     work: Annotated[Path, typer.Option(help="Where pairs and states are kept.")] = Path("build/t2v_lora"),
     output: Annotated[Path, typer.Option(help="The folder for the two files.")] = VIDEO_TWO_STEPS,
     pairs: Annotated[int, typer.Option(help="Clips that the teacher makes.")] = 4096,
-    steps: Annotated[int, typer.Option(help="Batches that the student sees.")] = 2500,
+    steps: Annotated[int, typer.Option(help="Batches of the student's training.")] = 2500,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
 ) -> None:
     """Distil the embedded video model into two steps; see this module's docstring for the stages."""
@@ -54,9 +54,9 @@ def main(
     torch.set_num_threads(threads)
     pipe: Any = WanPipeline.from_pretrained(VIDEO, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
-    captions = draw(pairs)
-    clips = teach(pipe, captions, work / "pairs")
-    learn(pipe, captions, clips, work / "adapters.pt", steps)
+    captions = draw_captions(pairs)
+    clips = make_pairs(pipe, captions, work / "pairs")
+    train_adapters(pipe, captions, clips, work / "adapters.pt", steps)
     output.mkdir(parents=True, exist_ok=True)
     for name, part in EXPERTS.items():
         layers = {key: value.half() for key, value in get_peft_model_state_dict(getattr(pipe, part)).items()}
@@ -64,7 +64,7 @@ def main(
     print(f"wrote {output}: {sum(f.stat().st_size for f in output.glob('*.safetensors')) / 1e6:.1f} MB", flush=True)
 
 
-def draw(count: int) -> list[str]:
+def draw_captions(count: int) -> list[str]:
     rng = np.random.default_rng(CAPTION_SEED)
     return [caption(sample_scene(rng, "simple", "train"), rng) for _ in range(count)]
 
@@ -76,7 +76,7 @@ def noise_of(pipe: Any, index: int) -> torch.Tensor:
     return torch.randn(pipe.transformer.config.in_channels, frames, *sides, generator=torch.Generator().manual_seed(index))
 
 
-def teach(pipe: Any, captions: list[str], folder: Path) -> torch.Tensor:
+def make_pairs(pipe: Any, captions: list[str], folder: Path) -> torch.Tensor:
     """The teacher's latents (n, C, T, H, W), a file a batch."""
     folder.mkdir(parents=True, exist_ok=True)
     batches = range(0, len(captions), BATCH)
@@ -87,17 +87,17 @@ def teach(pipe: Any, captions: list[str], folder: Path) -> torch.Tensor:
             numbers = range(first, min(first + BATCH, len(captions)))
             noise = torch.stack([noise_of(pipe, n) for n in numbers])
             with torch.inference_mode():
-                made = pipe(
+                output = pipe(
                     [captions[n] for n in numbers], latents=noise, output_type="latent", max_sequence_length=TEXT_PLACES, **CLIP, **TEACHER
                 )
-            torch.save(made.frames.clone(), file)
+            torch.save(output.frames.clone(), file)
         done.append(torch.load(file, weights_only=True))
         progress.advance()
     return torch.cat(done)
 
 
-def learn(pipe: Any, captions: list[str], clips: torch.Tensor, state: Path, steps: int) -> None:
-    """Adapters in both experts of the pipeline."""
+def train_adapters(pipe: Any, captions: list[str], clips: torch.Tensor, state: Path, steps: int) -> None:
+    """Add adapters to both experts of the pipeline and train them."""
     from peft import LoraConfig
 
     ids, mask = tokenize(build_tokenizer(), captions)
@@ -132,7 +132,7 @@ def learn(pipe: Any, captions: list[str], clips: torch.Tensor, state: Path, step
 
 
 def student(experts: list[Any], x_BCTHW: torch.Tensor, text_BSD: torch.Tensor) -> torch.Tensor:
-    """Two Euler steps from noise to a clip, as STUDENT's scheduler makes them, one with each expert."""
+    """Two Euler steps from noise to a clip, as STUDENT's scheduler does, one with each expert."""
     sigmas, timesteps = two_steps()
     for expert, timestep, sigma, following in zip(experts, timesteps, sigmas, [*sigmas[1:], 0.0], strict=True):
         with torch.autocast("cpu", torch.bfloat16, enabled=torch.is_grad_enabled()):
@@ -142,7 +142,7 @@ def student(experts: list[Any], x_BCTHW: torch.Tensor, text_BSD: torch.Tensor) -
 
 
 def two_steps() -> tuple[list[float], list[int]]:
-    """Noise levels and timesteps of the two steps, as the scheduler has them."""
+    """Noise levels and timesteps of the two steps, from the scheduler."""
     from diffusers import UniPCMultistepScheduler
 
     options = {k: v for k, v in STUDENT["scheduler"].items() if k != "name"}

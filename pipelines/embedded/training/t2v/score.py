@@ -1,7 +1,7 @@
 """Scores of the embedded text-to-video model for its card: `python -m pipelines.embedded.training.t2v.score`.
 
-Each setting answers the same captions with the same seeds; answers pass through uint8 pixels, as saved ones do.
-Captions come from a seed that training never used. Prints a table and one JSON line.
+Each setting has the same captions and seeds. Videos are converted to uint8 pixels, as saved ones are. Captions come from a seed that
+training never used. Prints a table and one JSON line.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def main(
     model: Annotated[Path, typer.Option(help="A diffusers folder.")] = VIDEO,
     prompts: Annotated[int, typer.Option(help="Captions of the simple grade, half of them held out; rich has half as many.")] = 200,
     guidance: Annotated[float, typer.Option(help="guidance_scale.")] = 2.0,
-    only: Annotated[str | None, typer.Option(help="Score this setting alone, such as '8 steps'.")] = None,
+    only: Annotated[str | None, typer.Option(help="Score only this setting, such as '8 steps'.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
 ) -> None:
-    """Score the model at several step counts, under caching, and with spoiled weights."""
+    """Score the model at several step counts, under caching, and with damaged weights."""
     torch.set_num_threads(threads)
     from diffusers import WanPipeline
 
@@ -59,8 +59,8 @@ def main(
 
 
 def round_trip(vae: AutoencoderKLWan, count: int = 200) -> dict[str, dict[str, float]]:
-    """Attributes still right after encoding and decoding drawn clips, by grade: the ceiling of any denoiser."""
-    found = {}
+    """Shares of attributes that are right after encoding and decoding clips, by grade: the limit of any denoiser."""
+    shares = {}
     for grade in ("simple", "rich"):
         verdicts = []
         for start in range(0, count, BATCH):
@@ -69,8 +69,8 @@ def round_trip(vae: AutoencoderKLWan, count: int = 200) -> dict[str, dict[str, f
             with torch.no_grad():
                 back = to_clips(vae.decode(vae.encode(to_model(clips)).latent_dist.mode()).sample)
             verdicts += [check_clip(clip, text) for clip, (_, text) in zip(back, drawn, strict=True)]
-        found[grade] = _shares(verdicts)
-    return found
+        shares[grade] = _shares(verdicts)
+    return shares
 
 
 def _settings(pipe: Any) -> Iterator[tuple[str, Callable[[], Any], dict[str, Any]]]:
@@ -112,8 +112,8 @@ def _row(name: str, pipe: Any, grade: str, split: Split, count: int, options: di
     shares = _shares(verdicts)
     low, high = stats.binomtest(round(shares["all"] * count), count).proportion_ci(method="wilson")
     each = "  ".join(f"{k} {v:.3f}" for k, v in shares.items() if k != "all")
-    spent = time.monotonic() - started
-    print(f"{name:28} {grade:7} {split:9} {count:3} {shares['all']:.3f} [{low:.3f}, {high:.3f}]  {each}  ({spent:.0f} s)", flush=True)
+    seconds = time.monotonic() - started
+    print(f"{name:28} {grade:7} {split:9} {count:3} {shares['all']:.3f} [{low:.3f}, {high:.3f}]  {each}  ({seconds:.0f} s)", flush=True)
     return {"setting": name, "grade": grade, "split": split, "n": count, "ci95": [round(float(low), 4), round(float(high), 4)], **shares}
 
 
@@ -124,15 +124,15 @@ def _shares(verdicts: list[dict[str, bool]]) -> dict[str, float]:
 
 def _rounded(pipe: Any, bits: int) -> Any:
     """A copy whose denoisers' matrices are rounded to 2^bits levels a row."""
-    spoiled = _copy_with_denoisers(pipe)
+    rounded = _copy_with_denoisers(pipe)
     levels = 2 ** (bits - 1) - 1 if bits > 2 else 1
-    for denoiser in (spoiled.transformer, spoiled.transformer_2):
+    for denoiser in (rounded.transformer, rounded.transformer_2):
         for block in denoiser.blocks:
             for module in block.modules():
                 if isinstance(module, torch.nn.Linear):
                     scale = module.weight.data.abs().amax(1, keepdim=True) / levels
                     module.weight.data = (module.weight.data / scale).round().clamp(-levels - 1, levels) * scale
-    return spoiled
+    return rounded
 
 
 def _truncated(pipe: Any, count: int) -> Any:
@@ -145,9 +145,9 @@ def _truncated(pipe: Any, count: int) -> Any:
 
 def _copy_with_denoisers(pipe: Any) -> Any:
     parts = {**pipe.components, "transformer": copy.deepcopy(pipe.transformer), "transformer_2": copy.deepcopy(pipe.transformer_2)}
-    made = type(pipe)(**parts, boundary_ratio=pipe.config.boundary_ratio)
-    made.set_progress_bar_config(disable=True)
-    return made
+    copied = type(pipe)(**parts, boundary_ratio=pipe.config.boundary_ratio)
+    copied.set_progress_bar_config(disable=True)
+    return copied
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The embedded model's text side: a word tokenizer for the world's captions and a small UMT5 encoder.
 
-The vocabulary is the caption grammar's words, then single letters so that a word from elsewhere is spelled rather than
-lost. Before it meets the denoiser, the encoder is taught grammar by itself: at every word, to tell the attributes of the
-object that the word belongs to. That takes a minute and saves the denoiser from learning language through noise.
+The vocabulary is the words of the caption grammar, then single letters, so that other words are spelled and not
+lost. Before the denoiser's training the encoder is trained alone: at every word, to predict the attributes of the object
+that the word belongs to. That takes a minute, and the denoiser need not learn the language from noisy latents.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ def build_text_encoder(tokenizer: T5Tokenizer) -> UMT5EncoderModel:
 
 
 def tokenize(tokenizer: T5Tokenizer, captions: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and mask, each (n, longest + 1): one padding place is always left."""
+    """Token ids and mask, each (n, longest + 1): there is always a place of padding."""
     batch = tokenizer(list(captions), padding=True, return_tensors="pt")
     ids = torch.nn.functional.pad(batch["input_ids"], (0, 1), value=0)
     return ids, torch.nn.functional.pad(batch["attention_mask"], (0, 1), value=0)
 
 
 def teach_grammar(text_encoder: UMT5EncoderModel, ids: torch.Tensor, mask: torch.Tensor, captions: Sequence[str], seed: int) -> None:
-    """Train the encoder so that a linear reader finds, at every word, its object's attributes."""
+    """Train the encoder so that linear readers predict, at every word, its object's attributes."""
     heads = torch.nn.ModuleDict({name: torch.nn.Linear(TEXT_DIM, len(values)) for name, values in _ATTRIBUTES.items()})
     labels = {name: torch.zeros_like(ids) for name in _ATTRIBUTES}
     for row, text in enumerate(captions):

@@ -1,14 +1,14 @@
 """Train the embedded text-to-video model from nothing: `python -m pipelines.embedded.training.t2v.train`.
 
-Stages, each kept under --work and resumed where it was left (Ctrl-C loses at most a minute):
+Stages, each saved under --work and resumed where it stopped (Ctrl-C loses at most a minute):
   clips      draw the training clips
   vae        train the autoencoder, encode the clips
-  decoder    train the decoder alone on what was encoded, check the round trip
-  grammar    teach the text encoder to read captions
+  decoder    train the decoder alone on the encoded clips, check the round trip
+  grammar    train the text encoder alone to read captions
   denoiser   train one denoiser, and the text encoder with it, on all noise levels
   experts    train the high-noise and the low-noise copies, side by side
   export     write the diffusers folder
-To go on from the shipped weights: `--start pipelines/embedded/t2v --work build/more --expert-steps 3000`.
+To continue from the shipped weights: `--start pipelines/embedded/t2v --work build/more --expert-steps 3000`.
 Scores for the model card: `python -m pipelines.embedded.training.t2v.score`.
 """
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
 
 NUM_CLIPS = 16_384
-EXPERTS = {"high_noise": "transformer", "low_noise": "transformer_2"}  # and where WanPipeline keeps them
+EXPERTS = {"high_noise": "transformer", "low_noise": "transformer_2"}  # and their names in WanPipeline
 
 
 def main(
@@ -52,9 +52,9 @@ def main(
     output: Annotated[Path, typer.Option(help="The diffusers folder to write.")] = VIDEO,
     seed: Annotated[int, typer.Option(help="Decides clips, weights and batches.")] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads; the experts get half each.")] = 2,
-    start: Annotated[Path | None, typer.Option(help="Go on from this diffusers folder: only its experts are trained further.")] = None,
+    start: Annotated[Path | None, typer.Option(help="Continue from this diffusers folder: only its experts are trained further.")] = None,
     expert_steps: Annotated[int | None, typer.Option(help="Steps of each expert; more is better.")] = None,
-    grades: Annotated[str, typer.Option(help="What the experts see: simple, or both.")] = "both",
+    grades: Annotated[str, typer.Option(help="Grades of clips for the experts: simple, or both.")] = "both",
     compiled: Annotated[bool, typer.Option("--compile", help="torch.compile the denoiser: a fifth faster, needs a C++ compiler.")] = False,
     expert: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
@@ -91,7 +91,7 @@ def main(
     arguments += ["--start", start] if start else []
     arguments += ["--compile"] if compiled else []
     arguments += ["--expert-steps", expert_steps] if expert_steps else []
-    _train_experts_apart([str(a) for a in arguments])
+    _train_experts_in_parallel([str(a) for a in arguments])
     experts = [
         train_expert(work, name, bases[name], data, text_encoder, seed, expert_steps or EXPERT_STEPS[name], compiled) for name in EXPERTS
     ]
@@ -119,12 +119,12 @@ def _part(folder: Path, name: str) -> Any:
     import transformers
 
     library, kind = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))[name]
-    found = getattr({"diffusers": diffusers, "transformers": transformers}[library], kind)
-    return found.from_pretrained(folder / name, dtype=torch.float32).eval()
+    cls = getattr({"diffusers": diffusers, "transformers": transformers}[library], kind)
+    return cls.from_pretrained(folder / name, dtype=torch.float32).eval()
 
 
-def _train_experts_apart(arguments: list[str]) -> None:
-    """Both experts at once, a process each: two single threads do more than one pair."""
+def _train_experts_in_parallel(arguments: list[str]) -> None:
+    """Train both experts at once, a process each: two processes of one thread are faster than one of two."""
     command = [sys.executable, "-m", "pipelines.embedded.training.t2v.train", *arguments]
     running = [subprocess.Popen([*command, "--expert", name]) for name in EXPERTS]
     codes = [process.wait() for process in running]
@@ -140,7 +140,7 @@ def _export(
     text_encoder: torch.nn.Module,
     experts: list[torch.nn.Module],
 ) -> None:
-    """Half-precision safetensors in the layout that WanPipeline.from_pretrained reads."""
+    """Write half-precision safetensors in the layout that WanPipeline.from_pretrained reads."""
     from diffusers import UniPCMultistepScheduler, WanPipeline
 
     final_vae = build_vae(centre.tolist(), spread.tolist())

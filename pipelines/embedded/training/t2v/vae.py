@@ -2,9 +2,9 @@
 
 Pixels are folded 4 x 4 into channels before the first convolution (`patch_size` 4) and the convolutions halve the grid
 once more and time once, so 9 x 48 x 48 x 3 becomes 24 x 5 x 6 x 6. Three stages: single frames first, where a causal
-network has no past to look at and a step is cheap; then whole clips; then the decoder alone on the stored latents, with
-weight on what surrounds objects, so that small rings keep their holes and small crosses the gaps between their arms; its
-last steps see latents that are a little off, and a tenth of the earlier weights is mixed back in.
+network has no past and a step is cheap; then whole clips; then the decoder alone on the stored latents, with more weight
+on the surroundings of objects, so that small rings keep their holes and small crosses the gaps between their arms. Its
+last steps get latents with a small error, and a tenth of the earlier weights is mixed back in.
 
 Shape letters: B batch, C channels, T frames, H height, W width.
 """
@@ -29,9 +29,9 @@ FRAME_STEPS, FRAME_BATCH, FRAME_RATE = 2000, 32, 2e-3
 CLIP_STEPS, CLIP_BATCH, CLIP_RATE = 900, 8, 1.5e-3
 KL_WEIGHT = 1e-4
 DECODER_STEPS, DECODER_BATCH, DECODER_RATE = 1200, 8, 8e-4
-NOISY_FROM, MOST_NOISE = 900, 0.35  # from this step on, latents are off by up to so much of their spread, as a denoiser's are
-TUNED_SHARE = 0.9  # of the tuned weights in the final ones: all of them sharpen a denoiser's errors too
-SURROUNDING_WEIGHT = 12.0  # in the last stage: of pixels within SURROUNDING of an object, and of its own
+NOISY_FROM, MOST_NOISE = 900, 0.35  # from this step on, latents have errors of up to this share of their spread, as a denoiser's have
+TUNED_SHARE = 0.9  # of the tuned weights in the final ones; with all of it, a denoiser's errors become sharper too
+SURROUNDING_WEIGHT = 12.0  # in the last stage: of pixels of an object and within SURROUNDING of it
 SURROUNDING = 2
 OBJECT_WEIGHT = 6.0  # extra weight of a saturated pixel: objects cover a tenth of a frame
 
@@ -93,9 +93,9 @@ def tune_decoder(
     groups: NDArray[np.bool_],
     seed: int,
 ) -> None:
-    """Train the decoder alone, in place, resuming from `folder/decoder.pt`; the latents keep their meaning.
+    """Train the decoder alone, in place, resuming from `folder/decoder.pt`; the encoder and its latents do not change.
 
-    groups: which clips hold a group of small objects; they make up half of each batch.
+    groups: which clips contain a group of small objects; they are half of each batch.
     """
     torch.manual_seed(seed)
     decoder = torch.nn.ModuleList([vae.post_quant_conv, vae.decoder]).requires_grad_(True).train()
@@ -170,7 +170,7 @@ def to_clips(x_BCTHW: torch.Tensor) -> NDArray[np.uint8]:
 
 
 def _start_causal(vae: AutoencoderKLWan) -> None:
-    """Let every convolution look at the current frame only, and the time resamplers pass frames through."""
+    """Initialise every convolution to use only the current frame, and the time resamplers to pass frames through."""
     with torch.no_grad():
         for name, module in vae.named_modules():
             if not isinstance(module, torch.nn.Conv3d) or module.kernel_size[0] == 1:

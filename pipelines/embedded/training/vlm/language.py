@@ -1,8 +1,8 @@
 """Second stage: the whole model learns to answer, on frames first, then on clips as well with frames as replay.
 
-The readers of the vision stage stay, lest the tower forget, and one more finds the motion at every token that a clip's object covers,
-from the second frame on. One picture is asked several questions: they follow its tokens side by side, each blind to the others and
-each at the position it would have alone, so that the picture is paid for once.
+The readers of the vision stage stay, so that the tower does not forget, and one more predicts the motion at every token that a clip's
+object covers, from the second frame on. Each picture has several questions: they follow its tokens side by side, each masked from the
+others and each at the position that it would have alone, so the picture is computed once.
 
 Shape letters: N images, B sequences, S tokens, D hidden width, V vocabulary.
 """
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 STEPS, VIEWS, RATE = 2000, 32, 1.5e-3
 FRAMES_ONLY = 0.15  # the share of the steps before clips join in; then every other step is one
-# Questions of training alone: where a clip's object is at first and at last, which is half of knowing where it goes.
+# Questions that only training uses: where a clip's object is at first and at last, from which its direction follows.
 TRACES = {"first": ("where is it at first?", 0), "last": ("where is it at last?", -1)}
 MOTIONS = [("still", "still"), *((d, v) for d in DIRECTIONS if d != "still" for v in ("slow", "fast"))]
 
@@ -40,9 +40,9 @@ MOTIONS = [("still", "still"), *((d, v) for d in DIRECTIONS if d != "still" for 
 class Packed:
     """A batch of views with several questions each, ready for the model.
 
-    segments_BS: 0 for the tokens that all questions see, then each question's number, -1 for padding.
-    mask_B1SS: 0 where a token may look, else a large negative number. targets: (row, place, token) of what is to be said;
-    the place is the one that says it.
+    segments_BS: 0 for the tokens that all questions attend to, then each question's number, -1 for padding.
+    mask_B1SS: 0 where a token may attend, else a large negative number. targets: (row, place, token) of the answers; the place is
+    the one whose output predicts the token.
     """
 
     frames_NHWC: torch.Tensor
@@ -56,7 +56,7 @@ class Packed:
 
 
 def corpus(seed: int) -> list[str]:
-    """Questions and answers of every task, for the tokenizer to learn its pieces from."""
+    """Questions and answers of every task, on which the tokenizer is trained."""
     rng = np.random.default_rng((seed, 77))
     texts = []
     for task in TASKS:
@@ -75,7 +75,7 @@ def train_language(
     seed: int,
     steps: int,
 ) -> None:
-    """Train the whole model on answers, and its readers with it. It comes back as its averaged weights."""
+    """Train the whole model on answers, and the readers with it. The model ends with its averaged weights."""
     path = work / "language.pt"
     text: Any = model.config.text_config
     readers["motion"] = torch.nn.Linear(text.hidden_size, len(MOTIONS))
@@ -91,11 +91,11 @@ def train_language(
         clips = step >= FRAMES_ONLY * steps and step % 2 == 1
         kind = CLIP_KIND if clips else FRAME_KINDS[(step // 2) % len(FRAME_KINDS)]
         batch = pack(model, tokenizer, views[kind], KINDS[kind][1], rng)
-        said = answer_loss(model, batch)
-        read = read_losses(readers, batch, said)
-        descend(torch.stack([said.loss, *read.values()]).sum(), both.parameters(), optimiser)
+        outputs = answer_loss(model, batch)
+        read = read_losses(readers, batch, outputs)
+        descend(torch.stack([outputs.loss, *read.values()]).sum(), both.parameters(), optimiser)
         ema.update(model)
-        latest |= {kind: said.loss.item(), **{name: value.item() for name, value in read.items()}}
+        latest |= {kind: outputs.loss.item(), **{name: value.item() for name, value in read.items()}}
         progress.advance(**latest)
         if progress.due():
             save_state(path, progress, both=both, ema=ema, optimiser=optimiser)
@@ -111,7 +111,7 @@ def pack(
     rng: np.random.Generator,
     count: int = VIEWS,
 ) -> Packed:
-    """`count` random views, each asked every task."""
+    """`count` random views with a question of every task."""
     index = rng.integers(len(views.scenes), size=count)
     frames = views.frames[np.sort(index)]
     num_images = frames.shape[1]
@@ -121,16 +121,16 @@ def pack(
     for row, i in enumerate(np.sort(index)):
         ids, segments, places = list(prefix), [0] * len(prefix), list(range(len(prefix)))
         for segment, task in enumerate(tasks, start=1):
-            asked = _ask(rng, task, views.scenes[i], frames[row])
-            if asked is None:
+            item = _ask(rng, task, views.scenes[i], frames[row])
+            if item is None:
                 continue
-            question = _ids(tokenizer, asked[0] + "<|im_end|>\n<|im_start|>assistant\n")
-            answer = _ids(tokenizer, asked[1] + "<|im_end|>")
-            said = [*question, *answer]
+            question = _ids(tokenizer, item[0] + "<|im_end|>\n<|im_start|>assistant\n")
+            answer = _ids(tokenizer, item[1] + "<|im_end|>")
+            both = [*question, *answer]
             targets += [(row, len(ids) + len(question) - 1 + k, token) for k, token in enumerate(answer)]
-            ids += said
-            segments += [segment] * len(said)
-            places += range(len(prefix), len(prefix) + len(said))
+            ids += both
+            segments += [segment] * len(both)
+            places += range(len(prefix), len(prefix) + len(both))
             num_questions += 1
         rows.append((ids, segments, places))
     ids_BS, segments_BS, places_BS = (_padded([row[part] for row in rows], fill) for part, fill in enumerate((0, -1, 0)))
@@ -160,16 +160,16 @@ def _ask(rng: np.random.Generator, task: str, scene: Scene, frames_THWC: NDArray
     return None if place is None else (question, place)
 
 
-class Said(NamedTuple):
-    """What the model made of a batch: its visual tokens (all images in a row), hidden states, and the answers' loss."""
+class Outputs(NamedTuple):
+    """The model's outputs for a batch: visual tokens (all images in a row), hidden states, and the answers' loss."""
 
     tokens: torch.Tensor
     hidden_BSD: torch.Tensor
     loss: torch.Tensor
 
 
-def answer_loss(model: Qwen3VLForConditionalGeneration, batch: Packed, precise: bool = False) -> Said:
-    """The loss is the mean over questions of the answer's negative log probability. precise: all in float32."""
+def answer_loss(model: Qwen3VLForConditionalGeneration, batch: Packed, precise: bool = False) -> Outputs:
+    """The loss is the mean over questions of the answer's negative log probability. precise: everything in float32."""
     pixels, grid = patches(batch.frames_NHWC)
     with torch.autocast("cpu", torch.bfloat16, enabled=not precise):
         seen = model.model.get_image_features(pixels, grid, return_dict=True)
@@ -184,28 +184,28 @@ def answer_loss(model: Qwen3VLForConditionalGeneration, batch: Packed, precise: 
         rows, places, tokens = batch.targets.unbind(1)
         logits_V = model.lm_head(hidden_BSD[rows, places])
     loss = F.cross_entropy(logits_V.float(), tokens, reduction="sum") / batch.num_questions
-    return Said(torch.cat(seen.pooler_output), hidden_BSD, loss)
+    return Outputs(torch.cat(seen.pooler_output), hidden_BSD, loss)
 
 
-def read_losses(readers: torch.nn.ModuleDict, batch: Packed, said: Said) -> dict[str, torch.Tensor]:
-    """What the readers lose: `sight` as in the vision stage, and for clips `motion`, at the tokens that the object covers."""
+def read_losses(readers: torch.nn.ModuleDict, batch: Packed, outputs: Outputs) -> dict[str, torch.Tensor]:
+    """The readers' losses: `sight` as in the vision stage and, for clips, `motion` at the tokens that the object covers."""
     num_images = len(batch.frames_NHWC) // len(batch.scenes)
     labels = sights(batch.frames_NHWC.numpy(), [scene for scene in batch.scenes for _ in range(num_images)])
-    losses = {"sight": torch.stack(list(sight_losses(readers, said.tokens, labels).values())).sum()}
+    losses = {"sight": torch.stack(list(sight_losses(readers, outputs.tokens, labels).values())).sum()}
     if num_images > 1:
         is_image = batch.ids_BS == IMAGE_ID
         covered = (labels["colour"] > 0).view(len(batch.scenes), num_images, TOKENS_PER_IMAGE)
         covered[:, 0] = False  # one frame shows no motion
         motions = torch.tensor([MOTIONS.index((s.groups[0].direction, s.groups[0].speed)) for s in batch.scenes])
-        hidden = said.hidden_BSD[is_image][covered.flatten()].float()
+        hidden = outputs.hidden_BSD[is_image][covered.flatten()].float()
         wanted = motions[:, None, None].expand(covered.shape)[covered]
         losses["motion"] = F.cross_entropy(readers["motion"](hidden), wanted)
     return losses
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    found: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return found
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
 
 
 def _padded(rows: Sequence[Sequence[int]], fill: int) -> torch.Tensor:

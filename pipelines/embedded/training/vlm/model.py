@@ -1,10 +1,10 @@
 """The embedded vision-language model: a small Qwen3-VL with its tokenizer and image settings, and its fast training form.
 
 A frame of 48 x 48 becomes 64 patches of 6 x 6 and, merged two by two, 16 tokens of the language model. The tokenizer is a
-byte-level BPE taught on the world's questions and answers: any text can be written, the world's words take a piece each.
+byte-level BPE trained on the world's questions and answers: any text can be encoded, and each of the world's words is one piece.
 
-For training, attention is spelled out in float32 (bfloat16's is several times slower on a CPU), and the vision
-tower, which loops over images, takes all of them at once: they are of one size.
+For training, attention is written out in float32 (bfloat16's is several times slower on a CPU), and the vision
+tower, which loops over images, takes all of them at once, since they have one size.
 
 Shape letters: N images, P patches of an image, B sequences, S tokens, A heads, D width of a head.
 """
@@ -54,7 +54,7 @@ CHAT_TEMPLATE = """\
 {%- endif -%}
 """
 
-# One frame is exactly the size the model was trained on; larger pictures are brought down to it, in their own aspect.
+# One frame has exactly the size that the model was trained on; larger pictures are scaled down to it with their aspect ratio.
 IMAGE_SETTINGS: dict[str, Any] = {
     "patch_size": PATCH,
     "temporal_patch_size": 2,
@@ -66,7 +66,7 @@ IMAGE_SETTINGS: dict[str, Any] = {
 
 
 def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerBase:
-    """Teach the tokenizer on the texts; the same texts give the same tokenizer."""
+    """Train the tokenizer on the texts; the same texts give the same tokenizer."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -136,7 +136,7 @@ def build_model() -> Qwen3VLForConditionalGeneration:
 
 
 def _waves(side: int, width: int) -> torch.Tensor:
-    """Where the position table starts: cosines of both coordinates, at which places can be told apart from the first step on."""
+    """Initial values of the position table: cosines of both coordinates, so that positions differ from the first step on."""
     place = (torch.arange(side) + 0.5) / side
     waves = torch.cos(torch.pi * place[:, None] * torch.arange(1, width // 2 + 1)[None] / 4)  # (side, width / 2)
     rows, columns = waves[:, None].expand(-1, side, -1), waves[None].expand(side, -1, -1)
@@ -144,9 +144,9 @@ def _waves(side: int, width: int) -> torch.Tensor:
 
 
 def patches(frames_NHWC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The image processor's work on world frames: pixel values (N * P, values of a patch) and the grid (N, 3).
+    """What the image processor makes of world frames: pixel values (N * P, values of a patch) and the grid (N, 3).
 
-    frames_NHWC: uint8. Patches that are merged stand together; a patch holds channel, time (one frame twice), y, x.
+    frames_NHWC: uint8. Patches that are merged are adjacent; a patch holds channel, time (one frame twice), y, x.
     """
     n, side = len(frames_NHWC), SIZE // PATCH // MERGE
     x = frames_NHWC.float() / 255 * 2 - 1
@@ -156,7 +156,7 @@ def patches(frames_NHWC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def use_training_attention(model: Qwen3VLForConditionalGeneration) -> Callable[[], None]:
-    """Swap in the fast attention; all images must be world frames. The returned function puts the model's own back."""
+    """Replace the model's attention by the fast one; all images must be world frames. The returned function restores the model's own."""
     vision = [block.attn for block in model.model.visual.blocks]
     text = [layer.self_attn for layer in model.model.language_model.layers]
     for module in vision:
@@ -177,7 +177,7 @@ def _vision_attention(
     qkv = self.qkv(hidden_states).float().view(-1, NUM_PATCHES, 3, self.num_heads, self.head_dim)
     q_NAPD, k_NAPD, v_NAPD = qkv.permute(2, 0, 3, 1, 4).unbind(0)
     cos, sin = (x.view(-1, NUM_PATCHES, self.head_dim)[:1, None] for x in position_embeddings)
-    out_NAPD = _attend(_turn(q_NAPD, cos, sin) * self.scaling, _turn(k_NAPD, cos, sin), v_NAPD, None)
+    out_NAPD = _attend(_rotate(q_NAPD, cos, sin) * self.scaling, _rotate(k_NAPD, cos, sin), v_NAPD, None)
     out: torch.Tensor = self.proj(out_NAPD.transpose(1, 2).flatten(2).flatten(0, 1))
     return out
 
@@ -194,8 +194,8 @@ def _text_attention(
     k_BASD = self.k_norm(self.k_proj(hidden_states).float().view(shape)).transpose(1, 2)
     v_BASD = self.v_proj(hidden_states).float().view(shape).transpose(1, 2)
     cos, sin = (x[:, None] for x in position_embeddings)
-    k_BASD, v_BASD = (x.repeat_interleave(self.num_key_value_groups, dim=1) for x in (_turn(k_BASD, cos, sin), v_BASD))
-    out_BASD = _attend(_turn(q_BASD, cos, sin) * self.scaling, k_BASD, v_BASD, attention_mask)
+    k_BASD, v_BASD = (x.repeat_interleave(self.num_key_value_groups, dim=1) for x in (_rotate(k_BASD, cos, sin), v_BASD))
+    out_BASD = _attend(_rotate(q_BASD, cos, sin) * self.scaling, k_BASD, v_BASD, attention_mask)
     return self.o_proj(out_BASD.transpose(1, 2).flatten(2)), None
 
 
@@ -207,13 +207,13 @@ def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tenso
         return scores.softmax(-1) @ v
 
 
-def _turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     left, right = x.chunk(2, -1)
     return x * cos + torch.cat((-right, left), -1) * sin
 
 
 def save(model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Half-precision safetensors with all that a processor is built from, in the layout of a Qwen3-VL checkpoint."""
+    """Write half-precision safetensors and the settings of a processor, in the layout of a Qwen3-VL checkpoint."""
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     model.half().save_pretrained(folder)

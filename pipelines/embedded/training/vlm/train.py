@@ -1,6 +1,6 @@
 """Train the embedded vision-language model from nothing: `python -m pipelines.embedded.training.vlm.train`.
 
-Stages, each kept under --work and resumed where it was left (Ctrl-C loses at most a minute):
+Stages, each saved under --work and resumed where it stopped (Ctrl-C loses at most a minute):
   views     draw the training pictures and clips: views.py
   vision    the vision tower alone learns to see: vision.py
   language  the whole model learns to answer: language.py
@@ -32,7 +32,7 @@ def main(
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
     see_steps: Annotated[int, typer.Option(help="Steps of the vision tower alone.")] = vision.STEPS,
     talk_steps: Annotated[int, typer.Option(help="Steps of the whole model; more is better.")] = language.STEPS,
-    score: Annotated[int, typer.Option(help="Train nothing: ask the folder at --output this many questions a task and split.")] = 0,
+    score: Annotated[int, typer.Option(help="Train nothing; score the folder at --output on this many questions a task and split.")] = 0,
 ) -> None:
     """Train the embedded vision-language model; see this module's docstring for the stages."""
     torch.set_num_threads(threads)

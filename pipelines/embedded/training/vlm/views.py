@@ -1,4 +1,4 @@
-"""The training pictures and clips, drawn once and kept on disk, with nothing held out in them."""
+"""The training pictures and clips, drawn once and kept on disk. They contain no held-out combination."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipelines.embedded.training.common import Progress
 from workloads.world.scenes import SIZE, Scene
 from workloads.world.vision import CLIP_FRAMES, draw_scene, show
 
-# By the name of a task that shows such a view: how many are drawn, and which tasks each is asked.
+# Kinds of view, named after a task that shows them: how many are drawn, and the tasks of the questions about each.
 KINDS: dict[str, tuple[int, tuple[str, ...]]] = {
     "colour": (12_000, ("colour", "shape", "count", "catalogue")),
     "place": (6_000, ("colour", "shape", "place", "catalogue")),
@@ -23,14 +23,14 @@ FRAME_KINDS, CLIP_KIND = ("colour", "place", "which"), "direction"
 
 
 class Views(NamedTuple):
-    """The training pictures of one kind: frames (n, T, 48, 48, 3) in uint8 and their scenes."""
+    """The training views of one kind: frames (n, T, 48, 48, 3) in uint8 and their scenes."""
 
     frames: NDArray[np.uint8]
     scenes: list[Scene]
 
 
 def load_views(work: Path, kind: str, seed: int) -> Views:
-    """The kind's training pictures, from disk after the first call."""
+    """The training views of a kind, from disk after the first call."""
     count, _ = KINDS[kind]
     path = work / f"views_{kind}_{count}_{seed}.npy"
     scenes = [draw_scene(np.random.default_rng((seed, i)), kind, "train") for i in range(count)]

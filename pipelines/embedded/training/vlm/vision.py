@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from transformers import Qwen3VLForConditionalGeneration
 
 STEPS, FRAMES, RATE = 800, 64, 2e-3
-COORDINATES = 24  # into so many steps a picture's width is divided where an object's middle is told, at the tokens it covers
-COVERED = 0.1  # the share of a token's part of the picture from which on an object covers it
-NOT_TOLD = -100  # a label that is not judged: nothing is there, or several objects are
+COORDINATES = 24  # steps of a picture's width for the position of an object's centre, at the tokens that it covers
+COVERED = 0.1  # a token counts as covered from this share of its part of the picture on
+NO_LABEL = -100  # not counted in the loss: nothing is there, or several objects are
 _SIGHTS = {
     "colour": 1 + len(COLOURS),
     "shape": 1 + len(SHAPES),
@@ -40,9 +40,9 @@ _SIGHTS = {
 
 
 def train_vision(work: Path, model: Qwen3VLForConditionalGeneration, views: dict[str, Views], seed: int, steps: int) -> torch.nn.ModuleDict:
-    """Train the vision tower so that linear readers find at every token what is there and what the picture holds.
+    """Train the vision tower so that linear readers predict at every token what is there and what the picture contains.
 
-    The readers come back, for the language stage to go on with.
+    Returns the readers, which the language stage trains further.
     """
     tower = model.model.visual
     readers = torch.nn.ModuleDict({name: torch.nn.Linear(tower.config.out_hidden_size, n) for name, n in _SIGHTS.items()})
@@ -79,7 +79,7 @@ def _random_frames(views: dict[str, Views], rng: np.random.Generator) -> tuple[N
 
 
 def sights(frames_NHWC: NDArray[np.uint8], scenes: Sequence[Scene]) -> dict[str, torch.Tensor]:
-    """What there is to see: per token (N, tokens) colour, shape and its object's middle, per frame (N,) the rest."""
+    """The readers' labels: per token (N, tokens) colour, shape and the object's centre, per frame (N,) the rest."""
     labels: dict[str, list[Any]] = {name: [] for name in _SIGHTS}
     for frame, scene in zip(frames_NHWC, scenes, strict=True):
         masks = np.stack([colour_mask(frame, g.colour) for g in scene.groups])
@@ -89,13 +89,13 @@ def sights(frames_NHWC: NDArray[np.uint8], scenes: Sequence[Scene]) -> dict[str,
         colours = np.array([1 + list(COLOURS).index(g.colour) for g in scene.groups])
         shapes = np.array([1 + SHAPES.index(g.shape) for g in scene.groups])
         middles = np.array([[int(axis.mean() / SIZE * COORDINATES) if len(axis) else 0 for axis in np.nonzero(mask)] for mask in masks])
-        told = covered & np.array([g.count == 1 for g in scene.groups])[first]
+        is_single = covered & np.array([g.count == 1 for g in scene.groups])[first]
         labels["colour"].append(np.where(covered, colours[first], 0))
         labels["shape"].append(np.where(covered, shapes[first], 0))
         labels["count"].append(sum(g.count for g in scene.groups) - 1)
         labels["ground"].append(BACKGROUNDS.index(scene.background or "plain"))
         for axis, name in enumerate(("row", "column")):
-            labels[name].append(np.where(told, middles[first, axis], NOT_TOLD))
+            labels[name].append(np.where(is_single, middles[first, axis], NO_LABEL))
     return {name: torch.tensor(np.array(values)) for name, values in labels.items()}
 
 
@@ -104,12 +104,12 @@ def sight_losses(readers: torch.nn.ModuleDict, tokens: torch.Tensor, labels: dic
     losses = {}
     for name, wanted in labels.items():
         each = wanted if wanted.ndim == 2 else wanted[:, None].expand(-1, TOKENS_PER_IMAGE)
-        losses[name] = F.cross_entropy(readers[name](tokens.float()), each.flatten(), ignore_index=NOT_TOLD)
+        losses[name] = F.cross_entropy(readers[name](tokens.float()), each.flatten(), ignore_index=NO_LABEL)
     return losses
 
 
 def _shares(masks_NHW: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """How much of each token's part of the picture each mask covers, (N, tokens of an image)."""
+    """The share of each token's part of the picture that each mask covers, (N, tokens of an image)."""
     cells = int(TOKENS_PER_IMAGE**0.5)
     parts = masks_NHW.reshape(len(masks_NHW), cells, SIZE // cells, cells, SIZE // cells)
     return np.asarray(parts.mean((2, 4)).reshape(len(masks_NHW), -1), np.float64)
