@@ -1,4 +1,4 @@
-"""The plugin interface for what answers: Pipeline, StreamingPipeline, and the Response they give."""
+"""The plugin interface of pipelines: Pipeline, StreamingPipeline, and the Response they return."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Response(msgspec.Struct, frozen=True):
 
     video_THWC: uint8. fps: its frame rate. stages: seconds by stage name, of the batch; step_s: seconds of each denoising
     step. num_units: frames, or tokens of the answer. num_input_tokens: tokens of the prompt, images included.
-    first_token_id: for checks that two runs say the same. token_ids: all of the answer's, end token included, where the engine
-    tells; compliance tests count them. finish_reason: `stop` at an end token, `length` where it was cut off. token_gap_s:
-    seconds between one token and the next, num_units - 1 of them, where the engine tells.
-    finite: False where the pipeline's own numbers held NaN or infinity.
+    first_token_id: for checks that two runs give the same answer. token_ids: all of the answer's, end token included, where the engine
+    reports them; compliance tests count them. finish_reason: `stop` at an end token, `length` where it was cut off. token_gap_s:
+    seconds between one token and the next, num_units - 1 of them, where the engine reports them.
+    finite: False where the pipeline's own numbers contained NaN or infinity.
     error: why there is no answer; the query then counts as failed.
     """
 
@@ -48,13 +48,13 @@ class Pipeline(ABC):
     """A model and the way it is run. Subclasses are dataclasses; their fields are the options under `pipeline:`.
 
     batch_size: how many queries `generate` is given at most.
-    workload: the one it is to answer, set before `load`; of use where it can answer several.
+    workload: the one it is to answer, set before `load`; needed where it can answer several.
     replica: the ranks that hold this model together, set before `load`. Each of them is given the same batches; the answers
     of its first rank count, the others may give none.
-    repeats: when the same query and seed get the same answer again: asked `alone`, which is the rule; `in_batch`, only in the batch in
-    which they were, as where a cache decides for whole batches; `never`, as with a server that draws without seeds.
-    rests: False for an engine whose threads keep a processor busy while they wait for work.
-    What a pipeline declares out of the rule is not checked, and the report says so.
+    repeats: when the same query and seed get the same answer again: `alone`, the default; `in_batch`, only in the batch that they were
+    in, as where a cache decides for whole batches; `never`, as with a server that samples without seeds.
+    rests: False for an engine whose threads keep a CPU busy while they wait for work.
+    What a pipeline declares instead of these defaults is not checked, and the report says so.
     """
 
     workloads: ClassVar[tuple[str, ...]]  # the workloads it can answer
@@ -67,31 +67,31 @@ class Pipeline(ABC):
 
     @abstractmethod
     def load(self, device: torch.device) -> None:
-        """Get the model onto the device. Raises ConfigError where an option or a checkpoint cannot be used."""
+        """Load the model onto the device. Raises ConfigError where an option or a checkpoint cannot be used."""
 
     @abstractmethod
     def generate(self, samples: Sequence[Sample], queries: Sequence[Query]) -> Sequence[Response]:
-        """Answer one batch, in order: samples[i] is what queries[i] asks.
+        """Answer one batch, in order: samples[i] is the sample of queries[i].
 
         The same sample and seed give the same answer. The device must be idle on return.
         """
 
     def effective(self) -> Mapping[str, str]:
-        """What is really in force after `load`: dtype, attention, quantisation, cache and the like, by name."""
+        """The effective settings after `load`, by name: dtype, attention, quantisation, cache and the like."""
         return {}
 
     def fallbacks(self) -> Sequence[str]:
-        """Options that were asked for and are not in force, one sentence each. A run with any is INVALID."""
+        """Options that were requested and are not effective, one sentence each. A run with any is INVALID."""
         return ()
 
-    def close(self) -> None:  # noqa: B027  (nothing to let go of is the usual case)
-        """Let go of threads and processes; called once, after the last test."""
+    def close(self) -> None:  # noqa: B027  (most have nothing to release)
+        """Release threads and processes; called once, after the last test."""
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
     """What happened to one query: its first token is there or, where there is a response, it is finished.
 
-    text: what the answer has grown by, of pipelines that were asked to speak.
+    text: what the answer has grown by, where the pipeline's `speaks` is set.
     """
 
     query_id: int
@@ -104,24 +104,24 @@ class StreamingPipeline(Pipeline):
     """An engine with a queue of its own, such as continuous batching: queries join and leave while others run.
 
     batch_size: how many queries it is given at the same time at most.
-    In a replica of several ranks only the first is given queries; what the others work on is for the engine to tell them.
-    speaks: set before `load` by who passes answers on while they are made: events then tell every piece of text, where the engine
-    knows them one by one. Responses hold the whole text all the same.
+    In a replica of several ranks only the first is given queries; the engine passes them on to the others.
+    speaks: set before `load` by a caller that forwards answers while they are generated: events then carry every piece of text, where
+    the engine has them one by one. Responses hold the whole text all the same.
     """
 
     speaks: bool = False
 
     @abstractmethod
     def submit(self, samples: Sequence[Sample], queries: Sequence[Query]) -> None:
-        """Take the queries into the queue and return at once: samples[i] is what queries[i] asks.
+        """Take the queries into the queue and return at once: samples[i] is the sample of queries[i].
 
-        A query that cannot be answered, such as one longer than the context, is not an error here: `step` says so in its
+        A query that cannot be answered, such as one longer than the context, is not an error here: `step` reports it in its
         Response. Raises where the engine is broken.
         """
 
     @abstractmethod
     def step(self, timeout_s: float) -> Sequence[Event]:
-        """What has happened since the last call; waits up to `timeout_s` for something to. Raises where the engine is broken."""
+        """What has happened since the last call; waits up to `timeout_s` for the first event. Raises where the engine is broken."""
 
     def generate(self, samples: Sequence[Sample], queries: Sequence[Query]) -> Sequence[Response]:
         self.submit(samples, queries)

@@ -25,7 +25,7 @@ ENVIRONMENT = (
     Variable("HSA_ENABLE_PEER_SDMA", "0: copies between GPUs by kernels, not by the DMA engines"),
     Variable("HSA_NO_SCRATCH_RECLAIM", "1: a kernel's scratch memory stays with its queue"),
     Variable("HSA_FORCE_FINE_GRAIN_PCIE", "1: fine-grained memory over PCIe, for transfers between GPUs"),
-    Variable("HSA_XNACK", "1: page faults on the GPU are served by moving the page"),
+    Variable("HSA_XNACK", "1: page faults on the GPU are handled by moving the page"),
     Variable("GPU_MAX_HW_QUEUES", "most hardware queues a process gets on a device; AMD advises 2 where RCCL overlaps compute"),
     Variable("HIP_FORCE_DEV_KERNARG", "1: kernel arguments in device memory, which shortens launches"),
     Variable("HIP_LAUNCH_BLOCKING", "1: every launch waits for its end, for debugging"),
@@ -36,10 +36,10 @@ ENVIRONMENT = (
     Variable("PYTORCH_HIP_ALLOC_CONF", "the same, an older name on ROCm"),
     Variable("PYTORCH_CUDA_ALLOC_CONF", "the same, an older name"),
     Variable("TORCH_BLAS_PREFER_HIPBLASLT", "1: matrix products by hipBLASLt, 0: by rocBLAS; unset: by architecture"),
-    Variable("NVIDIA_TF32_OVERRIDE", "0: no TF32 in NVIDIA's libraries, whatever a program asks for"),
-    Variable("PYTORCH_TUNABLEOP_ENABLED", "1: matrix products by the kernels found fastest by trying"),
-    Variable("PYTORCH_TUNABLEOP_TUNING", "0: use what was found, try nothing new"),
-    Variable("PYTORCH_TUNABLEOP_FILENAME", "where the found kernels are kept"),
+    Variable("NVIDIA_TF32_OVERRIDE", "0: no TF32 in NVIDIA's libraries, whatever a program requests"),
+    Variable("PYTORCH_TUNABLEOP_ENABLED", "1: matrix products by the kernels that were fastest when tried"),
+    Variable("PYTORCH_TUNABLEOP_TUNING", "0: use the kernels of earlier runs, try nothing new"),
+    Variable("PYTORCH_TUNABLEOP_FILENAME", "the file of those kernels"),
     Variable("MIOPEN_FIND_MODE", "how MIOpen looks for convolution kernels"),
     Variable("DIFFUSERS_ATTN_BACKEND", "diffusers' attention, where no option says otherwise"),
     Variable("FLASH_ATTENTION_TRITON_AMD_ENABLE", "TRUE: FlashAttention by Triton's kernels on ROCm"),
@@ -54,8 +54,8 @@ ENVIRONMENT = (
     Variable("VLLM_USE_TRITON_FLASH_ATTN", "0: attention not by Triton's kernels"),
     Variable("TORCH_NCCL_HIGH_PRIORITY", "1: collectives on high-priority streams"),
     Variable("GLOO_SOCKET_IFNAME", "network interface of gloo, which carries control messages"),
-    Variable("OMP_NUM_THREADS", "processor threads a rank; accelerate launch sets 1 where it is unset"),
-    Variable("ACCELERATE_USE_CPU", "true: ranks stay on the processor"),
+    Variable("OMP_NUM_THREADS", "CPU threads a rank; accelerate launch sets 1 where it is unset"),
+    Variable("ACCELERATE_USE_CPU", "true: ranks stay on the CPU"),
 )
 
 # Of the many that NCCL and RCCL read, those that change how data travels.
@@ -69,7 +69,7 @@ NAMES_A_FILE = ("PYTORCH_TUNABLEOP_FILENAME",)  # which may name its owner
 
 
 def settings(variables: Mapping[str, str]) -> dict[str, str]:
-    """Those set of a fixed list of names, for system.json: no other variable is ever looked at, and no file is named."""
+    """The variables of a fixed list that are set, for system.json. No other variable is read, and no file is named."""
     known = dict.fromkeys((*(v.name for v in ENVIRONMENT), *COLLECTIVES))
     return {name: "set" if name in NAMES_A_FILE else variables[name] for name in known if name in variables}
 
@@ -77,8 +77,8 @@ def settings(variables: Mapping[str, str]) -> dict[str, str]:
 def check_visible_devices(variables: Mapping[str, str]) -> None:
     """Refuse ROCR_VISIBLE_DEVICES and HIP_VISIBLE_DEVICES (or CUDA_VISIBLE_DEVICES, which HIP reads in its place) that clash.
 
-    ROCR's list is applied first and numbers what is left from nought; HIP's chooses among these. Where HIP's numbers mean the same devices
-    counted either way, or all that ROCR shows, nobody can be wrong about them. Source: PyTorch, torch/cuda/__init__.py, and ROCm's page
+    ROCR's list is applied first and numbers what is left from 0; HIP's chooses among these. Where HIP's numbers mean the same devices
+    counted either way, or all that ROCR shows, they are unambiguous. Source: PyTorch, torch/cuda/__init__.py, and ROCm's page
     "GPU isolation techniques". Raises ConfigError.
     """
     name = "HIP_VISIBLE_DEVICES" if "HIP_VISIBLE_DEVICES" in variables else "CUDA_VISIBLE_DEVICES"
@@ -88,10 +88,10 @@ def check_visible_devices(variables: Mapping[str, str]) -> None:
 
     if not torch.version.hip:
         return
-    shown, chosen = ([word.strip() for word in variables[n].split(",")] for n in ("ROCR_VISIBLE_DEVICES", name))
+    shown, chosen = ([item.strip() for item in variables[n].split(",")] for n in ("ROCR_VISIBLE_DEVICES", name))
     if chosen == [str(i) for i in range(len(shown))]:
         return
-    places = [int(word) for word in chosen if word.isdigit()]
+    places = [int(item) for item in chosen if item.isdigit()]
     left = [shown[i] for i in places if i < len(shown)]
     if len(left) == len(chosen) and left == chosen:
         return
@@ -99,5 +99,5 @@ def check_visible_devices(variables: Mapping[str, str]) -> None:
     meant = f"is GPU {','.join(left)} of the host" if len(left) == len(chosen) else lost
     raise ConfigError(
         f"ROCR_VISIBLE_DEVICES={variables['ROCR_VISIBLE_DEVICES']} and {name}={variables[name]} clash: ROCm applies the first, numbers "
-        f"what is left from 0, and then {name} {meant}; unset {name}, or unset ROCR_VISIBLE_DEVICES and count {name} over the whole host"
+        f"what is left from 0, and then {name} {meant}. Unset {name}, or unset ROCR_VISIBLE_DEVICES and count {name} over the whole host."
     )

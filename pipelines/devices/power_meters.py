@@ -1,11 +1,11 @@
-"""Meters of one device: energy counter, power, clocks, temperature, throttling, memory.
+"""Power meters of one device: energy counter, power, clocks, temperature, throttling, memory.
 
   amdsmi   an Instinct or Radeon GPU: the counter of its socket, the whole module with its memory
   nvml     an NVIDIA GPU, by nvidia-ml-py: the counter of the board since the driver was loaded
-  rapl     a processor, by Linux's powercap: the counters of all its packages, without memory modules; whatever else runs there counts too
+  rapl     a CPU, by Linux's powercap: the counters of all its packages, without memory modules; whatever else runs there counts too
 
-Both libraries are thin bindings of their vendor's. Zeus (zeus-ml) was looked at: it sums windows over them and brings pandas and
-scikit-learn; samples on a run's clock, which these figures rest on, it does not give.
+Both libraries are thin bindings of their vendor's. Zeus (zeus-ml) was considered: it sums windows over them and brings pandas
+and scikit-learn; it gives no samples on a run's clock, from which these figures are computed.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Values = dict[str, Any]  # by the names of PowerSample's fields
 
 # Of amdsmi_get_violation_status, each under `active_`.
 AMD_VIOLATIONS = ("prochot_thrm", "ppt_pwr", "socket_thrm", "vr_thrm", "hbm_thrm")
-# Bits of nvmlDeviceGetCurrentClocksEventReasons (nvml.h); idling, and clocks that somebody chose, are no throttling.
+# Bits of nvmlDeviceGetCurrentClocksEventReasons (nvml.h); idle clocks, and clocks that an administrator set, are not throttling.
 NVIDIA_REASONS = {0x04: "sw_power_cap", 0x08: "hw_slowdown", 0x20: "sw_thermal", 0x40: "hw_thermal", 0x80: "hw_power_brake"}
 
 
 class MeterError(Exception):
-    """Why a device cannot be measured, with the fix. expected: nobody would think that it could, as on most processors."""
+    """Why a device cannot be measured, with the fix. expected: devices of its kind usually cannot, as most CPUs."""
 
     def __init__(self, why: str, expected: bool = False) -> None:
         super().__init__(why)
@@ -39,7 +39,7 @@ class MeterError(Exception):
 
 
 class Meter(ABC):
-    """device: a name that all who share the counter give it. limit_w: what the device may draw, where it tells."""
+    """device: a name that all ranks that share the counter use. limit_w: the power limit, where the device reports it."""
 
     source: ClassVar[str]
     device: str
@@ -47,10 +47,10 @@ class Meter(ABC):
 
     @abstractmethod
     def energy_and_power(self) -> Values:
-        """energy_j, power_w: those that there are. Raises where the device does not answer."""
+        """energy_j, power_w: those that the device reports. Raises where it does not answer."""
 
     def state(self) -> Values:
-        """Clocks, temperature, throttling, memory: those that there are."""
+        """Clocks, temperature, throttling, memory: those that the device reports."""
         return {}
 
 
@@ -65,13 +65,13 @@ class AmdMeter(Meter):
     def energy_and_power(self) -> Values:
         try:
             return self._energy_and_power()
-        except Exception:  # an engine in this process may have shut the library down: once more, then it counts
+        except Exception:  # an engine in this process may have shut the library down: try once more
             self._open()
             return self._energy_and_power()
 
     def state(self) -> Values:
         smi, handle = self._library, self._handle
-        found: Values = {
+        values: Values = {
             "clock_mhz": _maybe(lambda: _number(smi.amdsmi_get_clock_info(handle, smi.AmdSmiClkType.GFX)["clk"])),
             "memory_clock_mhz": _maybe(lambda: _number(smi.amdsmi_get_clock_info(handle, smi.AmdSmiClkType.MEM)["clk"])),
             "temperature_c": _maybe(
@@ -81,8 +81,8 @@ class AmdMeter(Meter):
         }
         violations = _maybe(lambda: smi.amdsmi_get_violation_status(handle))
         if violations is not None:
-            found["throttled"] = [name for name in AMD_VIOLATIONS if violations.get(f"active_{name}") is True]
-        return found
+            values["throttled"] = [name for name in AMD_VIOLATIONS if violations.get(f"active_{name}") is True]
+        return values
 
     def _open(self) -> None:
         self._library = amdsmi()
@@ -92,11 +92,11 @@ class AmdMeter(Meter):
         counter = _maybe(lambda: self._library.amdsmi_get_energy_count(self._handle))
         power = self._library.amdsmi_get_power_info(self._handle)
         watts = (_number(power.get(name)) for name in ("current_socket_power", "average_socket_power"))
-        found = {"power_w": next((w for w in watts if w), None)}
+        values = {"power_w": next((w for w in watts if w), None)}
         if counter is not None:  # `power` was the counter's name before amdsmi 6.2.1; counts are of counter_resolution microjoules
             count = counter["energy_accumulator"] if "energy_accumulator" in counter else counter["power"]
-            found["energy_j"] = count * counter["counter_resolution"] / 1e6
-        return found
+            values["energy_j"] = count * counter["counter_resolution"] / 1e6
+        return values
 
 
 class NvidiaMeter(Meter):
@@ -106,18 +106,18 @@ class NvidiaMeter(Meter):
         self.device, self._library = bus, nvml()
         self._handle = self._library.nvmlDeviceGetHandleByPciBusId(f"{bus}.0")
         if _maybe(lambda: self._library.nvmlDeviceGetMigMode(self._handle)[0]):
-            raise MeterError("the GPU is cut up by MIG: its counter is of all its parts; measure with MIG off")
+            raise MeterError("the GPU is partitioned by MIG, and its counter covers all partitions; measure with MIG off")
         self.limit_w = _maybe(lambda: self._library.nvmlDeviceGetEnforcedPowerLimit(self._handle) / 1000)
 
     def energy_and_power(self) -> Values:
         smi, handle = self._library, self._handle
-        found = {
+        values = {
             "energy_j": _maybe(lambda: smi.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000),  # from Volta on
             "power_w": _maybe(lambda: smi.nvmlDeviceGetPowerUsage(handle) / 1000),
         }
-        if found == {"energy_j": None, "power_w": None}:
-            smi.nvmlDeviceGetPowerUsage(handle)  # raises, and says why
-        return found
+        if values == {"energy_j": None, "power_w": None}:
+            smi.nvmlDeviceGetPowerUsage(handle)  # raises, with the reason
+        return values
 
     def state(self) -> Values:
         smi, handle = self._library, self._handle
@@ -134,7 +134,7 @@ class NvidiaMeter(Meter):
 
 
 class RaplMeter(Meter):
-    """Source: Documentation/power/powercap/powercap.rst of Linux: energy_uj counts up to max_energy_range_uj and begins anew."""
+    """Source: Documentation/power/powercap/powercap.rst of Linux: energy_uj counts up to max_energy_range_uj and starts again at 0."""
 
     source = "rapl"
     device = "packages"
@@ -167,7 +167,7 @@ def find_meter(device: torch.device, powercap: Path) -> Meter:
     kind, package = (AmdMeter, "amdsmi") if torch.version.hip else (NvidiaMeter, "nvidia-ml-py")
     bus = pci_bus(torch.cuda.get_device_properties(device))
     if bus is None:
-        raise MeterError("this PyTorch does not tell the device's PCI bus, by which its meter is found; 2.9 does")
+        raise MeterError("this PyTorch does not report the device's PCI bus, which identifies its meter; PyTorch 2.9 does")
     try:
         meter: Meter = kind(bus)
         meter.energy_and_power()
@@ -175,7 +175,7 @@ def find_meter(device: torch.device, powercap: Path) -> Meter:
         raise MeterError(f"{kind.source} is not installed: pip install {package}, of the driver's version") from None
     except MeterError:
         raise
-    except Exception as error:  # each library has its own kinds
+    except Exception as error:  # each library has its own error classes
         raise MeterError(f"{kind.source} does not answer for device {bus}: {type(error).__name__}: {error}") from None
     return meter
 
@@ -186,13 +186,13 @@ def _text(path: Path) -> str:
 
 
 def _maybe(read: Callable[[], T]) -> T | None:
-    """What the device tells; None where it does not. Each device lacks something."""
+    """The value that the device reports; None where it does not. Every device lacks some."""
     with contextlib.suppress(Exception):
         return read()
     return None
 
 
 def _number(value: object) -> float | None:
-    """amdsmi says `N/A`, or the largest number of 16 or 32 bits, for what a device does not tell."""
+    """None for what a device does not report: amdsmi gives `N/A` then, or the largest number of 16 or 32 bits."""
     unknown = not isinstance(value, int | float) or value in (0xFFFF, 0xFFFFFFFF)
     return None if unknown else float(value)  # type: ignore[arg-type]

@@ -27,7 +27,7 @@ PACKAGES = (
 
 
 def system_facts() -> dict[str, Any]:
-    """system.json but the doctor's part."""
+    """The content of system.json, without the doctor's part."""
     import psutil
     import torch
 

@@ -1,11 +1,11 @@
-"""Who is given which query: pure bookkeeping, without sockets or clocks of its own.
+"""Dispatch: which replica gets which query. Pure bookkeeping, without sockets or clocks of its own.
 
   PullDispatch   all other scenarios: replicas are given what they have room for. Towards the end of the queue the portions
                  shrink to what each can finish by the time all are done, so that a slow replica does not keep the rest waiting
   PushDispatch   server and interactive: every query goes to a replica at once, chosen by a policy, as long as one has room
 
-Policies: `least_tokens` (the fewest tokens outstanding, prompts and answers; what an answer takes is learnt from earlier answers
-to the same sample, else from all), `shortest_queue` (the fewest queries outstanding), `round_robin`.
+Policies: `least_tokens` (the fewest tokens outstanding, prompts and answers; the tokens of an answer are estimated from earlier
+answers to the same sample, else from all), `shortest_queue` (the fewest queries outstanding), `round_robin`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Protocol
 
 import msgspec
 
-OVERDUE = 2.0  # a replica that takes so many times as long as its rate says is not counted on
+OVERDUE = 2.0  # a replica that takes so many times as long as its rate predicts is left out of the estimate
 SMOOTHING = 0.5  # weight of the latest batch in a replica's rate
 
 
 class Item(Protocol):
-    """A query as far as dispatch is concerned. expected: tokens that it was thought to cost when it was handed out."""
+    """A query as far as dispatch is concerned. expected: tokens that it was expected to cost when it was assigned."""
 
     sample_index: int
     expected: float
@@ -52,7 +52,7 @@ Assignment = tuple[int, list[Item]]  # rank, and its new queries
 
 
 class PullDispatch:
-    """Items wait in one queue; see the module."""
+    """One queue; replicas take what they have room for. See the module."""
 
     def __init__(self) -> None:
         self.waiting: deque[Item] = deque()
@@ -71,7 +71,7 @@ class PullDispatch:
         """New queries for whoever has room; the fastest replicas choose first."""
         if not self.waiting:
             return []
-        found = []
+        assignments = []
         for replica in sorted(self._free.values(), key=lambda r: -r.rate):
             count = self._portion(replica, now)
             if count <= 0:
@@ -83,8 +83,8 @@ class PullDispatch:
             replica.given += count
             if not replica.room:
                 del self._free[replica.rank]
-            found.append((replica.rank, items))
-        return found
+            assignments.append((replica.rank, items))
+        return assignments
 
     def finished(self, rank: int, items: Sequence[tuple[Item, int]], now: float) -> None:
         """items: with the tokens of each, prompt and answer."""
@@ -111,7 +111,7 @@ class PullDispatch:
         if share >= 1 or replica.in_flight:
             return max(0, min(room, share))
         fastest = max(r.rate for r in others)
-        return int(1 / replica.rate <= time_left + 1 / fastest)  # else somebody else is done with it sooner
+        return int(1 / replica.rate <= time_left + 1 / fastest)  # else another replica finishes it sooner
 
 
 def _left(replica: ReplicaState, now: float) -> float:
@@ -126,7 +126,7 @@ def _is_overdue(replica: ReplicaState, now: float) -> bool:
 
 
 class PushDispatch:
-    """Every query has a replica at once where one has room; else it waits for the first that has."""
+    """Every query goes to a replica at once where one has room; else it waits for the first that has."""
 
     def __init__(self, policy: str) -> None:
         self.waiting: deque[Item] = deque()

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This process among the others. device: where its model goes."""
+    """This process among the others. device: that of its model."""
 
     rank: int
     world_size: int
@@ -29,31 +29,31 @@ class Ranks:
 
 
 def is_main_process() -> bool:
-    """Whether this process speaks for the run; known from the environment, before Accelerate is."""
+    """Whether this is the rank that writes and prints; read from the environment, before Accelerate is initialised."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def spans_nodes() -> bool:
-    """Whether ranks were started on several nodes; known from the environment."""
+    """Whether ranks were started on several nodes; read from the environment."""
     return os.environ.get("WORLD_SIZE") != os.environ.get("LOCAL_WORLD_SIZE")
 
 
 def check_process_count() -> None:
-    """Refuse the launch in which Accelerate was asked for several processes and started one.
+    """Refuse a launch in which Accelerate was to start several processes and started one. Raises RunError.
 
-    `accelerate launch --cpu --num_processes 2` does that without a word (Accelerate 1.15).
+    `accelerate launch --cpu --num_processes 2` does that silently (Accelerate 1.15).
     """
-    asked = _processes_asked_for()
+    requested = _requested_processes()
     started = int(os.environ.get("WORLD_SIZE", "1"))
-    if asked is not None and asked > 1 and started == 1:
+    if requested is not None and requested > 1 and started == 1:
         raise RunError(
-            f"accelerate launch was asked for {asked} processes and started one, as it does with --cpu; "
-            f"use: accelerate launch --config_file configs/accelerate/cpu_2.yaml --num_processes {asked} suite.py ..."
+            f"{requested} processes were requested of accelerate launch, which started one, as it does with --cpu. "
+            f"Use: accelerate launch --config_file configs/accelerate/cpu_2.yaml --num_processes {requested} suite.py ..."
         )
 
 
 def join_ranks(config: RunConfig) -> Ranks:
-    """Initialise Accelerate and choose the device. Raises RunError where ranks would not know of each other."""
+    """Initialise Accelerate and choose the device. Raises RunError where the ranks did not find each other."""
     import torch
     from accelerate import PartialState
 
@@ -61,13 +61,18 @@ def join_ranks(config: RunConfig) -> Ranks:
         torch.set_num_threads(config.num_threads)
     on_cpu = config.device == "cpu" or not torch.accelerator.is_available()
     state = PartialState(cpu=on_cpu)
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if state.num_processes != world_size:
+    check_all_joined(state.num_processes)
+    return Ranks(state.process_index, state.num_processes, state.device)
+
+
+def check_all_joined(num_joined: int) -> None:
+    """Raises RunError where Accelerate joined fewer processes than were started."""
+    num_started = int(os.environ.get("WORLD_SIZE", "1"))
+    if num_joined != num_started:
         raise RunError(
-            f"{world_size} processes were started but Accelerate joined {state.num_processes}: every rank believes it is alone; "
-            "launch with --config_file configs/accelerate/cpu_2.yaml on a CPU, with --multi_gpu on GPUs"
+            f"{num_started} processes were started but Accelerate joined {num_joined}: every rank runs alone. "
+            "Launch with --config_file configs/accelerate/cpu_2.yaml on a CPU, with --multi_gpu on GPUs."
         )
-    return Ranks(state.process_index, world_size, state.device)
 
 
 def share(value: T, ranks: Ranks) -> T:
@@ -94,10 +99,10 @@ def check_all_see(folder: Path, ranks: Ranks) -> None:
 
 
 def leave_ranks(ranks: Ranks) -> None:
-    """Take torch's process group down when all is said.
+    """Destroy torch's process group, after the last message.
 
-    One that is left to the end of the process is destroyed there beside threads of its own, which now and then aborts the process, and
-    with it the run: torch's launcher ends the other ranks of one that failed.
+    A group that is left to the end of the process is destroyed there while its own threads still run, which now and then aborts the
+    process, and with it the run: torch's launcher ends the other ranks of one that failed.
     """
     if ranks.world_size > 1:
         import torch.distributed as dist
@@ -105,8 +110,8 @@ def leave_ranks(ranks: Ranks) -> None:
         dist.destroy_process_group()
 
 
-def _processes_asked_for() -> int | None:
-    """What `accelerate launch`, if it is our parent, was told about the number of processes on all machines."""
+def _requested_processes() -> int | None:
+    """The number of processes on all machines that `accelerate launch` was to start; None where it is not our parent, or names none."""
     import psutil
 
     try:
@@ -125,5 +130,5 @@ def _processes_asked_for() -> int | None:
     file = Path(values.get("config_file", default))
     if not file.is_file():
         return None
-    found = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("num_processes")
-    return int(found) if found else None
+    number = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("num_processes")
+    return int(number) if number else None

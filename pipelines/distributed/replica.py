@@ -1,7 +1,7 @@
-"""Replicas: the groups of ranks that hold one copy of the model each, and answer its queries together.
+"""Replicas: groups of ranks that hold one copy of the model each, and answer queries together.
 
-A replica's first rank leads: it alone takes queries, and tells the others which ones to work on. Ranks of a replica follow
-each other, so that they share a node where they can; the tensor axis varies fastest, then context, then cfg.
+A replica's first rank leads: it alone takes queries, and sends them to the others. Ranks of a replica have consecutive
+numbers, so that they share a node where they can; the tensor axis varies fastest, then context, then cfg.
 Messages within a replica go over gloo, on the CPU, as bytes: never pickle, and never on the device's stream.
 """
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 AXES = ("replica", "cfg", "ring", "ulysses", "tensor")
-LONGEST_WAIT = timedelta(days=30)  # a follower waits as long as nobody asks; that its leader died it learns at once
+LONGEST_WAIT = timedelta(days=30)  # a follower waits as long as there are no queries; it learns at once that its leader died
 
 
 @dataclass(frozen=True)
 class Replica:
-    """The group of ranks that this rank belongs to, as it sees it; one rank by default, without torch.distributed.
+    """The group of ranks that this rank belongs to; one rank by default, without torch.distributed.
 
-    position: this rank's in `ranks`; 0 leads. mesh: all ranks of the run along AXES, None where a replica is one rank. group: its ranks,
+    position: of this rank in `ranks`; 0 leads. mesh: all ranks of the run along AXES, None where a replica is one rank. group: its ranks,
     for tensors on their devices; messages: the same for bytes.
     """
 
@@ -54,7 +54,7 @@ class Replica:
         return f"the replica of ranks {', '.join(map(str, self.ranks))}"
 
     def tell(self, message: bytes) -> None:
-        """From the leader to its followers; nothing where there are none. Raises RunError where one is gone."""
+        """Send a message from the leader to its followers; does nothing where there are none. Raises RunError where one is gone."""
         if self.size > 1:
             import torch
 
@@ -64,7 +64,7 @@ class Replica:
                 self._broadcast(torch.frombuffer(bytearray(message), dtype=torch.uint8))
 
     def hear(self) -> bytes:
-        """What the leader tells; waits for it. Raises RunError where the leader is gone."""
+        """The leader's next message; waits for it. Raises RunError where the leader is gone."""
         import torch
 
         assert not self.leads
@@ -81,16 +81,19 @@ class Replica:
         try:
             dist.broadcast(tensor, src=self.ranks[0], group=self.messages)
         except RuntimeError as error:
-            raise RunError(f"{self.name} is broken: one of them is gone") from error
+            raise RunError(f"{self.name} is broken: the process of one of them ended") from error
 
 
 def check_parallelism(settings: ParallelSettings, pipeline_name: str, abilities: Sequence[str]) -> None:
-    """Refuse what the pipeline cannot do, and a number of ranks that makes no whole replicas. Needs no other rank."""
+    """Refuse axes that the pipeline does not support, and a number of ranks that makes no whole replicas. Needs no other rank.
+
+    Raises ConfigError.
+    """
     for axis in settings.active:
         if axis not in abilities:
             known = ", ".join(f"parallel.{a}" for a in abilities) or "no parallel.* option: each rank holds a whole model"
             raise ConfigError(
-                f"pipeline {pipeline_name!r} cannot put 'parallel.{axis}' to use (it is {getattr(settings, axis)}); it knows {known}"
+                f"pipeline {pipeline_name!r} does not support 'parallel.{axis}' (it is {getattr(settings, axis)}); it supports {known}"
             )
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size % settings.size:

@@ -22,7 +22,7 @@ SCHEMA = "triptych-doctor/1"
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """How two GPUs of one host are joined. kind: XGMI, PCIE, NV18, SYS ... as the vendor's program says it."""
+    """The link between two GPUs of one host. kind: XGMI, PCIE, NV18, SYS ... as the vendor's program names it."""
 
     gpus: tuple[int, int]
     kind: str
@@ -31,7 +31,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """program: what told of the links; error: why there are none."""
+    """The links of a host. program: the one that listed them; error: why there are none."""
 
     program: str
     links: list[Link] = field(default_factory=list)
@@ -40,10 +40,10 @@ class Topology:
 
 @dataclass(frozen=True, slots=True)
 class RankFacts:
-    """One rank and its device. What cannot be known is None.
+    """One rank and its device. None where a fact is unknown.
 
     device: torch's name for it, such as cuda:3. num_visible_gpus: those that this process may use; num_host_gpus: those that
-    the kernel knows. tflops: of a matrix product in dtype. error: why there is no figure. topology: first rank of a host only.
+    the kernel lists. tflops: of a matrix product in dtype. error: why there is no figure. topology: first rank of a host only.
     """
 
     rank: int
@@ -72,7 +72,7 @@ class RankFacts:
 
 @dataclass(frozen=True, slots=True)
 class Collective:
-    """An all-reduce or all-gather among `ranks`, by its slowest rank. scope: all, intra-node or inter-node.
+    """An all-reduce or all-gather among `ranks`, as its slowest rank measured it. scope: all, intra-node or inter-node.
 
     latency_s: of the smallest message. bus_bandwidth: bytes/s, comparable between numbers of ranks.
     correct: whether every rank got the right values.
@@ -99,7 +99,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is not right, and how to mend it. level: error (the examination is not passed) or warning."""
+    """What is wrong, and how to mend it. level: error (the examination fails) or warning."""
 
     level: str
     text: str
@@ -108,7 +108,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """All that was found. time: when, in UTC. silent: ranks that did not answer, and in which step they were last seen."""
+    """All facts and figures. time: when, in UTC. silent: ranks that did not answer, and the step that each was last in."""
 
     time: str
     backend: str
@@ -120,15 +120,15 @@ class Examination:
 
     @property
     def slow_level(self) -> str:
-        """The level of what is slow. Ranks on processors share cores with other work: there it is no error."""
+        """The level of a slow device or link. Ranks on CPUs share cores with other work: there it is no error."""
         return "error" if any(r.on_gpu for r in self.ranks) else "warning"
 
     def hosts(self) -> dict[str, list[RankFacts]]:
         """The ranks of each host, hosts in the order of their first rank."""
-        found: dict[str, list[RankFacts]] = {}
+        by_host: dict[str, list[RankFacts]] = {}
         for facts in self.ranks:
-            found.setdefault(facts.host, []).append(facts)
-        return found
+            by_host.setdefault(facts.host, []).append(facts)
+        return by_host
 
 
 def write_examination(path: Path, examination: Examination, findings: Sequence[Finding]) -> None:
@@ -140,41 +140,41 @@ def write_examination(path: Path, examination: Examination, findings: Sequence[F
 
 
 def prepare(path: Path) -> None:
-    """Make its folder. Raises ConfigError, before anything is measured, where the file could not be written."""
+    """Create the folder of the file. Raises ConfigError, before anything is measured, where the file could not be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(_unwritable(path, error.strerror)) from None
     if not os.access(path.parent, os.W_OK):
-        raise ConfigError(_unwritable(path, "no right to write"))
+        raise ConfigError(_unwritable(path, "no permission"))
 
 
 def as_json(examination: Examination, findings: Sequence[Finding]) -> dict[str, Any]:
-    found: dict[str, Any] = msgspec.to_builtins(examination, str_keys=True)
-    return {"schema": SCHEMA, **found, "findings": msgspec.to_builtins(findings)}
+    content: dict[str, Any] = msgspec.to_builtins(examination, str_keys=True)
+    return {"schema": SCHEMA, **content, "findings": msgspec.to_builtins(findings)}
 
 
 def newest_fitting(folders: Iterable[Path]) -> Examination | None:
     """The newest doctor*.json in the folders that fits this launch: same first host, same number of ranks, on it and in all.
 
-    Only rank 0 asks, so the names of the other hosts are not compared.
+    Called on rank 0, which does not know the names of the other hosts: they are not compared.
     """
     num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
     on_host = int(os.environ.get("LOCAL_WORLD_SIZE", str(num_ranks)))
     fitting = []
     for file in {path.resolve() for folder in folders for path in folder.glob("doctor*.json")}:
         try:
-            found = msgspec.json.decode(file.read_bytes(), type=Examination)
+            read = msgspec.json.decode(file.read_bytes(), type=Examination)
         except (OSError, msgspec.MsgspecError):
             continue
         host = socket.gethostname()
-        if found.num_ranks == len(found.ranks) == num_ranks and found.ranks[0].host == host and len(found.hosts()[host]) == on_host:
-            fitting.append(found)
+        if read.num_ranks == len(read.ranks) == num_ranks and read.ranks[0].host == host and len(read.hosts()[host]) == on_host:
+            fitting.append(read)
     return max(fitting, key=lambda e: e.time, default=None)
 
 
 def without_names(examination: Examination) -> Examination:
-    """The same with hosts numbered and paths left out, for files that are passed on."""
+    """The examination with hosts numbered and paths left out, for files that others get."""
     numbers = {host: f"host {i}" for i, host in enumerate(examination.hosts())}
     ranks = [
         replace(r, host=numbers[r.host], environment={k: "(a path)" if "/" in v else v for k, v in r.environment.items()})
@@ -184,17 +184,17 @@ def without_names(examination: Examination) -> Examination:
 
 
 def most_common(values: Iterable[Any]) -> Any:
-    """The value most of them have; of equally common ones the first; None where there is none."""
+    """The most common value; the first of equally common ones; None where there is no value."""
     return next((value for value, _ in Counter(values).most_common(1)), None)
 
 
 def grouped(items: Iterable[T], key: Callable[[T], object]) -> list[list[T]]:
-    """Items of the same key together."""
-    found: dict[object, list[T]] = {}
+    """Items in groups of the same key."""
+    groups: dict[object, list[T]] = {}
     for item in items:
-        found.setdefault(key(item), []).append(item)
-    return list(found.values())
+        groups.setdefault(key(item), []).append(item)
+    return list(groups.values())
 
 
 def _unwritable(path: Path, reason: str | None) -> str:
-    return f"{str(path)!r} cannot be written ({reason}); give --output a file that can"
+    return f"{str(path)!r} cannot be written ({reason}). Give --output a writable file."

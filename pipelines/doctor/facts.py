@@ -1,4 +1,4 @@
-"""What a rank knows of itself without asking the others: device, versions, and the environment variables that matter."""
+"""Facts of a rank: device, versions, and the environment variables that matter."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
     import torch
 
 
-PREFIXES = ("NCCL_", "RCCL_")  # transports, interfaces, algorithms: all that is set is kept
+PREFIXES = ("NCCL_", "RCCL_")  # transports, interfaces, algorithms: all that are set are kept
 NAMES_A_HOST = ("NCCL_HOSTID", "NCCL_COMM_ID")
 
 
 def rank_facts(rank: int, device: torch.device) -> RankFacts:
-    """This rank's facts, still without figures. Asks the vendor's program on the first rank of a host only."""
+    """This rank's facts, still without figures. Runs the vendor's program on the first rank of a host only."""
     import torch
 
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     known: dict[str, Any] = {}
     if device.type == "cuda":
-        found: Any = torch.cuda.get_device_properties(device)
-        bus = f"{place}.0" if (place := pci_bus(found)) else None
+        properties: Any = torch.cuda.get_device_properties(device)
+        bus = f"{place}.0" if (place := pci_bus(properties)) else None
         known = {
-            "device_name": found.name,
-            "arch": getattr(found, "gcnArchName", None) if torch.version.hip else f"sm_{found.major}{found.minor}",
-            "memory_bytes": found.total_memory,
+            "device_name": properties.name,
+            "arch": getattr(properties, "gcnArchName", None) if torch.version.hip else f"sm_{properties.major}{properties.minor}",
+            "memory_bytes": properties.total_memory,
             "pci_bus": bus,
             "numa_node": _integer(Path(f"/sys/bus/pci/devices/{bus}/numa_node")),
         }
@@ -56,15 +56,15 @@ def rank_facts(rank: int, device: torch.device) -> RankFacts:
 
 
 def environment(variables: os._Environ[str] | dict[str, str]) -> dict[str, str]:
-    """Those set of the variables that matter."""
+    """The variables that matter and are set."""
     known = [v.name for v in ENVIRONMENT] + sorted(k for k in variables if k.startswith(PREFIXES) and k not in NAMES_A_HOST)
     return {name: variables[name] for name in known if name in variables}
 
 
 def num_host_gpus(sys: Path = Path("/sys"), proc: Path = Path("/proc")) -> int | None:
-    """GPUs that the kernel's drivers know, whatever the process may see; None where there is no such driver.
+    """GPUs that the kernel's drivers list, visible to the process or not; None where there is no such driver.
 
-    ROCm: nodes of /sys/class/kfd with shader units (a processor's node has none). NVIDIA: folders of /proc/driver/nvidia/gpus.
+    ROCm: nodes of /sys/class/kfd with shader units (a CPU's node has none). NVIDIA: folders of /proc/driver/nvidia/gpus.
     """
     nodes = [_text(file) or "" for file in sys.glob("class/kfd/kfd/topology/nodes/*/properties")]
     amd = sum(bool(re.search(r"^simd_count [1-9]", text, re.MULTILINE)) for text in nodes)

@@ -8,7 +8,7 @@ from statistics import median
 from pipelines.doctor.examination import Collective, Examination, Finding, Pair, grouped, most_common
 from pipelines.doctor.phrases import below, rate, who
 
-# What is under these shares of the median of its like is named. Pairs of one class may differ in their number of lanes.
+# A link under these shares of the median of its class is reported. Pairs of one class may differ in their number of lanes.
 SLOW_PAIR, SLOW_GROUP = 0.5, 0.8
 MAX_PAIRS_NAMED = 8
 
@@ -17,15 +17,19 @@ def wrong_values(examination: Examination) -> list[Finding]:
     """Messages that did not arrive as they were sent."""
     measured: list[Collective | Pair] = [*examination.pairs, *examination.collectives]
     return [
-        Finding("error", f"{_kind(x)} among {who(examination, x.ranks)} gave wrong values; do not trust any result over it", list(x.ranks))
+        Finding(
+            "error",
+            f"{_kind(x)} among {who(examination, x.ranks)} gave wrong values; results that pass over it cannot be trusted",
+            list(x.ranks),
+        )
         for x in measured
         if not x.correct
     ]
 
 
 def slow_pairs(examination: Examination) -> list[Finding]:
-    """Pairs far below the median of their class; a rank that is slow in most of its pairs is named instead of them."""
-    found = []
+    """Pairs far below the median of their class; a rank that is slow in most of its pairs is reported instead of them."""
+    findings = []
     for like in grouped(examination.pairs, lambda p: p.scope):
         usual = median(p.bandwidth for p in like)
         slow = [p for p in like if p.bandwidth < SLOW_PAIR * usual]
@@ -37,23 +41,23 @@ def slow_pairs(examination: Examination) -> list[Finding]:
                 f"{who(examination, [rank])} has slow links: {bad[rank]} of its {total[rank]} {like[0].scope} pairs are more than "
                 f"{1 - SLOW_PAIR:.0%} below the median of {rate(usual)}, the worst at {rate(worst)}; {_link_fix(like[0].scope)}"
             )
-            found.append(Finding(examination.slow_level, text, [rank]))
+            findings.append(Finding(examination.slow_level, text, [rank]))
         rest = [p for p in slow if not set(p.ranks) & set(culprits)]
         for p in sorted(rest, key=lambda p: p.bandwidth)[:MAX_PAIRS_NAMED]:
             text = (
                 f"the link between {who(examination, p.ranks)} is slow: {rate(p.bandwidth)}, {below(p.bandwidth, usual)} the median "
                 f"of {len(like)} {p.scope} pairs ({rate(usual)}); {_link_fix(p.scope)}"
             )
-            found.append(Finding(examination.slow_level, text, list(p.ranks)))
+            findings.append(Finding(examination.slow_level, text, list(p.ranks)))
         if len(rest) > MAX_PAIRS_NAMED:
             text = f"{len(rest) - MAX_PAIRS_NAMED} more {like[0].scope} pairs are as slow; see the file"
-            found.append(Finding(examination.slow_level, text))
-    return found
+            findings.append(Finding(examination.slow_level, text))
+    return findings
 
 
 def slow_groups(examination: Examination) -> list[Finding]:
     """Hosts, or ranks of one place on theirs, whose collectives are slower than those of the others."""
-    found = []
+    findings = []
     for like in grouped(examination.collectives, lambda c: (c.scope, c.operation, len(c.ranks))):
         usual = median(c.bus_bandwidth for c in like)
         for c in like:
@@ -62,21 +66,21 @@ def slow_groups(examination: Examination) -> list[Finding]:
                     f"{c.operation} among {who(examination, c.ranks)} is slow: {rate(c.bus_bandwidth)}, "
                     f"{below(c.bus_bandwidth, usual)} the median of {len(like)} such groups ({rate(usual)}); {_link_fix(c.scope)}"
                 )
-                found.append(Finding(examination.slow_level, text, c.ranks))
-    return found
+                findings.append(Finding(examination.slow_level, text, c.ranks))
+    return findings
 
 
 def odd_links(examination: Examination) -> list[Finding]:
     """GPUs joined by another kind of link than most on their host are."""
-    found = []
+    findings = []
     for host, ranks in examination.hosts().items():
         links = next((r.topology.links for r in ranks if r.topology), [])
         usual = most_common(link.kind for link in links) if links else ""
         for link in links:
             if link.kind != usual and usual == "XGMI":
                 text = f"host {host}: GPUs {link.gpus[0]} and {link.gpus[1]} are joined by {link.kind} where most are by {usual}"
-                found.append(Finding("error", f"{text}; a link is down: look at amd-smi xgmi", []))
-    return found
+                findings.append(Finding("error", f"{text}; a link is down: look at amd-smi xgmi", []))
+    return findings
 
 
 def _kind(x: Collective | Pair) -> str:

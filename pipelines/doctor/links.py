@@ -4,7 +4,7 @@ Each figure is the median of several repetitions after a warm-up; a repetition i
 at its end, as nccl-tests does. Bus bandwidth makes numbers of ranks comparable (nccl-tests, doc/PERFORMANCE.md):
     all-reduce   2 (n - 1) / n * bytes / time
     all-gather     (n - 1) / n * bytes of the whole result / time
-A rank's own values are checked once before they are timed.
+A rank checks its values once before they are timed.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     import torch
     from torch.distributed import ProcessGroup
 
-SMALL_BYTES = 8  # for each rank; shows latency
+SMALL_BYTES = 8  # for each rank; for latency
 
 
 class Effort(NamedTuple):
-    """How much is measured. product: rows and columns of the matrices; large_bytes: of the messages that show bandwidth."""
+    """How much is measured. product: rows and columns of the matrices; large_bytes: of the messages for bandwidth."""
 
     product: int
     large_bytes: int
@@ -50,12 +50,12 @@ def product_tflops(device: torch.device, dtype: str) -> float:
 
 
 def collectives(scope: str, ranks: Sequence[int], rank: int, group: ProcessGroup | None, device: torch.device) -> list[Collective]:
-    """All-reduce and all-gather among `ranks`, as this one of them sees it."""
+    """All-reduce and all-gather among `ranks`, as this rank measures them."""
     return [measure(scope, ranks, rank, group, device) for measure in (_all_reduce, _all_gather)]
 
 
 def pair(scope: str, ranks: tuple[int, int], rank: int, device: torch.device) -> Pair:
-    """A message there and back, as this one of the two sees it. Figures are one way."""
+    """A message there and back, as this rank of the two measures it. Figures are one way."""
     import torch
     import torch.distributed as dist
 
@@ -79,7 +79,7 @@ def pair(scope: str, ranks: tuple[int, int], rank: int, device: torch.device) ->
 
 
 def seconds(operation: Callable[[], object], device: torch.device) -> float:
-    """Of one operation. Every rank does the same number of them."""
+    """Seconds of one operation. Every rank runs the same number of them."""
     _, _, repetitions, operations = effort(device)
     for _ in range(operations):
         operation()
@@ -96,11 +96,11 @@ def seconds(operation: Callable[[], object], device: torch.device) -> float:
 
 def slowest(measured: Sequence[Collective]) -> list[Collective]:
     """One entry for each collective from those of its ranks: the slowest, correct where all were."""
-    found: dict[tuple[str, str, tuple[int, ...]], Collective] = {}
+    merged: dict[tuple[str, str, tuple[int, ...]], Collective] = {}
     for c in measured:
         key = (c.operation, c.scope, tuple(c.ranks))
-        known = found.get(key, c)
-        found[key] = Collective(
+        known = merged.get(key, c)
+        merged[key] = Collective(
             c.operation,
             c.scope,
             c.ranks,
@@ -108,17 +108,17 @@ def slowest(measured: Sequence[Collective]) -> list[Collective]:
             min(known.bus_bandwidth, c.bus_bandwidth),
             known.correct and c.correct,
         )
-    return list(found.values())
+    return list(merged.values())
 
 
 def both_sides(measured: Sequence[Pair]) -> list[Pair]:
     """One entry for each pair from those of its two ranks: the slower, correct where both were."""
-    found: dict[tuple[int, int], Pair] = {}
+    merged: dict[tuple[int, int], Pair] = {}
     for p in measured:
-        known = found.get(p.ranks, p)
+        known = merged.get(p.ranks, p)
         latency_s, bandwidth = max(known.latency_s, p.latency_s), min(known.bandwidth, p.bandwidth)
-        found[p.ranks] = Pair(p.scope, p.ranks, latency_s, bandwidth, known.correct and p.correct)
-    return list(found.values())
+        merged[p.ranks] = Pair(p.scope, p.ranks, latency_s, bandwidth, known.correct and p.correct)
+    return list(merged.values())
 
 
 def _all_reduce(scope: str, ranks: Sequence[int], rank: int, group: ProcessGroup | None, device: torch.device) -> Collective:
@@ -128,7 +128,7 @@ def _all_reduce(scope: str, ranks: Sequence[int], rank: int, group: ProcessGroup
     large = torch.full((effort(device).large_bytes // 4,), float(rank + 1), device=device)
     dist.all_reduce(large, group=group)
     correct = bool((large == sum(ranks) + len(ranks)).all())
-    large.zero_()  # repeated sums would run over
+    large.zero_()  # repeated sums would overflow
     small = torch.zeros(SMALL_BYTES // 4, device=device)
     latency_s = seconds(lambda: dist.all_reduce(small, group=group), device)
     factor = 2 * (len(ranks) - 1) / len(ranks)

@@ -1,4 +1,4 @@
-"""How findings speak: ranks with their devices and hosts, rates, lists."""
+"""Phrases of findings: ranks with their devices and hosts, rates, lists."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def rate(value: float) -> str:
     return f"{value / 1e9:.4g} GB/s"
 
 
-def plural(word: str, count: int) -> str:
-    return word if count == 1 else f"{word}s"
+def plural(noun: str, count: int) -> str:
+    return noun if count == 1 else f"{noun}s"
 
 
 def listed(names: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
 """Which ranks are measured together: groups for collectives, rounds of disjoint pairs for messages.
 
 Every pair of ranks on one host is measured, all hosts at a time. Between hosts, up to EVERY_PAIR ranks in all, every pair is;
-beyond that only ranks of the same place on their hosts, in at most MAX_ROUNDS rounds, a different host against each in every
+beyond that only ranks of the same place on their hosts, in at most MAX_ROUNDS rounds, each host with a different one in every
 round. So 12 hosts of 8 GPUs take 7 rounds on their hosts and 11 between them.
 """
 
@@ -21,7 +21,7 @@ class Group(NamedTuple):
 
 
 class Round(NamedTuple):
-    """Pairs that share no rank and are measured at a time."""
+    """Pairs that share no rank and are measured at the same time."""
 
     scope: str
     pairs: list[tuple[int, int]]
@@ -30,21 +30,21 @@ class Round(NamedTuple):
 def groups(hosts: Sequence[str]) -> list[list[Group]]:
     """Groups by rounds; those of one round share no rank. hosts: of every rank, in order."""
     by_host = _by_host(hosts)
-    found = [[Group("all", list(range(len(hosts))))]]
+    stages = [[Group("all", list(range(len(hosts))))]]
     if len(by_host) > 1:
-        found.append([Group("intra-node", ranks) for ranks in by_host if len(ranks) > 1])
+        stages.append([Group("intra-node", ranks) for ranks in by_host if len(ranks) > 1])
         places = [[ranks[i] for ranks in by_host if i < len(ranks)] for i in range(max(map(len, by_host)))]
-        found.append([Group("inter-node", ranks) for ranks in places if len(ranks) > 1])
-    return [several for several in found if several and len(several[0].ranks) > 1]
+        stages.append([Group("inter-node", ranks) for ranks in places if len(ranks) > 1])
+    return [several for several in stages if several and len(several[0].ranks) > 1]
 
 
 def rounds(hosts: Sequence[str]) -> list[Round]:
     """Rounds of pairs, those on one host first. hosts: of every rank, in order."""
     by_host = _by_host(hosts)
     places = max(map(len, by_host))
-    found = []
+    within = []
     for together in _tournament(places):
-        found.append(Round("intra-node", [(ranks[a], ranks[b]) for ranks in by_host for a, b in together if b < len(ranks)]))
+        within.append(Round("intra-node", [(ranks[a], ranks[b]) for ranks in by_host for a, b in together if b < len(ranks)]))
     between = []
     few = len(hosts) <= EVERY_PAIR
     for shift in range(places if few else 1):
@@ -52,23 +52,23 @@ def rounds(hosts: Sequence[str]) -> list[Round]:
             sides = [(by_host[a], by_host[b]) for a, b in together]
             pairs = [(rank, other[j]) for one, other in sides for i, rank in enumerate(one) if (j := (i + shift) % places) < len(other)]
             between.append(Round("inter-node", pairs))
-    return [r for r in found + (between if few else between[:MAX_ROUNDS]) if r.pairs]
+    return [r for r in within + (between if few else between[:MAX_ROUNDS]) if r.pairs]
 
 
 def _by_host(hosts: Sequence[str]) -> list[list[int]]:
-    found: dict[str, list[int]] = {}
+    by_host: dict[str, list[int]] = {}
     for rank, host in enumerate(hosts):
-        found.setdefault(host, []).append(rank)
-    return list(found.values())
+        by_host.setdefault(host, []).append(rank)
+    return list(by_host.values())
 
 
 def _tournament(count: int) -> list[list[tuple[int, int]]]:
-    """Everyone against everyone in as few rounds as can be (the circle method); lower number first."""
+    """All pairs in as few rounds as possible (the circle method); lower number first."""
     seats: list[int] = list(range(count + count % 2))
-    found = []
+    turns = []
     for _ in range(len(seats) - 1):
         half = len(seats) // 2
         pairs = [(min(a, b), max(a, b)) for a, b in zip(seats[:half], reversed(seats[half:]), strict=True)]
-        found.append([pair for pair in pairs if pair[1] < count])
+        turns.append([pair for pair in pairs if pair[1] < count])
         seats = [seats[0], seats[-1], *seats[1:-1]]
-    return found
+    return turns

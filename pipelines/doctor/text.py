@@ -34,7 +34,7 @@ def print_examination(examination: Examination, findings: Sequence[Finding], fil
     for finding in findings:
         _say(console, f"  - {finding.level}: {finding.text}")
     if not findings:
-        console.print("  nothing found wrong")
+        console.print("  no findings")
     _say(console, f"written: {os.path.relpath(file)}")
 
 
@@ -84,5 +84,5 @@ def _table(first: str, *others: str) -> Table:
 
 
 def _say(console: Console, line: str) -> None:
-    """One line as it is, however narrow the terminal."""
+    """One line, unwrapped however narrow the terminal."""
     console.print(line, markup=False, soft_wrap=True)

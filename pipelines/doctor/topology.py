@@ -1,4 +1,4 @@
-"""How the GPUs of this host are linked, as the vendor's program tells it, if there is one."""
+"""How the GPUs of this host are linked, by the vendor's program, where there is one."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 from pipelines.doctor.examination import Link, Topology
 
-LIMIT_S = 20.0  # a driver in trouble lets these programs hang
+LIMIT_S = 20.0  # a driver with problems lets these programs hang
 
 
 def topology() -> Topology | None:
-    """By the first program that answers; None where none is installed."""
+    """The topology by the first program that answers; None where none is installed."""
     failed = None
     for command, parse in PROGRAMS:
         if shutil.which(command[0]) is None:
@@ -48,9 +48,9 @@ def parse_rocm_smi(text: str) -> list[Link]:
     kinds: dict[tuple[int, int], str] = {}
     hops: dict[tuple[int, int], int | None] = {}
     for key, value in system.items():
-        if found := re.search(r"\) (Link type|Hops) between DRM devices (\d+) and (\d+)", key, re.IGNORECASE):
-            pair = (int(found[2]), int(found[3]))
-            if found[1].lower() == "hops":
+        if match := re.search(r"\) (Link type|Hops) between DRM devices (\d+) and (\d+)", key, re.IGNORECASE):
+            pair = (int(match[2]), int(match[3]))
+            if match[1].lower() == "hops":
                 hops[pair] = _number(value)
             else:
                 kinds[pair] = str(value).upper()

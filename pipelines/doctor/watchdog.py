@@ -1,4 +1,4 @@
-"""Names the ranks that do not answer, and ends the examination then: a stuck collective cannot be left in any other way."""
+"""The watchdog: names the ranks that do not answer, and ends the examination: a stuck collective cannot be left in any other way."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from datetime import timedelta
 from typing import Any
 
 POLL_S = 1.0
-WAIT_S = 3.0  # what rank 0 suffers may be another rank's fault, which then tells of it within this time
-LATER_S = 10.0  # other ranks give rank 0 this much longer, so that it is the one to tell
+WAIT_S = 3.0  # an error on rank 0 may be caused by another rank, which reports its own within this time
+LATER_S = 10.0  # other ranks wait this much longer than rank 0, so that rank 0 reports first
 
 
 class Watchdog:
-    """Every rank says which step it is in; a thread of rank 0 compares once a step has taken longer than timeout_s.
+    """Every rank publishes the step it is in; a thread of rank 0 compares them once a step has taken longer than timeout_s.
 
     give_up: called on rank 0 with the ranks that are furthest behind, and the step each was seen in; must end the process.
     """
@@ -25,7 +25,7 @@ class Watchdog:
         self.rank, self.num_ranks, self.timeout_s = rank, num_ranks, timeout_s
         self._give_up = give_up
         self._count, self._step, self._since = 0, "start", time.monotonic()
-        self._ended, self._telling = threading.Event(), threading.Lock()
+        self._ended, self._reporting = threading.Event(), threading.Lock()
         self._store = _connect(timeout_s) if num_ranks > 1 else None  # one for each thread: a stuck call holds its own
         self._thread = threading.Thread(target=self._watch, daemon=True, name="watchdog")
         self._thread.start()
@@ -37,7 +37,7 @@ class Watchdog:
             self._store.set(_key(self.rank), f"{self._count} {name}")
 
     def failed(self, message: str) -> None:
-        """This rank cannot go on. Gives rank 0 time to tell of it."""
+        """This rank cannot go on. Gives rank 0 time to report it."""
         if self._store and self.rank:
             self._store.set("doctor/failed", f"{self.rank} {self._step}: {message}")
             time.sleep(LATER_S)
@@ -45,7 +45,7 @@ class Watchdog:
             if self._store:
                 time.sleep(WAIT_S)
             behind = self._behind(self._store)
-            self._tell({0: f"{self._step}: {message}"} if 0 in behind else behind)
+            self._report({0: f"{self._step}: {message}"} if 0 in behind else behind)
 
     def end(self) -> None:
         self._ended.set()
@@ -57,15 +57,15 @@ class Watchdog:
             late = time.monotonic() - self._since > self.timeout_s + (LATER_S if self.rank else 0)
             if self.rank == 0 and store and store.check(["doctor/failed"]):
                 rank, _, message = store.get("doctor/failed").decode().partition(" ")
-                self._tell({int(rank): message})
+                self._report({int(rank): message})
             elif late and self.rank == 0:
-                self._tell(self._behind(store))
+                self._report(self._behind(store))
             elif late:
-                print(f"suite: rank {self.rank} gives up in step {self._step!r}: rank 0 does not answer", file=sys.stderr, flush=True)
+                print(f"suite: rank {self.rank} gave up in step {self._step!r}: rank 0 does not answer", file=sys.stderr, flush=True)
                 os._exit(1)
 
-    def _tell(self, silent: dict[int, str]) -> None:
-        with self._telling:  # two threads may come to it
+    def _report(self, silent: dict[int, str]) -> None:
+        with self._reporting:  # two threads may report
             self._give_up(silent)
 
     def _behind(self, store: Any) -> dict[int, str]:
@@ -78,7 +78,7 @@ class Watchdog:
 
 
 def _connect(timeout_s: float) -> Any:
-    """A connection of its own to the store at which the ranks met."""
+    """A new connection to the store of the process group."""
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])

@@ -101,7 +101,7 @@ def test_no_vendor_has_the_others_formats(sees: See) -> None:
     assert not any({"fp8_fnuz", "aiter"} & a.can for n, a in ARCHITECTURES.items() if n.startswith("sm_"))
     assert all(a.can <= set(FEATURES) for a in ARCHITECTURES.values())
     sees(SimpleNamespace(**{**vars(MI300X), "gcnArchName": "gfx9999"}), hip="9")
-    assert can(GPU, "nvfp4")  # of what the table does not know nothing is refused
+    assert can(GPU, "nvfp4")  # an architecture that is not in the table is taken to have everything
     assert not can(torch.device("cpu"), "aiter")
 
 

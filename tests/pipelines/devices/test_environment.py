@@ -17,10 +17,10 @@ from tests.pipelines.devices.conftest import See
         {"ROCR_VISIBLE_DEVICES": "4,5", "HIP_VISIBLE_DEVICES": "0,1"},  # all that is left
         {"ROCR_VISIBLE_DEVICES": "0,1,2,3", "HIP_VISIBLE_DEVICES": "2, 3"},  # the same, counted either way
         {"ROCR_VISIBLE_DEVICES": "GPU-4b2c1a9f8d3e6f7a", "CUDA_VISIBLE_DEVICES": "0"},
-        {"ROCR_VISIBLE_DEVICES": "4,5", "HIP_VISIBLE_DEVICES": ""},  # none: a run on the processor
+        {"ROCR_VISIBLE_DEVICES": "4,5", "HIP_VISIBLE_DEVICES": ""},  # none: a run on the CPU
     ],
 )
-def test_visible_devices_that_mean_one_thing_are_let_pass(variables: dict[str, str], sees: See) -> None:
+def test_visible_devices_that_are_unambiguous_are_accepted(variables: dict[str, str], sees: See) -> None:
     sees(hip="7.2.4")
     check_visible_devices(variables)
 
@@ -35,7 +35,7 @@ def test_visible_devices_that_clash_are_refused_with_the_fix(hip: str, meant: st
         with pytest.raises(ConfigError, match=f"ROCR_VISIBLE_DEVICES=4,5 and {name}={hip} clash") as found:
             check_visible_devices({"ROCR_VISIBLE_DEVICES": "4,5", name: hip})
         assert meant in str(found.value)
-        assert f"unset {name}, or unset ROCR_VISIBLE_DEVICES" in str(found.value)
+        assert f"Unset {name}, or unset ROCR_VISIBLE_DEVICES" in str(found.value)
     sees(hip=None)  # CUDA's PyTorch reads neither of AMD's
     check_visible_devices({"ROCR_VISIBLE_DEVICES": "4,5", "HIP_VISIBLE_DEVICES": hip})
 

@@ -121,7 +121,7 @@ def test_an_amd_gpu_is_read_in_joules_watts_and_megahertz(install: Callable[[str
     }
 
 
-def test_older_and_lesser_amd_gpus_are_read_for_what_they_tell(install: Callable[[str, Any], None], tmp_path: Path) -> None:
+def test_older_amd_gpus_are_read_for_what_they_report(install: Callable[[str, Any], None], tmp_path: Path) -> None:
     power = {"current_socket_power": 0xFFFFFFFF, "average_socket_power": 212, "power_limit": 300}
     old = fake_amdsmi(
         amdsmi_get_energy_count=lambda handle: {"power": 1_000_000, "counter_resolution": 15.3, "timestamp": 1},  # before 6.2.1
@@ -169,9 +169,9 @@ def test_an_nvidia_gpu_is_read_in_joules_watts_and_megahertz(install: Callable[[
     [
         ("pynvml", None, "nvml is not installed: pip install nvidia-ml-py"),
         ("amdsmi", None, "amdsmi is not installed: pip install amdsmi"),
-        ("pynvml", fake_nvml(nvmlDeviceGetMigMode=lambda handle: [1, 1]), "cut up by MIG"),
+        ("pynvml", fake_nvml(nvmlDeviceGetMigMode=lambda handle: [1, 1]), "partitioned by MIG"),
         ("pynvml", fake_nvml(nvmlInit=not_supported), "nvml does not answer for device 0000:c1:00: NotSupportedError"),
-        ("amdsmi", fake_amdsmi(amdsmi_get_gpu_device_bdf=lambda handle: "0000:05:00.0"), "knows no device 0000:c1:00, only 0000:05:00.0"),
+        ("amdsmi", fake_amdsmi(amdsmi_get_gpu_device_bdf=lambda handle: "0000:05:00.0"), "has no device 0000:c1:00, only 0000:05:00.0"),
     ],
 )
 def test_a_gpu_that_cannot_be_measured_says_why(
@@ -180,10 +180,10 @@ def test_a_gpu_that_cannot_be_measured_says_why(
     install(name, library)
     with pytest.raises(MeterError, match=why) as found:
         find_meter(GPU, tmp_path)
-    assert not found.value.expected  # a GPU without its figure is worth a word in the report
+    assert not found.value.expected  # a GPU without its figure is reported
 
 
-def test_a_processors_packages_are_added_up_and_their_parts_are_not(tmp_path: Path) -> None:
+def test_a_cpus_packages_are_summed_and_their_parts_are_not(tmp_path: Path) -> None:
     write_package(tmp_path, 0, 1000.0)
     write_package(tmp_path, 1, 500.0, "package-1")
     write_package(tmp_path, 2, 9999.0, "psys")

@@ -241,10 +241,10 @@ def test_a_launch_that_makes_no_whole_replica_says_so_and_leaves_no_folder(suite
 def test_a_pipeline_without_the_ability_is_refused_by_name() -> None:
     settings = ParallelSettings.model_validate({"tensor": 2})
     with pytest.raises(
-        ConfigError, match=r"'diffusers_t2v' cannot put 'parallel.tensor' to use \(it is 2\); it knows parallel.context, parallel.cfg"
+        ConfigError, match=r"'diffusers_t2v' does not support 'parallel.tensor' \(it is 2\); it supports parallel.context, parallel.cfg"
     ):
         check_parallelism(settings, "diffusers_t2v", ("context", "cfg"))
-    with pytest.raises(ConfigError, match=r"'toy_t2v' cannot put 'parallel.tensor' to use .*; it knows no parallel"):
+    with pytest.raises(ConfigError, match=r"'toy_t2v' does not support 'parallel.tensor' .*; it supports no parallel"):
         check_parallelism(settings, "toy_t2v", ())
 
 

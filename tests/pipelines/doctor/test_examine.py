@@ -97,7 +97,7 @@ def test_a_rank_that_hangs_is_named_within_the_time_limit(tmp_path: Path) -> Non
     assert found["findings"][0]["text"].startswith("rank 1 (cpu")
 
 
-def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(suite: SuiteRun) -> None:
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(suite: SuiteRun) -> None:
     done = suite("doctor", "--output", "/proc/here/doctor.json")
     assert done.returncode == 1
     assert done.stderr.startswith("suite: '/proc/here/doctor.json' cannot be written")

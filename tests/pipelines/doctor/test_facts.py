@@ -42,7 +42,7 @@ def test_the_vendors_programs_are_understood() -> None:
     assert parse_nvidia_smi("\tGPU0\tCPU Affinity\nGPU0\t X \t0-7\n") == []
 
 
-def test_the_kernel_tells_how_many_gpus_there_are(tmp_path: Path) -> None:
+def test_gpus_are_counted_by_the_kernels_drivers(tmp_path: Path) -> None:
     assert num_host_gpus(tmp_path, tmp_path) is None
     for number, units in enumerate((0, 304, 304)):
         node = tmp_path / f"class/kfd/kfd/topology/nodes/{number}"

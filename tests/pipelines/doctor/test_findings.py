@@ -39,7 +39,7 @@ def test_figures_are_compared_within_one_model() -> None:
     assert "MI355X where most have MI300X" in found.text
 
 
-def test_a_host_with_seven_ranks_for_eight_gpus_names_the_gpu_without_one() -> None:
+def test_a_host_with_seven_ranks_for_eight_gpus_reports_the_gpu_without_one() -> None:
     whole = cluster()
     found = findings(replace(whole, num_ranks=95, ranks=[r for r in whole.ranks if r.rank != 43], pairs=[], collectives=[]))
     assert [f.level for f in found] == ["error", "error"]
@@ -47,7 +47,7 @@ def test_a_host_with_seven_ranks_for_eight_gpus_names_the_gpu_without_one() -> N
     assert "host h5 has 7 ranks where most have 8" in found[1].text
 
 
-def test_a_gpu_gone_from_its_bus_is_told_from_one_that_is_hidden() -> None:
+def test_a_gpu_that_is_gone_from_its_bus_differs_from_one_that_is_hidden() -> None:
     whole = cluster(2, 8)
     gone, hidden = whole, whole
     for rank in range(8, 16):
@@ -58,7 +58,7 @@ def test_a_gpu_gone_from_its_bus_is_told_from_one_that_is_hidden() -> None:
     assert any("host h1: 7 of its 8 GPUs are visible; look at ROCR_VISIBLE_DEVICES" in f.text for f in findings(hidden))
 
 
-def test_one_rank_on_a_host_of_eight_gpus_is_a_warning_only() -> None:
+def test_one_rank_on_a_host_of_four_gpus_is_only_a_warning() -> None:
     assert "GPU 1, 2, 3" in only(findings(with_rank(cluster(1, 1), 0, num_visible_gpus=4, num_host_gpus=4)), "warning").text
 
 
@@ -91,7 +91,7 @@ def test_a_host_whose_collectives_are_slow_is_named() -> None:
     assert "all_reduce among 8 ranks (8 on h5) is slow: 200 GB/s, 33% below the median of 12 such groups" in found.text
 
 
-def test_what_is_slow_on_processors_is_a_warning_only() -> None:
+def test_what_is_slow_on_cpus_is_only_a_warning() -> None:
     whole = cluster(1, 4)
     on_cpu = [replace(r, device="cpu", dtype="float32", num_visible_gpus=0, num_host_gpus=None) for r in whole.ranks]
     pairs = [replace(p, bandwidth=1e9) if p.ranks == (0, 1) else p for p in whole.pairs]
@@ -122,13 +122,13 @@ def test_each_rank_may_see_one_gpu_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(("versions", "fix"), [({"hip": None, "cuda": None}, "install the ROCm"), ({"hip": "7.1"}, "/dev/kfd")])
-def test_a_processor_in_place_of_a_gpu_is_an_error_with_the_fix(versions: dict[str, str | None], fix: str) -> None:
+def test_a_cpu_in_place_of_a_gpu_is_an_error_with_the_fix(versions: dict[str, str | None], fix: str) -> None:
     found = only(findings(with_rank(cluster(1, 1), 0, device="cpu", dtype="float32", num_visible_gpus=0, versions=versions)))
-    assert "is on the processor though its host has GPUs" in found.text
+    assert "runs on the CPU though its host has GPUs" in found.text
     assert fix in found.text
 
 
-def test_ranks_that_did_not_answer_are_named_also_before_they_told_of_themselves() -> None:
+def test_ranks_that_did_not_answer_are_named_also_without_their_facts() -> None:
     found = only(findings(cluster(1, 2, silent={1: "pairs, round 1, intra-node"})))
     assert "rank 1 (cuda:1 at 0000:10:00.0 on h0) did not get through step 'pairs, round 1, intra-node'" in found.text
     found = only(findings(cluster(1, 2, num_ranks=3, silent={0: "pairs, round 1", 1: "pairs, round 1"})))
@@ -146,4 +146,4 @@ def test_numa_balancing_a_false_architecture_and_a_link_that_is_down_are_found()
     texts = [f.text for f in findings(with_rank(whole, 0, topology=Topology("amd-smi", links)))]
     assert any("host h0: GPUs 1 and 3 are joined by PCIE where most are by XGMI" in text for text in texts)
     assert any("echo 0 > /proc/sys/kernel/numa_balancing" in text for text in texts)
-    assert any("HSA_OVERRIDE_GFX_VERSION makes the GPU pass for another" in text for text in texts)
+    assert any("HSA_OVERRIDE_GFX_VERSION presents the GPU as another" in text for text in texts)

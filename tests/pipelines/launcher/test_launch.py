@@ -71,15 +71,15 @@ def test_two_ranks_give_the_answers_of_one(suite: SuiteRun) -> None:
 def test_accelerates_silent_single_process_is_refused(suite: SuiteRun) -> None:
     done = suite("--config", "t2v/toy", launcher=[*ACCELERATE, "--cpu", "--num_processes", "2"])
     assert done.returncode != 0
-    assert "asked for 2 processes and started one" in done.stderr
+    assert "2 processes were requested of accelerate launch, which started one" in done.stderr
     assert "configs/accelerate/cpu_2.yaml" in done.stderr
 
 
-def test_ranks_that_believe_they_are_alone_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_that_run_alone_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = SimpleNamespace(num_processes=1, process_index=0, device="cpu")
     monkeypatch.setattr("accelerate.PartialState", lambda **_: alone)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RunError, match="2 processes were started but Accelerate joined 1: every rank believes it is alone"):
+    with pytest.raises(RunError, match="2 processes were started but Accelerate joined 1: every rank runs alone"):
         join_ranks(load_config(None, "t2v/toy"))
 
 

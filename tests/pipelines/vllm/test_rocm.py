@@ -31,7 +31,7 @@ def test_rocm_options_are_refused_elsewhere(options: dict[str, Any], device_is: 
 @pytest.mark.parametrize(
     ("architecture", "options", "num_ranks", "message"),
     [
-        ("gfx90a", {"aiter": True}, 1, r"option 'aiter' needs AITER's kernels, which gfx90a .* has not; .* gfx942"),
+        ("gfx90a", {"aiter": True}, 1, r"option 'aiter' needs AITER's kernels, which gfx90a .* lacks; .* gfx942"),
         ("gfx90a", {"quick_reduce": "FP"}, 2, r"needs sums over GPUs by quick reduce, which gfx90a"),
         ("gfx942", {"quick_reduce": "INT8"}, 1, r"needs replicas of 2, 4, 8 ranks, and parallel.tensor is 1"),
         ("gfx942", {"quick_reduce": "INT3"}, 4, r"needs replicas of 2 ranks, and parallel.tensor is 4"),

@@ -23,7 +23,7 @@ from workloads.run_folder.power_log import MeterFacts
 CPU = torch.device("cpu")
 
 
-def test_a_processor_without_a_counter_is_left_alone_unless_it_must_be_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_cpu_without_a_counter_is_not_measured_unless_it_has_to_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = PowerSettings.model_validate({"powercap": str(tmp_path / "none")})
     facts = power_sampler(settings, 0, CPU).facts
     assert facts.off
