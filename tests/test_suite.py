@@ -170,7 +170,7 @@ def test_an_installed_package_adds_a_pipeline_by_entry_point(suite: SuiteRun, tm
         (["--workload", "t2v", "--set", "pipeline.num_frames=nine"], "option 'num_frames' is 'nine'"),
         (["--workload", "t2v", "--set", "metrics=[world_scor]"], "unknown metric 'world_scor' (did you mean 'world_score'?)"),
         (["--workload", "t2v", "--set", "dataset.prompts=gone.txt"], "prompt file 'gone.txt' does not exist"),
-        (["--config", "llm/toy", "--set", "pipeline.name=toy_t2v"], "pipeline 'toy_t2v' answers t2v, not workload 'llm'"),
+        (["--config", "llm/toy", "--set", "pipeline.name=toy_t2v"], "pipeline 'toy_t2v' supports t2v, not workload 'llm'"),
         (["--workload", "t2v", "--output", "/proc/run"], "output folder '/proc/run' is not writable"),
         (["report", "gone"], "'gone' is not a run folder"),
     ],

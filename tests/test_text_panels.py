@@ -106,7 +106,7 @@ def test_a_prompt_beyond_the_context_fails_and_the_run_goes_on(suite: SuiteRun, 
     ("arguments", "message"),
     [
         (["--config", "llm/toy", "--scenario", "interactive"], "scenario 'interactive' requires limits of its own"),
-        (["--config", "llm/toy", "--find-max-rate"], "--find-max-rate needs a rate to change"),
+        (["--config", "llm/toy", "--find-max-rate"], "--find-max-rate needs a scenario with a rate"),
         (["--config", "t2v/toy", "--scenario", "server", "--set", "load.target_ttft_s=1"], "streams no tokens"),
         (["--workload", "llm", "--set", "pipeline.model=embeded"], "model 'embeded' cannot be loaded"),
     ],

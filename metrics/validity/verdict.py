@@ -25,7 +25,9 @@ def reasons(
     modes = ("performance", "accuracy") if run.config.mode == "both" else (run.config.mode,)
     for mode in modes:
         if mode not in run.outcome:
-            found.append(f"the {mode} test never ended: outcome.json says nothing of it; all its processes were killed, or it still runs")
+            found.append(
+                f"the {mode} test did not finish: it has no entry in outcome.json. Its processes were killed, or it is still running."
+            )
     for mode, outcome in run.outcome.items():
         if outcome.get("aborted"):
             found.append(f"the {mode} test was given up: {outcome['aborted']}")

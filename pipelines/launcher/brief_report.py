@@ -1,4 +1,4 @@
-"""The report of a run that was given up, by whoever is left of it: verdict and reasons, without figures."""
+"""The brief report of a run that was given up: verdict and reasons, without figures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LONGEST_S = 20.0
 
 
 def report_briefly(folder: Path) -> None:
-    """Have report.json and report.html written. Metrics come after pipelines, so suite.py is started, not imported."""
+    """Write report.json and report.html. suite.py is started, not imported: pipelines may not import metrics."""
     command = [sys.executable, "-m", "suite", "report", "--brief", str(folder)]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):

@@ -33,9 +33,9 @@ from workloads.run_folder.files import begin_run, create_run_folder
 def launch(config: RunConfig, output: str | None, find_max_rate: bool = False, resume: Path | None = None) -> Path:
     """Run every test of the config on all ranks; the run folder.
 
-    find_max_rate: run the server scenario at several rates instead, and then in full at the highest that holds.
+    find_max_rate: run the server scenario at several rates instead, and then in full at the highest VALID one.
     resume: a run folder whose accuracy test is to be finished, instead of a new one.
-    Raises ConfigError for what a user can mend before the run, RunError where a test had to be given up.
+    Raises ConfigError for what a user can correct before the run, RunError where a test was given up.
     """
     check_process_count()
     check_visible_devices(os.environ)
@@ -46,10 +46,10 @@ def launch(config: RunConfig, output: str | None, find_max_rate: bool = False, r
     pipeline = _make_pipeline(config)
     if resume and config.by_mlperf:
         raise ConfigError(
-            f"rules {config.rules!r} want all answers in one log of LoadGen's: {str(resume)!r} cannot be resumed; run it anew"
+            f"rules {config.rules!r} require all answers in one log of LoadGen: {str(resume)!r} cannot be resumed. Start a new run."
         )
     if find_max_rate and not config.is_server:
-        raise ConfigError(f"--find-max-rate needs a rate to change: add --scenario server or interactive, not {config.scenario!r}")
+        raise ConfigError(f"--find-max-rate needs a scenario with a rate, not {config.scenario!r}. Add --scenario server or interactive.")
     for name in config.metrics or workload.default_metrics:
         find("metrics", name)
     rest = None
@@ -95,7 +95,7 @@ def _make_pipeline(config: RunConfig) -> Pipeline:
     check_generation(config, pipeline)
     if config.workload not in pipeline.workloads:
         fitting = ", ".join(pipeline.workloads)
-        raise ConfigError(f"pipeline {config.pipeline_name!r} answers {fitting}, not workload {config.workload!r}")
+        raise ConfigError(f"pipeline {config.pipeline_name!r} supports {fitting}, not workload {config.workload!r}")
     pipeline.workload = config.workload
     check_parallelism(config.parallel, config.pipeline_name, pipeline.parallelism)
     if config.limits.by_token and not isinstance(pipeline, StreamingPipeline):

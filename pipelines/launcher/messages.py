@@ -1,8 +1,8 @@
-"""What conductor and workers say to each other: msgspec structs as MessagePack over ZeroMQ, never pickle.
+"""Messages between conductor and workers: msgspec structs as MessagePack over ZeroMQ, never pickle.
 
 Worker to conductor: Hello, Ready, First, Done, Replayed, Beat, Power, Bye, Failed. Conductor to worker: Work, Replay, Stop; to its
 heartbeat: Beat, Stop.
-One message carries all that is there at the time: never one a token, and under load not one a query.
+One message carries all that is there at the time: never one for each token, and under load not one for each query.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from workloads.run_folder.power_log import MeterFacts, PowerSample
 
 
 class Hello(msgspec.Struct, tag=True, frozen=True):
-    """A worker is there; its model is not loaded yet. host: what a message about its end names."""
+    """A worker is connected; its model is not loaded yet. host: for messages about its end."""
 
     rank: int
     host: str
 
 
 class Address(msgspec.Struct, frozen=True):
-    """Where the conductor listens. Across nodes with the keys of CURVE: the conductor's public one, and a pair for all workers.
+    """Where the conductor listens. Across nodes with keys of CURVE: the conductor's public one, and a pair for all workers.
 
-    Keys are handed out through the process group; who has none is not heard.
+    Keys are distributed through the process group; a connection without them is refused.
     """
 
     url: str
@@ -46,14 +46,14 @@ class Ready(msgspec.Struct, tag=True, frozen=True):
     streams: bool = False  # the pipeline is a StreamingPipeline
     repeats: str = "alone"  # as in `Pipeline`
     rests: bool = True
-    requested: dict[str, Any] = {}  # defaults of the options that pipelines/launcher/worker/inspection.py knows
-    found: dict[str, Any] = {}  # what it saw of the model and the packages
+    requested: dict[str, Any] = {}  # defaults of the options in pipelines/launcher/worker/inspection.py
+    inspection: dict[str, Any] = {}  # of the model and the packages; `found` in outcome.json
 
 
 class Result(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One query's answer, without the answer itself. Fields as in `Record`.
 
-    tokens: the ids of its tokens where the engine tells, four bytes each, as LoadGen logs them.
+    tokens: the ids of its tokens where the engine reports them, four bytes each, as LoadGen logs them.
     """
 
     query_id: int
@@ -70,12 +70,12 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     text: str | None = None
     finite: bool = True
     error: str | None = None
-    worked: tuple[float, float] | None = None  # on the conductor's clock, as the worker reckons it
+    worked: tuple[float, float] | None = None  # on the conductor's clock, as the worker estimates it
     tokens: bytes = b""
 
 
 class First(msgspec.Struct, tag=True, frozen=True):
-    """These queries' first tokens are there: (query id, token id) each."""
+    """First tokens of queries: (query id, token id) each."""
 
     rank: int
     tokens: list[tuple[int, int]]
@@ -91,10 +91,10 @@ class Done(msgspec.Struct, tag=True, frozen=True):
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     """One answer of a replay, as it goes into outcome.json.
 
-    kind: `again` (a timed query once more), `fresh` (what nobody asked before, with the same amount of work), `warm-up` (given before
-    the clock started). query_id, timed_rank: of the timed query, and who answered it; -1 for a warm-up. answer_s: how long it took.
-    busy_s: how long device and processors were at work after it, None where that was not looked at. announced: the first token's id as
-    it was told ahead of the answer.
+    kind: `again` (a timed query once more), `fresh` (a new prompt or seed with the same amount of work), `warm-up` (from before the
+    clock started). query_id, timed_rank: of the timed query, and who answered it; -1 for a warm-up. answer_s: how long it took.
+    busy_s: how long device and CPUs were busy after it, None where that was not measured. announced: the first token's id in the
+    event before the answer.
     """
 
     kind: Literal["again", "fresh", "warm-up"]
@@ -116,7 +116,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Replayed(msgspec.Struct, tag=True, frozen=True):
-    """Answers of a replay. over: there are no more. backlog_s: how long this rank was busy when the clock had stopped."""
+    """Answers of a replay. over: there are no more. backlog_s: how long this rank was still busy after the clock had stopped."""
 
     rank: int
     answers: list[Answer]
@@ -125,7 +125,7 @@ class Replayed(msgspec.Struct, tag=True, frozen=True):
 
 
 class Beat(msgspec.Struct, tag=True, frozen=True):
-    """The process of this rank is alive; from the conductor: the conductor is.
+    """A heartbeat of this rank or, from the conductor, of the conductor.
 
     sent: on the worker's clock; the conductor sends it back at once with `at`, on its own. See pipelines/launcher/worker/clock_sync.py.
     """
@@ -136,7 +136,7 @@ class Beat(msgspec.Struct, tag=True, frozen=True):
 
 
 class Power(msgspec.Struct, tag=True, frozen=True):
-    """What this rank's device used since the last message of this kind. facts: in the first one, how it is measured."""
+    """Samples of this rank's device since the last message of this kind. facts: in the first one, how it is measured."""
 
     rank: int
     samples: list[PowerSample]
@@ -144,9 +144,9 @@ class Power(msgspec.Struct, tag=True, frozen=True):
 
 
 class Bye(msgspec.Struct, tag=True, frozen=True):
-    """All media are on disk and the worker is leaving. memory: `host` and, on a GPU, `device` peak bytes.
+    """All media are on disk and the worker leaves. memory: `host` and, on a GPU, `device` peak bytes.
 
-    signal: what makes it leave before it was told to, such as SIGTERM. clock_offset_s, clock_error_s: how its clock stood to the
+    signal: the one that ends it before a Stop, such as SIGTERM. clock_offset_s, clock_error_s: of its clock against the
     conductor's, and how far off that may be.
     """
 
@@ -157,11 +157,11 @@ class Bye(msgspec.Struct, tag=True, frozen=True):
     clock_offset_s: float | None = None
     clock_error_s: float | None = None
     effective: dict[str, str] = {}  # as in Ready, now that the test is over
-    found: dict[str, Any] = {}
+    inspection: dict[str, Any] = {}
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
-    """The worker could not get ready, or had to give up."""
+    """The worker could not get ready, or cannot go on."""
 
     rank: int
     error: str
@@ -174,8 +174,8 @@ class Work(msgspec.Struct, tag=True, frozen=True):
 
 
 class Again(msgspec.Struct, frozen=True):
-    """A timed query to answer once more. rank, digest: who answered it, and what with. batch: all that it was answered with, in order,
-    where it has to be asked so again.
+    """A timed query to answer once more. rank, digest: of its timed answer. batch: the whole batch that it was answered in, in order,
+    where it has to be in the same batch again.
     """
 
     query: Query
@@ -187,7 +187,7 @@ class Again(msgspec.Struct, frozen=True):
 class Replay(msgspec.Struct, tag=True, frozen=True):
     """The clock has stopped; answer these again, one at a time.
 
-    next_id: the first query number that is free. max_s: after so many seconds no further one is begun.
+    next_id: the first free query number. max_s: no further one is started after so many seconds.
     """
 
     queries: list[Again]

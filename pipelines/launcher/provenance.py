@@ -1,4 +1,4 @@
-"""Where a run happened and what it was made of: system.json and manifest.json."""
+"""Provenance of a run: system.json and manifest.json."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from workloads.run_folder.manifest import SCHEMA, file_hashes
 
 
 def write_system(folder: Path) -> None:
-    """system.json: processor, memory, accelerators, settings, versions, and the doctor's last examination. Names no host and no user."""
+    """Write system.json: CPU, memory, accelerators, settings, versions, and the doctor's last examination. Names no host and no user."""
     write_json(folder / "system.json", {**system_facts(), "doctor": last_examination(folder)})
 
 
@@ -28,17 +28,17 @@ def last_examination(folder: Path) -> dict[str, Any] | None:
 
     Hosts are numbered in it. None where `suite.py doctor` was not run, or with other ranks.
     """
-    found = newest_fitting((Path("outputs"), folder.resolve().parent))
-    if found is None:
+    examination = newest_fitting((Path("outputs"), folder.resolve().parent))
+    if examination is None:
         return None
-    nameless = without_names(found)
+    nameless = without_names(examination)
     return as_json(nameless, findings(nameless))
 
 
 def write_manifest(folder: Path, config: RunConfig, samples: Sequence[Sample], sealed: bool = False) -> None:
-    """manifest.json: what it takes to repeat the run, and the SHA-256 of what it left. sealed: the run has ended; all files are hashed.
+    """Write manifest.json: what is needed to repeat the run, and the SHA-256 of its files. sealed: the run has ended; all files are hashed.
 
-    Plugin files that the run was given are kept in plugins/, as they were when it began.
+    Plugin files of the run are kept in plugins/, as they were when it began.
     """
     manifest: dict[str, Any] = {
         "schema": SCHEMA,
@@ -56,16 +56,16 @@ def write_manifest(folder: Path, config: RunConfig, samples: Sequence[Sample], s
 
 
 def seal(folder: Path) -> None:
-    """Write manifest.json over all files of a run that has ended, however it did."""
+    """Write manifest.json over all files of a run that has ended, in whichever way."""
     config, samples, _, _ = read_run(folder)
     write_manifest(folder, config, samples, sealed=True)
 
 
 def _keep_plugins(folder: Path, config: RunConfig) -> dict[str, str]:
-    """Where those parts of the run come from that are not built in: `metric sharpness` -> plugins/sharp.py, or its package."""
+    """The origin of the run's parts that are not built in: `metric sharpness` -> plugins/sharp.py, or its package."""
     metrics = config.metrics or find("workloads", config.workload).default_metrics
     parts = [("pipelines", config.pipeline_name), ("workloads", config.workload), *(("metrics", name) for name in metrics)]
-    found = {}
+    origins = {}
     for kind, name in parts:
         file = plugin_file(kind, name)
         origin = names(kind).get(name, "")
@@ -77,16 +77,16 @@ def _keep_plugins(folder: Path, config: RunConfig) -> dict[str, str]:
         elif origin.startswith("package "):
             origin += f" {package_version(origin.removeprefix('package '))}"
         if origin != "built in":
-            found[f"{kind.removesuffix('s')} {name}"] = origin
-    return found
+            origins[f"{kind.removesuffix('s')} {name}"] = origin
+    return origins
 
 
 def suite_commit() -> str | None:
     """The checkout's commit, with `+changes` where files differ from it; None outside a checkout."""
     here = Path(__file__).parent
 
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")

@@ -1,6 +1,6 @@
 """The highest rate at which a server run is still VALID: bracket it, bisect, confirm with one full run.
 
-Every probe is a run folder of its own under probes/, which `suite.py report` can read. search.json holds what they said.
+Every probe is a run folder of its own under probes/, which `suite.py report` can read. search.json holds their results.
 The confirming run becomes the run itself.
 """
 
@@ -26,13 +26,13 @@ from workloads.run_folder.search import Probe
 
 PROBE_SHARE, MIN_PROBE_S = 0.4, 2.0  # of the full run's minimum duration; and at least so long
 CLOSE_ENOUGH = 1.08  # the search ends when the lowest INVALID rate is at most this far above the highest VALID one
-STEP = 1.6  # from one rate to the next until both kinds were seen
+STEP = 1.6  # from one rate to the next until there is a VALID and an INVALID one
 RETREAT = 0.95  # after a full run that was INVALID
 MAX_PROBES, MAX_CONFIRMATIONS = 14, 6
 
 
 def search_rate(config: RunConfig, session: Session, folder: Path) -> list[Probe]:
-    """Find the highest VALID rate; its full run is left in `folder`. Raises RunError where there is none to be found."""
+    """Find the highest VALID rate; its full run is left in `folder`. Raises RunError where there is none."""
     probes: list[Probe] = []
     rate = None if config.load.target_qps == "auto" else float(config.load.target_qps)
     low = high = None
@@ -52,8 +52,8 @@ def search_rate(config: RunConfig, session: Session, folder: Path) -> list[Probe
             rate = math.sqrt(low * high)
     if low is None or high is None:
         tried = ", ".join(f"{p.target_qps:.3g}" for p in probes)
-        seen = "no rate was VALID" if low is None else "every rate was VALID"
-        raise RunError(f"{seen} (tried {tried} queries a second); loosen the limits or set load.target_qps nearer to the right rate")
+        which = "no rate was VALID" if low is None else "every rate was VALID"
+        raise RunError(f"{which} (tried {tried} queries a second). Loosen the limits, or set load.target_qps nearer to the right rate.")
     for _ in range(MAX_CONFIRMATIONS):
         probe = _probe(config, session, folder, probes, low, full=True)
         if probe.verdict == "VALID":
@@ -61,7 +61,7 @@ def search_rate(config: RunConfig, session: Session, folder: Path) -> list[Probe
             return probes
         low *= RETREAT
     raise RunError(
-        f"short probes were VALID but full runs down to {low / RETREAT:.3g} queries a second were not; set load.target_qps lower"
+        f"short probes were VALID but full runs down to {low / RETREAT:.3g} queries a second were not. Set load.target_qps lower."
     )
 
 

@@ -1,8 +1,8 @@
-"""Answers asked for again when the clock has stopped: which, of whom, and what is noted of them. validity/truth_checks.py judges it.
+"""Replays: ranks answer some queries again after the clock has stopped. metrics/validity/replays.py judges the answers.
 
-A rank answers some timed queries once more, one at a time, some of them another rank's: other answers than the timed ones mean that
-the work depends on being timed, or on the rank. Beside each it is asked something with the same amount of work that nobody has asked
-before: where that takes far longer, what was asked before comes out of a cache. And after an answer there is nothing left to compute.
+A rank answers timed queries once more, one at a time, some of them another rank's: answers that differ from the timed ones mean that
+the work depends on being timed, or on the rank. Each is paired with a new query of the same amount of work: where new ones take far
+longer, repeated ones come out of a cache. And after an answer nothing may be left to compute.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from workloads.records import Query, Record, Sample, query_seed
 if TYPE_CHECKING:
     import torch
 
-REPLAY, FRESH = -5, -6  # where a sample's index stands when a seed is drawn
-CACHE_FACTOR = 3.0  # what is asked for the first time may take so many times as long as what was asked before
-TOO_SHORT_S = 0.02  # answers that take less say nothing: the machine's own unsteadiness is as large
-SURE_PAIRS = 10  # asked where the first few look like a cache
-SLICE_S, QUIET_SLICES, BUSY_SHARE = 0.02, 3, 0.1  # quiet: so many slices in a row with less than that share of a processor
+REPLAY, FRESH = -5, -6  # in the place of a sample's index when a seed is drawn
+CACHE_FACTOR = 3.0  # a new query may take so many times as long as a repeated one
+TOO_SHORT_S = 0.02  # shorter answers are not judged: the machine's own noise is as large
+SURE_PAIRS = 10  # as many pairs where the first few look like a cache
+SLICE_S, QUIET_SLICES, BUSY_SHARE = 0.02, 3, 0.1  # quiet: so many slices in a row with less than that share of a CPU
 MAX_BUSY_S = 3.0
-BUSY_LOOKS = 3  # pairs after whose timed query it is looked whether the rank rests
+BUSY_LOOKS = 3  # in so many pairs it is measured whether the rank rests after the timed query
 
 
 def plan(records: Iterable[Record], ranks: Sequence[int], count: int, in_batches: bool = False) -> dict[int, list[Again]]:
@@ -101,8 +101,8 @@ class Replays:
 class Replayer:
     """One rank's part.
 
-    ask: have the pipeline answer a batch; its answers, and the first token's id of the last one as it was announced.
-    keep: write an answer's video under that path of the run folder. shows: whether answers are videos.
+    generate: have the pipeline answer a batch; its answers, and the first token's id of the last one as its event announced it.
+    keep: write an answer's video under that path of the run folder. has_videos: whether answers are videos.
     """
 
     def __init__(
@@ -111,22 +111,22 @@ class Replayer:
         pipeline: Pipeline,
         samples: Sequence[Sample],
         device: torch.device,
-        ask: Callable[[Sequence[Sample], Sequence[Query]], tuple[Sequence[Response], int | None]],
+        generate: Callable[[Sequence[Sample], Sequence[Query]], tuple[Sequence[Response], int | None]],
         keep: Callable[[str, Response], None],
-        shows: bool,
+        has_videos: bool,
     ) -> None:
         self._rank, self._pipeline, self._samples, self._device = rank, pipeline, samples, device
-        self._ask, self._keep, self._shows = ask, keep, shows
+        self._generate, self._keep, self._has_videos = generate, keep, has_videos
         self._next_id = 0
 
     def answers(self, replay: Replay) -> Iterator[list[Answer]]:
-        """One pair after another: a timed query once more, and something fresh. More of them where the first look like a cache."""
+        """Pairs of a timed query once more and a fresh one. More of them where the first ones look like a cache."""
         self._next_id, until = replay.next_id, time.perf_counter() + replay.max_s
         given: list[Answer] = []
         number = 0
         while replay.queries:
-            asked_all = number >= len(replay.queries) or (number > 0 and time.perf_counter() > until)
-            if asked_all and (number >= SURE_PAIRS or not looks_cached(given)):
+            done = number >= len(replay.queries) or (number > 0 and time.perf_counter() > until)
+            if done and (number >= SURE_PAIRS or not looks_cached(given)):
                 return
             answers = self._pair(replay.queries[number % len(replay.queries)], number)
             given += answers
@@ -134,20 +134,20 @@ class Replayer:
             yield answers
 
     def warm_up(self, query: Query, response: Response) -> Answer:
-        """An answer from before the clock started, as one of the replay."""
+        """An answer from before the clock started, as an Answer of the replay."""
         media = None if response.video_THWC is None else f"media/warm-up-{self._rank:04d}-{query.id:04d}.mkv"
         if media:
             self._keep(media, response)
         return msgspec.structs.replace(self._answer("warm-up", query, response), media=media)
 
     def _pair(self, timed: Again, number: int) -> list[Answer]:
-        """In every other pair the fresh one comes first, so that neither always follows the other."""
-        ways = [self._once_more, self._something_fresh]
+        """In every other pair the fresh query comes first, so that neither always follows the other."""
+        ways = [self._again, self._fresh]
         pair = [way(timed, number) for way in (ways if number % 2 == 0 else ways[::-1])]
         return [answer for answer in pair if answer is not None]
 
-    def _once_more(self, timed: Again, number: int) -> Answer:
-        answer, response = self._timed("again", timed, [self._samples[q.sample_index] for q in _asked(timed)], 0)
+    def _again(self, timed: Again, number: int) -> Answer:
+        answer, response = self._timed("again", timed, [self._samples[q.sample_index] for q in _batch(timed)], 0)
         if self._pipeline.rests and number < BUSY_LOOKS:
             answer = msgspec.structs.replace(answer, busy_s=busy_s(self._device))
         if response.video_THWC is not None and answer.digest != timed.digest:
@@ -155,27 +155,27 @@ class Replayer:
             self._keep(str(answer.media), response)
         return answer
 
-    def _something_fresh(self, timed: Again, number: int) -> Answer | None:
-        """The same prompt with another seed; where the answer is a text, with another prompt.
+    def _fresh(self, timed: Again, number: int) -> Answer | None:
+        """The same prompt with another seed; where the answer is a text, another prompt.
 
-        None where it cannot be asked: followers know the data set's prompts alone.
+        None where that is impossible: followers have the data set's prompts alone.
         """
-        samples, turn = [self._samples[q.sample_index] for q in _asked(timed)], FRESH - number
-        if not self._shows:
+        samples, turn = [self._samples[q.sample_index] for q in _batch(timed)], FRESH - number
+        if not self._has_videos:
             if self._pipeline.replica.size > 1 and not isinstance(self._pipeline, StreamingPipeline):
                 return None
-            samples = [unasked(s, query_seed(q.seed, turn)) for s, q in zip(samples, _asked(timed), strict=True)]
+            samples = [altered(s, query_seed(q.seed, turn)) for s, q in zip(samples, _batch(timed), strict=True)]
         return self._timed("fresh", timed, samples, turn)[0]
 
     def _timed(self, kind: str, timed: Again, samples: Sequence[Sample], turn: int) -> tuple[Answer, Response]:
         """turn: from which new seeds are drawn; 0 for those of the timed queries."""
         queries = [
-            Query(self._next_id + i, q.sample_index, query_seed(q.seed, turn) if turn else q.seed) for i, q in enumerate(_asked(timed))
+            Query(self._next_id + i, q.sample_index, query_seed(q.seed, turn) if turn else q.seed) for i, q in enumerate(_batch(timed))
         ]
-        place = next(i for i, q in enumerate(_asked(timed)) if q.id == timed.query.id)
+        place = next(i for i, q in enumerate(_batch(timed)) if q.id == timed.query.id)
         self._next_id += len(queries)
         began = time.perf_counter()
-        responses, announced = self._ask(samples, queries)
+        responses, announced = self._generate(samples, queries)
         seconds = time.perf_counter() - began
         answer = self._answer(kind, Query(timed.query.id, queries[place].sample_index, queries[place].seed), responses[place])
         return msgspec.structs.replace(answer, timed_rank=timed.rank, answer_s=seconds, announced=announced), responses[place]
@@ -196,13 +196,13 @@ class Replayer:
         )
 
 
-def _asked(timed: Again) -> Sequence[Query]:
-    """What is asked together: the query alone, or its batch."""
+def _batch(timed: Again) -> Sequence[Query]:
+    """The query alone, or the batch that it has to be in."""
     return timed.batch or [timed.query]
 
 
-def unasked(sample: Sample, seed: int) -> Sample:
-    """The sample with two words of its prompt changed over; one with images keeps its prompt, and a pixel of each image is another."""
+def altered(sample: Sample, seed: int) -> Sample:
+    """The sample with two words of its prompt swapped; one with images keeps its prompt, and one pixel of each image changes."""
     rng = random.Random(seed)
     if sample.images:
         return dataclasses.replace(sample, images=tuple(_retouched(image, rng) for image in sample.images))
@@ -218,7 +218,7 @@ def unasked(sample: Sample, seed: int) -> Sample:
 
 
 def _retouched(image: bytes, rng: random.Random) -> bytes:
-    """As a PNG; what is no image stays as it is."""
+    """As a PNG with one pixel changed; bytes that are no image stay as they are."""
     from PIL import Image
 
     try:
@@ -234,7 +234,7 @@ def _retouched(image: bytes, rng: random.Random) -> bytes:
 
 
 def looks_cached(answers: Iterable[Answer]) -> bool:
-    """Whether fresh answers took far longer than those given before, each and by its length: a cache, or chance if they are few."""
+    """Whether fresh answers took far longer than repeated ones, in all and by their length: a cache, or chance if they are few."""
     answered = [a for a in answers if a.error is None and a.answer_s is not None]
     again, fresh = ([a for a in answered if a.kind == kind] for kind in ("again", "fresh"))
     if not again or not fresh:
@@ -248,7 +248,7 @@ def _median_s(answers: Sequence[Answer], by_length: bool = False) -> float:
 
 
 def busy_s(device: torch.device) -> float:
-    """How long the device and this process's other threads go on working; MAX_BUSY_S where that is longer."""
+    """How long the device and this process's other threads go on working; MAX_BUSY_S at most."""
     import torch
 
     began = time.perf_counter()

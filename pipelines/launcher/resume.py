@@ -1,7 +1,7 @@
-"""Finishing an accuracy run that was cut short: what it still has to ask, and whether its answers can be those of an unbroken run.
+"""Resumes an accuracy run that was interrupted: what it still has to answer, and whether its answers can be those of an unbroken run.
 
-Records of queries that failed, and of videos that never reached the disk, move to records.failed.jsonl: kept, and counted no more.
-Answers depend on the run's seed and the sample alone, so that the number of ranks may be another one.
+Records of queries that failed, and of videos that never reached the disk, move to records.failed.jsonl: kept, but not counted.
+Answers depend on the run's seed and the sample alone, so the number of ranks may differ.
 """
 
 from __future__ import annotations
@@ -21,42 +21,48 @@ from workloads.records import Record, Sample
 from workloads.run_folder.files import check_at_rest, prompt_set_hash, read_run, write_bytes, write_outcome
 from workloads.run_folder.manifest import changes
 
-DECISIVE = ("workload", "seed", "dataset", "pipeline", "parallel", "device", "num_threads")  # what of a RunConfig answers depend on
+DECISIVE = (
+    "workload",
+    "seed",
+    "dataset",
+    "pipeline",
+    "parallel",
+    "device",
+    "num_threads",
+)  # that answers depend on
 
 
 def resumed_config(folder: Path) -> RunConfig:
     """The run's own configuration. Raises ConfigError where it cannot be resumed."""
     if not (folder / "config.yaml").is_file():
-        raise ConfigError(f"{str(folder)!r} is not a run folder: it has no config.yaml; give --resume a folder that a run wrote")
+        raise ConfigError(f"{str(folder)!r} is not a run folder: it has no config.yaml. Give --resume a folder that a run wrote.")
     config = parse_config(read_yaml(folder / "config.yaml"), str(folder / "config.yaml"))
     if config.mode == "performance":
-        raise ConfigError(
-            f"{str(folder)!r} is a performance run: its figures come from one stretch of load, which cannot be taken up again; run it anew"
-        )
+        raise ConfigError(f"{str(folder)!r} is a performance run: its figures come from one uninterrupted load. Start a new run.")
     return config
 
 
 def prepare_rest(folder: Path, config: RunConfig, samples: Sequence[Sample]) -> Rest | None:
-    """What is left to ask; None where nothing is. Moves the Records that count no more. For rank 0.
+    """What is left to answer; None where nothing is. Moves the Records that do not count. For rank 0.
 
-    Raises ConfigError, naming the difference, where the answers would not be those of the run that was cut short.
+    Raises ConfigError, naming the difference, where the answers would not be those of the interrupted run.
     """
     check_at_rest(folder)
     _, stored, records, outcome = read_run(folder)
     for difference in _differences(folder, config, samples, stored):
         raise ConfigError(f"run {str(folder)!r} cannot be resumed: {difference}")
-    compared_above = ("config.yaml", "system.json")  # by what they say
+    compared_above = ("config.yaml", "system.json")  # by their content
     if edited := [name for name in changes(folder).changed if name not in compared_above]:
-        raise ConfigError(f"run {str(folder)!r} cannot be resumed: {edited[0]} was changed after the run was given up")
-    if config.mode == "both" and (aborted := outcome.get("performance", {"aborted": "it never ended"}).get("aborted")):
-        raise ConfigError(f"run {str(folder)!r} cannot be resumed: its performance test was given up ({aborted}); run it anew")
+        raise ConfigError(f"run {str(folder)!r} cannot be resumed: {edited[0]} was modified after the run was given up")
+    if config.mode == "both" and (aborted := outcome.get("performance", {"aborted": "it did not finish"}).get("aborted")):
+        raise ConfigError(f"run {str(folder)!r} cannot be resumed: its performance test was given up ({aborted}). Start a new run.")
     finished: dict[int, Record] = {}
     for record in records:
         if record.mode == "accuracy" and record.status == "done" and (record.media is None or (folder / record.media).is_file()):
             finished.setdefault(record.sample_index, record)
-    write_manifest(folder, config, samples)  # it is sealed no longer
+    write_manifest(folder, config, samples)  # not sealed any more
     _keep(folder, [r.mode != "accuracy" or finished.get(r.sample_index) is r for r in records])
-    asked = [r for r in records if r.mode == "accuracy"]
+    earlier_records = [r for r in records if r.mode == "accuracy"]
     (folder / "issued-accuracy.u32").unlink(missing_ok=True)
     last = outcome.get("accuracy")
     earlier = [*last.pop("earlier", []), last] if last else []
@@ -75,7 +81,7 @@ def prepare_rest(folder: Path, config: RunConfig, samples: Sequence[Sample]) -> 
     return Rest(
         missing,
         len(finished),
-        max((r.query_id for r in asked), default=-1) + 1,
+        max((r.query_id for r in earlier_records), default=-1) + 1,
         max((r.completed_s for r in finished.values()), default=0.0),
         _unused_logs(folder),
         earlier,
@@ -83,29 +89,29 @@ def prepare_rest(folder: Path, config: RunConfig, samples: Sequence[Sample]) -> 
 
 
 def _differences(folder: Path, config: RunConfig, samples: Sequence[Sample], stored: Sequence[Sample]) -> Iterator[str]:
-    """In words, what is not as it was when the run began; the first that matters comes first."""
+    """What differs from the run's beginning, in words; what matters most comes first."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         system = json.loads((folder / "system.json").read_text(encoding="utf-8"))
         began = {name: manifest["config"][name] for name in DECISIVE}
     except (OSError, ValueError, KeyError) as error:
-        yield f"what it began with cannot be read from its manifest.json and system.json ({error})"
+        yield f"its beginning cannot be read from manifest.json and system.json ({error})"
         return
     now = config.model_dump()
     yield from _changes("config.yaml: ", began, {name: now[name] for name in DECISIVE})
     if prompt_set_hash(samples) != manifest["prompt_set_sha256"]:
         if len(samples) != len(stored):
-            yield f"the prompt set has {len(samples)} prompts now, and {len(stored)} in samples.jsonl"
+            yield f"the prompt set now has {len(samples)} prompts, but samples.jsonl has {len(stored)}"
         for new, old in zip(samples, stored, strict=False):
             if (new.prompt, new.images) != (old.prompt, old.images):
-                yield f"prompt {new.index} of the prompt set is {new.prompt!r} now, and {old.prompt!r} in samples.jsonl"
-        yield "the prompt set is not the one it began with"
+                yield f"prompt {new.index} of the prompt set is now {new.prompt!r}, but {old.prompt!r} in samples.jsonl"
+        yield "the prompt set differs from the one that it began with"
     yield from _changes("", _decisive(system), _decisive(system_facts()))
     yield from _changes("", {"the suite's commit": manifest["suite_commit"]}, {"the suite's commit": suite_commit()})
 
 
 def _decisive(system: Mapping[str, Any]) -> dict[str, Any]:
-    """What of system.json answers depend on; of the accelerators the kinds, not how many."""
+    """The parts of system.json that answers depend on; the kinds of accelerators, not their number."""
     kinds = sorted({a["name"] for a in system["accelerators"]})
     place = {"accelerators": kinds} if kinds else {"processor": system["processor"]}
     return {"package": system["packages"], "rocm": system["rocm"], "cuda": system["cuda"], **place}
@@ -117,11 +123,11 @@ def _changes(path: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> It
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             yield from _changes(f"{path}{name}.", old, new)
         elif old != new:
-            yield f"{path}{name} is {new!r} now, and was {old!r} when the run began"
+            yield f"{path}{name} is now {new!r}, but was {old!r} when the run began"
 
 
 def _keep(folder: Path, kept: Sequence[bool]) -> None:
-    """Move the other lines of records.jsonl to records.failed.jsonl, which may hold lines twice after a crash; cut off half a line."""
+    """Move the other lines of records.jsonl to records.failed.jsonl, which may hold lines twice after a crash; drop a partial last line."""
     path = folder / "records.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)[: len(kept)]
     with (folder / "records.failed.jsonl").open("ab") as failed:
@@ -130,7 +136,7 @@ def _keep(folder: Path, kept: Sequence[bool]) -> None:
 
 
 def _unused_logs(folder: Path) -> str:
-    """A folder for LoadGen's logs of this stretch; in them, a sample's index is its place among those that were missing."""
+    """A new folder for LoadGen's logs of this attempt; in them, a sample's index is its place among the missing samples."""
     number = 1
     while (folder / (name := "accuracy" if number == 1 else f"accuracy-{number}")).exists():
         number += 1

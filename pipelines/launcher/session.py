@@ -29,7 +29,7 @@ from workloads.run_folder.record_log import fail_the_rest
 
 
 class Session:
-    """A pipeline on its rank, and how it is put to a LoadGen test; the model is loaded for the first one only."""
+    """A pipeline on its rank, and LoadGen tests of it; the model is loaded for the first one only."""
 
     def __init__(self, ranks: Ranks, pipeline: Pipeline, samples: Sequence[Sample], noun: str) -> None:
         self.ranks, self.pipeline, self.samples, self.noun = ranks, pipeline, samples, noun
@@ -40,12 +40,12 @@ class Session:
     ) -> dict[str, Any]:
         """One test on all ranks. Its outcome goes into outcome.json however it ends, and is returned on every rank.
 
-        rest: what an accuracy test that is resumed has left to ask. audit: LoadGen's settings of a compliance test.
+        rest: what a resumed accuracy test still has to answer. audit: LoadGen's settings of a compliance test.
         """
         job = self._job(config, mode, folder, rest, audit)
         sampler = power_sampler(config.power, self.ranks.rank, self.ranks.device)
         conductor = ConductorProcess(job) if self.ranks.rank == 0 else None  # before this rank loads anything
-        left = threading.Event()  # set when the main thread is out of the pipeline's code
+        left = threading.Event()  # set when the main thread has returned from the pipeline's code
         try:
             address = share(conductor.address if conductor else Address(""), self.ranks)
             worker = (Worker if self.pipeline.replica.leads else Follower)(
@@ -59,7 +59,7 @@ class Session:
                 sampler,
                 tuple(config.require),
             )
-            leave_where_stuck(lambda: _is_over(conductor, worker), left, lambda: _last_words(conductor, worker, job))
+            leave_where_stuck(lambda: _is_over(conductor, worker), left, lambda: _finish_stuck_run(conductor, worker, job))
             try:
                 worker.run(
                     self.ranks.device,
@@ -113,28 +113,28 @@ def _is_over(conductor: ConductorProcess | None, worker: Worker) -> bool:
     return (conductor is not None and conductor.has_ended()) or worker.why_leave is not None
 
 
-def _last_words(conductor: ConductorProcess | None, worker: Worker, job: JobSpec) -> None:
-    """Of a rank whose main thread is not to be waited for."""
+def _finish_stuck_run(conductor: ConductorProcess | None, worker: Worker, job: JobSpec) -> None:
+    """Called where this rank's main thread is stuck: writes the outcome and the brief report on rank 0, and says why the process ends."""
     cause = worker.why_leave or "the test has ended"
     if conductor:
         cause = str(_give_up(conductor, job, cause)["aborted"])
         report_briefly(Path(job.folder))
     here = f"rank {worker.rank} on {socket.gethostname()}"
-    print(f"suite: the run was given up: {cause}; {here} was still at work and leaves it", file=sys.stderr, flush=True)
+    print(f"suite: the run was given up: {cause}; {here} was still busy and ends", file=sys.stderr, flush=True)
 
 
 def _give_up(conductor: ConductorProcess, job: JobSpec, why: str) -> dict[str, Any]:
-    """End the test; every query that was issued has a Record then, and outcome.json says why. The outcome."""
+    """End the test and write its outcome: every issued query has a Record then, and outcome.json says why."""
     outcome = conductor.abort(f"{why} at rank 0 on {socket.gethostname()}")
     folder = Path(job.folder)
-    if "num_done" not in outcome:  # a conductor that died has left that to us
+    if "num_done" not in outcome:  # the conductor died before it wrote them
         config, _, records, _ = read_run(folder)
         num_failed = fail_the_rest(folder, job.mode, records, config.seed, str(outcome["aborted"]))
         done = [r.status == "done" for r in records if r.mode == job.mode]
         outcome |= {"num_issued": len(done) + num_failed, "num_done": sum(done), "num_failed": num_failed + len(done) - sum(done)}
         outcome |= {"ranks": [], **({"earlier": job.rest.earlier} if job.rest else {})}
     outcome["aborted"] = outcome["aborted"] or "interrupted"
-    with contextlib.suppress(OSError):  # on a full disk the message has to do
+    with contextlib.suppress(OSError):  # on a full disk the message alone says why
         write_outcome(folder, job.mode, outcome)
     return outcome
 

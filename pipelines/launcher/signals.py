@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def signals_as_interrupts() -> Iterator[None]:
-    """SIGTERM, from a scheduler or from torch's launcher when another rank died, ends a run as Ctrl-C does: with its records kept.
+    """SIGTERM, from a scheduler or from torch's launcher when another rank died, ends a run as Ctrl-C does: its records are kept.
 
-    The first of them counts; what is done about it is short, and is not interrupted by more of them.
+    The first signal counts; its handling is short, and further ones do not interrupt it.
     """
 
     def interrupt(number: int, _: object) -> None:
@@ -21,6 +21,6 @@ def signals_as_interrupts() -> Iterator[None]:
 
     caught = [s for s in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(s) != signal.SIG_IGN]
     before = [signal.signal(s, interrupt) for s in caught]
-    yield  # after an error they stay as they are: its report is still to be written
+    yield  # after an error signals stay ignored: the report is still to be written
     for one, handler in zip(caught, before, strict=True):
         signal.signal(one, handler)

@@ -17,20 +17,20 @@ from pipelines.launcher.conductor.job import JobSpec
 from pipelines.launcher.conductor.sockets import listen, listen_across_nodes
 from workloads.run_folder.files import write_outcome
 
-SWITCH_S = 0.001  # how long one thread may keep the other from Python; by default it is five times that
+SWITCH_S = 0.001  # how long one thread may hold the interpreter; the default is five times that
 
 
 def main() -> None:
     """Exits at once even where an aborted LoadGen still sleeps."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which closes our input
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which closes our input
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     job = msgspec.json.decode(sys.stdin.readline(), type=JobSpec)
     sys.setswitchinterval(SWITCH_S)
     context = zmq.Context()
     router = context.socket(zmq.ROUTER)
     router.setsockopt(zmq.ROUTER_HANDOVER, 1)
-    router.setsockopt(zmq.ROUTER_MANDATORY, 1)  # sending to a process that is gone is an error
-    router.setsockopt(zmq.SNDHWM, 0)  # and to one that is stopped does not wait
+    router.setsockopt(zmq.ROUTER_MANDATORY, 1)  # sending to a process that is gone is an error,
+    router.setsockopt(zmq.SNDHWM, 0)  # and sending to one that is stopped does not block
     with tempfile.TemporaryDirectory(prefix="triptych-", ignore_cleanup_errors=True) as folder:
         guard = None
         if job.host is None:

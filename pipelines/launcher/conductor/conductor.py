@@ -5,7 +5,7 @@ address that workers connect to, and the outcome. Closing its standard input abo
 LoadGen is released, and what was finished is on disk.
 
 Two threads share the work. LoadGen's own notes what it issues; the main one routes: everything that is there is taken, dispatched
-and passed on in one go, so that under load messages, LoadGen's calls and lines of records grow longer instead of more.
+and passed on in one go, so that under load messages, calls of LoadGen and writes of records become larger, not more.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from configs.errors import RunError
 from configs.run_config import RunConfig
 from pipelines.launcher import messages as wire
 from pipelines.launcher.conductor.job import JobSpec
-from pipelines.launcher.conductor.liveness import Vigil
+from pipelines.launcher.conductor.liveness import Liveness
 from pipelines.launcher.conductor.outcome import make_outcome
 from pipelines.launcher.conductor.progress import RunProgress
 from pipelines.launcher.conductor.queries import Queries
@@ -32,8 +32,8 @@ from workloads.run_folder.files import write_outcome
 from workloads.run_folder.power_log import PowerLog
 
 POLL_MS = 100
-ROUND_S = 0.0005  # a round takes at least so long: two thousand a second, each with all that came meanwhile
-CLOSING_S = 0.2  # how long after a process's end its connections may still seem open
+ROUND_S = 0.0005  # the shortest round: two thousand a second, each with all that came meanwhile
+CLOSING_S = 0.2  # how long after a process's end its connections may still look open
 RELEASE_S = 5.0  # how long an aborted LoadGen may take to return
 GOODBYE_S = 120.0  # how long workers may take to write their media
 
@@ -48,16 +48,16 @@ class Conductor:
         self.progress = RunProgress(job.noun, job.mode, job.world_size, job.show_progress)
         self._queries = Queries(job, self.config, self.progress)
         self._replays = Replays()
-        self._vigil = Vigil(self._beat_to, self.config.heartbeat_timeout_s, self.config.answer_timeout_s)
+        self._liveness = Liveness(self._beat_to, self.config.heartbeat_timeout_s, self.config.answer_timeout_s)
         self._power = PowerLog(self.folder, job.mode)
         self.ready: dict[int, wire.Ready] = {}
         self.byes: dict[int, wire.Bye] = {}
         self.aborted: str | None = None
         self._stopped = False  # whether the workers were sent a Stop
-        self._leaves: str | None = None  # why a rank leaves that was sent none
+        self._leave_reason: str | None = None  # why a rank leaves before it was sent a Stop
 
     def run(self) -> dict[str, Any]:
-        """Carry the test through; the outcome as it goes into outcome.json."""
+        """Run the test; its entry in outcome.json."""
         poller = zmq.Poller()
         for source in (self._router, self._queries.woken, self._parent.fileno()):
             poller.register(source, zmq.POLLIN)
@@ -100,15 +100,15 @@ class Conductor:
             self._send_stop()
 
     def _end_as_requested(self, why: str) -> None:
-        """Our input was closed: by rank 0, which may say why, or by its death."""
-        self._leaves = self._leaves or f"interrupted{why and ' by '}{why}"
+        """Rank 0 closed our input and may have written why, or it is dead."""
+        self._leave_reason = self._leave_reason or f"interrupted{why and ' by '}{why}"
         self._receive()
         if self.is_orphan:
-            write_outcome(self.folder, self.job.mode, self.outcome())  # at once: we may be ended with our launcher
+            write_outcome(self.folder, self.job.mode, self.outcome())  # at once: the launcher may end this process too
 
     @property
     def is_orphan(self) -> bool:
-        """Whether rank 0 is dead, so that the outcome and the report are ours to write."""
+        """Whether rank 0 is dead, so that this process writes the outcome and the report."""
         return os.getppid() != self._parent_id
 
     def _finished(self) -> bool:
@@ -126,48 +126,48 @@ class Conductor:
         self._queries.fail_all(self.aborted or "")
 
     def _receive(self) -> None:
-        """Take all that is there. Where a rank leaves, its cause may be another one's death, and more goodbyes may be on their way."""
+        """Take all messages that are there. A rank may leave because another one died, whose end shows a little later."""
         self._take_messages()
-        if self._leaves and not self.aborted:
+        if self._leave_reason and not self.aborted:
             time.sleep(CLOSING_S)
             self._take_messages()
-            self.abort(self._vigil.death() or self._leaves)
+            self.abort(self._liveness.describe_death() or self._leave_reason)
 
     def _take_messages(self) -> None:
         while self._router.poll(0):
             _, payload = self._router.recv_multipart()
             message = wire.decode_from_worker(payload)
-            self._vigil.seen(message.rank)
+            self._liveness.note_message(message.rank)
             match message:
                 case wire.Hello():
-                    self._vigil.hello(message.rank, message.host)
+                    self._liveness.note_connection(message.rank, message.host)
                 case wire.Ready():
                     self._take_ready(message)
                 case wire.First():
                     self._queries.first_tokens(message)
-                    self._vigil.answered(message.rank)
+                    self._liveness.note_answer(message.rank)
                 case wire.Done():
                     self._take_done(message)
                 case wire.Replayed():
                     self._replays.take(message)
-                    self._vigil.answered(message.rank)
+                    self._liveness.note_answer(message.rank)
                 case wire.Failed():
-                    self._vigil.left(message.rank)
-                    self._leaves = self._leaves or f"{self._vigil.name(message.rank)}: {message.error}"
+                    self._liveness.note_leave(message.rank)
+                    self._leave_reason = self._leave_reason or f"{self._liveness.name(message.rank)}: {message.error}"
                 case wire.Beat() if message.sent:
                     self._reach(f"beat-{message.rank}", wire.Beat(message.rank, message.sent, time.perf_counter()))
                 case wire.Power():
                     self._take_power(message)
                 case wire.Bye():
                     self.byes[message.rank] = message
-                    self._vigil.left(message.rank)
+                    self._liveness.note_leave(message.rank)
                     if message.signal and not self._stopped:
-                        self._leaves = self._leaves or f"interrupted by {message.signal} at {self._vigil.name(message.rank)}"
+                        self._leave_reason = self._leave_reason or f"interrupted by {message.signal} at {self._liveness.name(message.rank)}"
 
     def _take_ready(self, ready: wire.Ready) -> None:
         """Start the test where this rank is the last."""
         self.ready[ready.rank] = ready
-        self._vigil.answered(ready.rank, ready.sample_s * ready.batch_size)
+        self._liveness.note_answer(ready.rank, ready.sample_s * ready.batch_size)
         self._queries.join(ready)
         self.progress.ready(len(self.ready))
         if len(self.ready) == self.job.world_size and not self.aborted:
@@ -175,14 +175,14 @@ class Conductor:
 
     def _take_done(self, done: wire.Done) -> None:
         try:
-            self._vigil.answered(done.rank, self._queries.finish(done))
+            self._liveness.note_answer(done.rank, self._queries.finish(done))
         except RunError as error:
             self.abort(str(error))
 
     def _start_replays(self) -> None:
         """The clock has stopped: have every replica answer a few timed queries once more. See pipelines/launcher/replay.py."""
         truth = self.config.truth
-        if not truth.replays or (self.job.mode, self.config.mode) == ("accuracy", "both"):  # they were replayed after the timed test
+        if not truth.replays or (self.job.mode, self.config.mode) == ("accuracy", "both"):  # the timed test was followed by replays already
             return
         drawn = self._queries.draw(random.Random(self._queries.seed(REPLAY)))
         in_batches = any(ready.repeats == "in_batch" for ready in self.ready.values())
@@ -199,15 +199,15 @@ class Conductor:
             self.abort(f"the conductor on {socket.gethostname()}: power.jsonl cannot be written: {error.strerror}")
 
     def _check_liveness(self) -> None:
-        if (wrong := self._vigil.look(lambda: self._queries.busy() | self._replays.busy())) and not self.aborted:
-            self.abort(wrong)
+        if (message := self._liveness.check(lambda: self._queries.busy() | self._replays.busy())) and not self.aborted:
+            self.abort(message)
 
     def _send_stop(self) -> None:
         if self._stopped:
             return
         self._stopped = True
         stop = wire.Stop("aborted" if self.aborted else "finished", self.aborted or "")
-        for rank in self._vigil.ranks:
+        for rank in self._liveness.ranks:
             self._send(rank, stop)
             if self.aborted:
                 self._reach(f"beat-{rank}", stop)
@@ -224,7 +224,7 @@ class Conductor:
                     break
             self._receive()
             self._check_liveness()
-            if self.aborted and set(self.ready) <= {*self.byes, *self._vigil.gone()}:
+            if self.aborted and set(self.ready) <= {*self.byes, *self._liveness.dead()}:
                 break
         missing = sorted(set(self.ready) - set(self.byes))
         if missing and not self.aborted:
@@ -237,7 +237,7 @@ class Conductor:
         return self._reach(f"beat-{rank}", wire.Beat(rank))
 
     def _reach(self, name: str, message: wire.FromConductor | wire.Beat) -> bool:
-        """Whether there is anybody of that name."""
+        """Send; whether the name is connected."""
         try:
             self._router.send_multipart([name.encode(), wire.encode(message)])
         except zmq.ZMQError as error:

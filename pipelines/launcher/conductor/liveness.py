@@ -1,8 +1,8 @@
-"""The conductor's watch over the ranks: who is there, whose process is gone, who is silent, who hangs.
+"""Detects ranks that are dead, unresponsive or hung.
 
-gone     nothing listens on its heartbeat's connection any more: noticed within two seconds
-silent   connected, but without a heartbeat for `heartbeat_timeout_s`: stopped, or its machine or network is gone
-hangs    its heart beats, but it has had queries for long and answers none: longer than `answer_timeout_s`
+dead           nothing listens on its heartbeat's connection any more: noticed within two seconds
+unresponsive   connected, but without a heartbeat for `heartbeat_timeout_s`: stopped, or its machine or network is gone
+hung           its heart beats, but it has had queries for longer than `answer_timeout_s` and answered none
 """
 
 from __future__ import annotations
@@ -11,93 +11,97 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-LOOK_EVERY_S = 1.0
-MIN_PATIENCE_S, PATIENCE = 120.0, 10.0  # a rank hangs after so long without an answer, or so many times the longest batch
+CHECK_EVERY_S = 1.0
+MIN_PATIENCE_S, PATIENCE = 120.0, 10.0  # a rank is hung after so long without an answer, or so many times the longest batch
 
 
 @dataclass
-class Watched:
-    """A rank. seen, progress: when it last said and answered something."""
+class RankState:
+    """last_message, last_answer: on time.monotonic's clock."""
 
     host: str
-    seen: float
-    progress: float = 0.0
+    last_message: float
+    last_answer: float = 0.0
 
 
-class Vigil:
-    """Bookkeeping about ranks. beat(rank): let it know that the conductor lives; False where its process is gone."""
+class Liveness:
+    """Bookkeeping about ranks. beat(rank): send it a heartbeat; False where its process is gone."""
 
     def __init__(self, beat: Callable[[int], bool], heartbeat_timeout_s: float, answer_timeout_s: float | None) -> None:
         self._beat, self._heartbeat_timeout_s, self._answer_timeout_s = beat, heartbeat_timeout_s, answer_timeout_s
-        self._ranks: dict[int, Watched] = {}
+        self._ranks: dict[int, RankState] = {}
         self._left: set[int] = set()
-        self._missed: set[int] = set()  # gone at the last look
+        self._missing: set[int] = set()  # dead at the last check
         self._longest_s = 0.0
-        self._looked = time.monotonic()
+        self._checked = time.monotonic()
 
     @property
     def ranks(self) -> list[int]:
-        """Those that were ever there."""
+        """All that ever connected."""
         return sorted(self._ranks)
 
     def name(self, rank: int) -> str:
         return f"rank {rank} on {self._ranks[rank].host}" if rank in self._ranks else f"rank {rank}"
 
-    def hello(self, rank: int, host: str) -> None:
-        self._ranks[rank] = Watched(host, time.monotonic())
+    def note_connection(self, rank: int, host: str) -> None:
+        self._ranks[rank] = RankState(host, time.monotonic())
 
-    def seen(self, rank: int) -> None:
+    def note_message(self, rank: int) -> None:
         if rank in self._ranks:
-            self._ranks[rank].seen = time.monotonic()
+            self._ranks[rank].last_message = time.monotonic()
 
-    def left(self, rank: int) -> None:
-        """It said goodbye; nobody expects it any more."""
-        self._left.add(rank)
-
-    def answered(self, rank: int, batch_s: float = 0.0) -> None:
+    def note_answer(self, rank: int, batch_s: float = 0.0) -> None:
         """batch_s: how long it took."""
         self._longest_s = max(self._longest_s, batch_s)
         if rank in self._ranks:
-            self._ranks[rank].progress = time.monotonic()
+            self._ranks[rank].last_answer = time.monotonic()
+
+    def note_leave(self, rank: int) -> None:
+        """The rank said goodbye; it is not checked any more."""
+        self._left.add(rank)
 
     @property
     def patience_s(self) -> float:
         """How long a rank may have queries and answer none."""
         return self._answer_timeout_s or max(MIN_PATIENCE_S, PATIENCE * self._longest_s)
 
-    def gone(self) -> list[int]:
+    def dead(self) -> list[int]:
         """Ranks whose process ended without goodbye."""
         return [rank for rank in self.ranks if rank not in self._left and not self._beat(rank)]
 
-    def death(self) -> str | None:
-        """Which rank's process ended without goodbye, in words; None where all are there."""
-        return self._death_of(self.gone())
+    def describe_death(self) -> str | None:
+        """The message about ranks that are dead; None where there are none."""
+        return self._describe(self.dead())
 
-    def look(self, busy: Callable[[], Mapping[int, tuple[str, float]]]) -> str | None:
-        """Once a second: what is wrong, in words. busy: what each rank that has queries has had for longest, and for how long."""
+    def check(self, busy: Callable[[], Mapping[int, tuple[str, float]]]) -> str | None:
+        """Once a second: the message about a rank that is dead, unresponsive or hung; None where there is none.
+
+        busy: what each rank that has queries has had for longest, and for how many seconds.
+        """
         now = time.monotonic()
-        if now - self._looked < LOOK_EVERY_S:
+        if now - self._checked < CHECK_EVERY_S:
             return None
-        self._looked = now
-        gone, missed = self.gone(), self._missed
-        self._missed = set(gone)
-        if death := self._death_of([rank for rank in gone if rank in missed]):  # at the first look its goodbye may be on its way
-            return death
-        for rank, watched in self._ranks.items():
-            if rank not in self._left and now - watched.seen > self._heartbeat_timeout_s:
+        self._checked = now
+        dead, missing = self.dead(), self._missing
+        self._missing = set(dead)
+        # Only at the second check: at the first one a rank's goodbye may still be on its way.
+        if message := self._describe([rank for rank in dead if rank in missing]):
+            return message
+        for rank, state in self._ranks.items():
+            if rank not in self._left and now - state.last_message > self._heartbeat_timeout_s:
                 return (
                     f"{self.name(rank)} has been silent for {self._heartbeat_timeout_s:.0f} s (heartbeat_timeout_s): "
                     "its process is stopped, or its machine or network is gone"
                 )
-        for rank, (work, had_s) in busy().items():
-            if rank in self._ranks and min(had_s, now - self._ranks[rank].progress) > self.patience_s:
+        for rank, (work, busy_s) in busy().items():
+            if rank in self._ranks and min(busy_s, now - self._ranks[rank].last_answer) > self.patience_s:
                 return f"{self.name(rank)} hangs: no answer for {self.patience_s:.0f} s (answer_timeout_s) while it works on {work}"
         return None
 
-    def _death_of(self, ranks: Sequence[int]) -> str | None:
-        if not ranks:
+    def _describe(self, dead: Sequence[int]) -> str | None:
+        if not dead:
             return None
         return (
-            f"{self.name(ranks[0])} died: its process was killed or crashed (the kernel kills one when memory runs out); "
-            "its launcher names the exit code" + (f"; also gone: {', '.join(map(self.name, ranks[1:]))}" if ranks[1:] else "")
+            f"{self.name(dead[0])} died: its process was killed or crashed (the kernel kills one when memory runs out); "
+            "its launcher names the exit code" + (f"; also dead: {', '.join(map(self.name, dead[1:]))}" if dead[1:] else "")
         )

@@ -1,4 +1,4 @@
-"""The conductor's process as rank 0 sees it: started before any model is loaded, told of the test, asked for its outcome."""
+"""The conductor's process, from rank 0: started before any model is loaded; gets the test, returns its outcome."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from configs.errors import RunError
 from pipelines.launcher.conductor.job import JobSpec
 from pipelines.launcher.messages import Address
 
-ABORT_S = 14.0  # how long a test's end may take: LoadGen's release, the workers' goodbyes, and some
+ABORT_S = 14.0  # how long the end of a test may take: LoadGen's release, the workers' goodbyes, and a margin
 
 
 class ConductorProcess:
-    """The child process that holds LoadGen, as rank 0 sees it."""
+    """The child process that runs LoadGen."""
 
     def __init__(self, job: JobSpec) -> None:
         env = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
@@ -48,9 +48,9 @@ class ConductorProcess:
         return self._outcome
 
     def abort(self, why: str) -> dict[str, Any]:
-        """End the test now, if it has not ended; what is known of it: only `aborted` where the process was dead or stuck."""
+        """End the test now, if it has not ended; its outcome, with `aborted` alone where the process was dead or stuck."""
         assert self._process.stdin
-        with contextlib.suppress(BrokenPipeError, ValueError):  # dead, or told before
+        with contextlib.suppress(BrokenPipeError, ValueError):  # dead, or aborted before
             self._process.stdin.write(why)
             self._process.stdin.close()
         try:
@@ -67,8 +67,8 @@ class ConductorProcess:
         line = self._process.stdout.readline()
         if not line:
             raise RunError(_death(self._process.wait()))
-        found: dict[str, Any] = msgspec.json.decode(line)
-        return found
+        document: dict[str, Any] = msgspec.json.decode(line)
+        return document
 
 
 def _death(code: int) -> str:

@@ -1,4 +1,4 @@
-"""The live display of a run: done, rate, time left, each rank's share. Silent where the output is no terminal."""
+"""The live display of a run: done, rate, time left, each rank's share. Off where the output is not a terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_NAMED_RANKS = 8  # with more, the least and the most answered by one rank ar
 
 
 class RunProgress:
-    """Used by the conductor, which alone knows what was asked and answered."""
+    """Used by the conductor, which counts queries and answers."""
 
     def __init__(self, noun: str, mode: str, num_ranks: int, shown: bool) -> None:
         self._noun, self._mode, self._num_ranks = noun, mode, num_ranks
@@ -52,7 +52,7 @@ class RunProgress:
             self._show()
 
     def answered(self, rank: int, count: int, num_failed: int) -> None:
-        """So many more queries, with those that failed, have their answer from that rank."""
+        """Count queries that the rank answered, failed ones included."""
         self._done += count
         self._failed += num_failed
         self._by_rank[rank] = self._by_rank.get(rank, 0) + count

@@ -1,6 +1,6 @@
 """Where the conductor listens: a local socket on one node; TCP with CURVE keys across nodes.
 
-The pair of keys that all workers share is made afresh for every test, and no other key is let in.
+Workers share a pair of keys that is new for every test; connections with any other key are refused.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from pipelines.launcher.messages import Address
 
 
 def listen(router: zmq.Socket[bytes], folder: str) -> Address:
-    """On this node alone; the socket's file goes into `folder`."""
+    """Listen on this node alone; the socket's file goes into `folder`."""
     url = f"ipc://{folder}/conductor"
     router.bind(url)
     return Address(url)
 
 
 def listen_across_nodes(router: zmq.Socket[bytes], host: str, port: int | None) -> tuple[Address, ThreadAuthenticator]:
-    """On TCP, for whoever has the keys. The authenticator is to be stopped before the socket's context ends.
+    """Listen on TCP, with the keys in the Address. The authenticator must be stopped before the socket's context ends.
 
-    host: by which the other nodes know this one. port: any free one where None. Raises RunError where it cannot be had.
+    host: the name by which other nodes reach this one. port: any free one where None. Raises RunError where it is not available.
     """
     conductor_public, conductor_secret = zmq.curve_keypair()
     worker_public, worker_secret = zmq.curve_keypair()
@@ -37,13 +37,13 @@ def listen_across_nodes(router: zmq.Socket[bytes], host: str, port: int | None) 
         else:
             router.bind(f"tcp://*:{port}")
     except zmq.ZMQError as error:
-        raise RunError(f"the conductor cannot listen on port {port or '(any)'}: {error}; choose another by dispatch.port") from None
+        raise RunError(f"the conductor cannot listen on port {port or '(any)'}: {error}. Choose another by dispatch.port.") from None
     keys = (key.decode() for key in (conductor_public, worker_public, worker_secret))
     return Address(f"tcp://{host}:{port}", *keys), authenticator
 
 
 class _Only:
-    """Lets one key in."""
+    """Accepts one key."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key

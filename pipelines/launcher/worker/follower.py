@@ -1,7 +1,7 @@
-"""A follower: a rank that works on what its replica's leader works on, and whose answers nobody needs.
+"""A rank of a replica that is not its leader. It runs the leader's batches; its outputs are discarded.
 
-It beats and fails as any worker does, so that the conductor knows of its death; queries it gets from the leader alone.
-Where the pipeline streams, its engine hears of them by itself, and the conductor says when to stop.
+It sends heartbeats and errors as any worker does, so that the conductor detects its death. It gets queries from the leader alone.
+Where the pipeline streams, its engine receives them by itself, and the conductor says when to stop.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ RETURN_S = 3.0  # how long this rank's own end may take after the test's
 
 
 class Follower(Worker):
-    """A rank of a replica that does not lead it, in one LoadGen test."""
+    """A follower's part in one LoadGen test."""
 
     def run(self, device: torch.device, num_warmups: int, seed: int, loaded: bool, check: Callable[[], None]) -> None:
-        """Load unless `loaded`, and follow until told to stop; warm-ups come from the leader as well.
+        """Load unless `loaded`, and follow until the conductor says stop; warm-ups come from the leader as well.
 
-        What goes wrong is told to the conductor and raised. Raises RunError where the run was given up.
+        An error is sent to the conductor and raised. Raises RunError where the run was given up.
         """
         try:
             if not loaded:
                 self.pipeline.load(device)
-            self._send(messages.Beat(self.rank))  # from now on the conductor knows whom to stop
+            self._send(messages.Beat(self.rank))  # from now on the conductor sends this rank its Stop
             self._begin_sampling()
             stop = self._follow_engine(self.pipeline, check) if isinstance(self.pipeline, StreamingPipeline) else self._follow_batches()
         except Exception as error:
@@ -62,18 +62,18 @@ class Follower(Worker):
         return message
 
 
-def leave_where_stuck(ended: Callable[[], bool], over: threading.Event, last_words: Callable[[], None]) -> None:
-    """End this process where the test has `ended` and its main thread does not come back to set `over`.
+def leave_where_stuck(ended: Callable[[], bool], over: threading.Event, before_exit: Callable[[], None]) -> None:
+    """End this process where the test has `ended` and its main thread does not return to set `over`.
 
-    A rank that waits on the device for one that died never wakes, and hears no signal.
-    last_words: called before; what the run leaves behind.
+    A rank that waits on the device for one that died never wakes, and receives no signal.
+    before_exit: called before the end; writes what the run leaves behind.
     """
 
     def watch() -> None:
         while not over.wait(1.0):
             if ended():
                 if not over.wait(RETURN_S):
-                    last_words()
+                    before_exit()
                     os._exit(1)
                 return
 

@@ -68,7 +68,7 @@ class Heartbeat:
             while sock.poll(patience_ms):
                 heard, message = time.monotonic(), messages.decode_for_heartbeat(sock.recv())
                 if isinstance(message, messages.Beat) and message.sent:
-                    self._clock.hear(message.sent, message.at, time.perf_counter())
+                    self._clock.add_round_trip(message.sent, message.at, time.perf_counter())
                     patience_ms = 0
                 if isinstance(message, messages.Stop):
                     self._leave = self._leave or (heard, message.why)

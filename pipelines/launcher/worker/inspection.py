@@ -1,7 +1,7 @@
-"""What can be seen of a pipeline from outside, so that what is in force does not rest on its own word.
+"""Inspects a pipeline from outside, so that effective settings do not rest on what the pipeline reports.
 
 Its attributes are followed to the torch modules that it holds, which are counted, not run. An engine in another process or behind a
-socket has none; then there is nothing to see, and the report says so.
+socket has none; then there is nothing to inspect, and the report says so.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def requested(pipeline: type[Pipeline]) -> dict[str, Any]:
-    """The class's own defaults of the options above: what is asked for where a configuration says nothing."""
+def default_options(pipeline: type[Pipeline]) -> dict[str, Any]:
+    """The class's defaults of the options above: what is requested where a configuration does not say."""
     names = {name for either in OPTIONS.values() for name in either}
     fields = {f.name: f.default for f in dataclasses.fields(pipeline) if f.name in names}  # type: ignore[arg-type]
     return {name: default for name, default in fields.items() if isinstance(default, str | bool | int | float | None)}
 
 
-def look(pipeline: Pipeline, required: Iterable[str] = ()) -> dict[str, Any]:
-    """weights: elements by dtype of each part, an attribute's path. attention: backends named by parts. compiled: modules that are.
+def inspect(pipeline: Pipeline, required: Iterable[str] = ()) -> dict[str, Any]:
+    """weights: elements by dtype of each part, by its attribute path. attention: backends that parts name. compiled: how many modules are.
 
-    packages: versions of what answers may depend on, and of those that the run requires.
+    packages: versions of those that answers may depend on, and of those that the run requires.
     """
     parts = dict(_parts(pipeline))
     return {
@@ -68,18 +68,18 @@ def look(pipeline: Pipeline, required: Iterable[str] = ()) -> dict[str, Any]:
 
 
 def packages(required: Iterable[str] = ()) -> dict[str, str]:
-    """Versions by name of those that are installed here."""
-    found = {}
+    """Versions by name of the packages that are installed here."""
+    versions = {}
     for name in dict.fromkeys((*PACKAGES, *ENGINES, *required)):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _parts(pipeline: Pipeline) -> Iterator[tuple[str, torch.nn.Module]]:
-    """The modules that hang on the pipeline's attributes, each once; what is inside a module is the module's."""
+    """The modules that the pipeline's attributes lead to, each once; modules inside them belong to them."""
     import torch
 
     seen: set[int] = set()
@@ -110,16 +110,16 @@ def _weights(module: torch.nn.Module) -> dict[str, int]:
     """Elements of parameters and buffers by dtype, with the class of tensors that are not plain ones."""
     import itertools
 
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for tensor in itertools.chain(module.parameters(), module.buffers()):
         kind = type(tensor.data if type(tensor).__name__ == "Parameter" else tensor).__name__
         name = str(tensor.dtype).removeprefix("torch.")
-        found[name if kind in PLAIN else f"{name} in {kind}"] += tensor.numel()
-    return dict(found)
+        counts[name if kind in PLAIN else f"{name} in {kind}"] += tensor.numel()
+    return dict(counts)
 
 
 def _attention(module: torch.nn.Module) -> Iterator[str]:
-    """As transformers and diffusers note it on the model."""
+    """Attention backends, where transformers and diffusers store them on the model."""
     config = getattr(module, "config", None)
     for part in (config, getattr(config, "text_config", None), getattr(config, "vision_config", None)):
         if name := getattr(part, "_attn_implementation", None):

@@ -1,4 +1,4 @@
-"""A thread that looks at this rank's device again and again while a test lasts."""
+"""A thread that samples this rank's power meter while a test lasts."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from workloads.run_folder.power_log import MeterFacts, PowerSample
 if TYPE_CHECKING:
     import torch
 
-STATE_EVERY_S = 1.0  # clocks, temperature and the like; energy and power at every look
+STATE_EVERY_S = 1.0  # clocks, temperature and the like; energy and power in every sample
 
 
 class PowerSampler:
     """One rank's, for one test. meter: None where the device is not measured, as `facts` say.
 
-    Every rank looks at its own device, so that no rank has to know of the others'.
+    Every rank samples its own device, so that no rank has to know those of others.
     """
 
     def __init__(self, facts: MeterFacts, meter: Meter | None, interval_s: float) -> None:
@@ -41,13 +41,13 @@ class PowerSampler:
             self._thread.start()
 
     def stop(self) -> None:
-        """A last look, and no more."""
+        """Take a last sample and end."""
         self._over.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def take(self, clock: ConductorClock) -> list[PowerSample]:
-        """What was seen since the last call, on the conductor's clock; nothing before that is known."""
+        """Samples since the last call, on the conductor's clock; none before that clock is known."""
         with self._lock:
             if clock.of(0.0) is None:
                 return []
@@ -59,7 +59,7 @@ class PowerSampler:
         while True:
             with_state = time.perf_counter() >= next_state
             next_state += STATE_EVERY_S * with_state
-            sample = self._look(with_state)
+            sample = self._sample(with_state)
             with self._lock:
                 self._samples.append(sample)
             if self._over.is_set():
@@ -67,12 +67,12 @@ class PowerSampler:
             last = max(last + self._interval_s, time.perf_counter())
             self._over.wait(last - time.perf_counter())
 
-    def _look(self, with_state: bool) -> PowerSample:
+    def _sample(self, with_state: bool) -> PowerSample:
         assert self._meter is not None
         began = time.perf_counter()
         try:
             values = self._meter.energy_and_power()
-        except Exception as error:  # a device that is lost, a counter that is forbidden: the figures will say so
+        except Exception as error:  # a device that is lost, a counter without permission: reported with the figures
             return PowerSample(began, error=f"{type(error).__name__}: {error}")
         at_s = (began + time.perf_counter()) / 2
         return PowerSample(at_s, **values, **(self._meter.state() if with_state else {}))
@@ -87,15 +87,15 @@ def power_sampler(settings: PowerSettings, rank: int, device: torch.device) -> P
     except MeterError as why:
         if settings.sample == "always":
             raise ConfigError(f"power.sample is 'always', but {device} cannot be measured: {why}") from None
-        if not why.expected:  # outcome.json tells of the others
-            _say_once(f"suite: energy is not measured: {why}", rank)
+        if not why.expected:  # outcome.json has the others
+            _print_once(f"suite: energy is not measured: {why}", rank)
         return PowerSampler(MeterFacts(rank, error=str(why), off=why.expected), None, settings.interval_s)
     node = os.environ.get("GROUP_RANK", "0")
     return PowerSampler(MeterFacts(rank, meter.source, f"{node}/{meter.device}", meter.limit_w), meter, settings.interval_s)
 
 
 @cache
-def _say_once(line: str, rank: int) -> None:
+def _print_once(line: str, rank: int) -> None:
     if rank == 0:
         print(line, file=sys.stderr, flush=True)
 

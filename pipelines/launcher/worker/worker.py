@@ -25,7 +25,7 @@ from pipelines.launcher.worker.clock_sync import ConductorClock
 from pipelines.launcher.worker.connection import connect
 from pipelines.launcher.worker.generation import Generation, OutOfStepError
 from pipelines.launcher.worker.heartbeat import LEAVE_S, Heartbeat
-from pipelines.launcher.worker.inspection import look, requested
+from pipelines.launcher.worker.inspection import default_options, inspect
 from pipelines.launcher.worker.memory import peak_memory
 from pipelines.launcher.worker.power_sampler import PowerSampler
 from workloads.records import Query, Sample
@@ -61,8 +61,8 @@ class Worker:
     def run(self, device: torch.device, num_warmups: int, seed: int, loaded: bool, check: Callable[[], None]) -> None:
         """Load unless `loaded`, warm up, answer until the conductor says stop.
 
-        check: called every second of waiting; it raises where waiting has become pointless.
-        What goes wrong before the first query is sent to the conductor and raised. Raises RunError where the run was given up.
+        check: called every second of waiting; it raises where no message can come any more.
+        An error before the first query is sent to the conductor and raised. Raises RunError where the run was given up.
         """
         try:
             if not loaded:
@@ -73,7 +73,7 @@ class Worker:
             raise
         self._begin_sampling()
         gc.collect()
-        gc.freeze()  # imageio's PyAV plugin collects garbage on every close: let it not walk the whole model
+        gc.freeze()  # imageio's PyAV plugin collects garbage on every close: it must not traverse the whole model
         self._send(
             messages.Ready(
                 self.rank,
@@ -85,8 +85,8 @@ class Worker:
                 isinstance(self.pipeline, StreamingPipeline),
                 self.pipeline.repeats,
                 self.pipeline.rests,
-                requested(type(self.pipeline)),
-                look(self.pipeline, self._required),
+                default_options(type(self.pipeline)),
+                inspect(self.pipeline, self._required),
             )
         )
         try:
@@ -99,8 +99,8 @@ class Worker:
         self._end_sampling()
         error_s = self._clock.error_s(time.perf_counter())
         clock: tuple[float | None, float | None] = (None, None) if math.isinf(error_s) else (self._clock.offset_s, error_s)
-        memory, effective, found = peak_memory(device), dict(self.pipeline.effective()), look(self.pipeline, self._required)
-        self._send(messages.Bye(self.rank, memory, self._writer.finish(), None, *clock, effective, found))
+        memory, effective, inspection = peak_memory(device), dict(self.pipeline.effective()), inspect(self.pipeline, self._required)
+        self._send(messages.Bye(self.rank, memory, self._writer.finish(), None, *clock, effective, inspection))
         if stop.reason == "aborted":
             raise RunError("the run was given up")
 
@@ -110,11 +110,11 @@ class Worker:
         return self._heartbeat.why_leave
 
     def leave_early(self, signal_name: str) -> None:
-        """Tell the conductor of a signal that ends this process; what is answered is on disk first, if it takes no longer than that."""
+        """Report a signal that ends this process to the conductor; answers are written to disk first, for LEAVE_S at most."""
         self._send(messages.Bye(self.rank, {}, self._writer.finish(LEAVE_S), signal_name))
 
     def close(self) -> None:
-        """End when all that was sent is on its way, which it may not be at the end of the process."""
+        """Wait until all messages are sent; the end of the process would not wait."""
         self._heartbeat.stop()
         if self._sampler:
             self._sampler.stop()
@@ -122,7 +122,7 @@ class Worker:
         self._context.term()
 
     def _begin_sampling(self) -> None:
-        """The model is loaded; say how its device is measured, and sample it from now on."""
+        """The model is loaded: report how its device is measured, and sample it from now on."""
         if self._sampler:
             self._send(messages.Power(self.rank, [], self._sampler.facts))
             self._sampler.start()
@@ -148,7 +148,7 @@ class Worker:
         return message
 
     def _stream(self, engine: StreamingPipeline, check: Callable[[], None]) -> messages.FromConductor:
-        """Keep the engine fed; the first message that brings no queries. Should the engine break, what it was working on has failed."""
+        """Keep the engine fed; the first message that brings no queries. Where the engine breaks, its running queries have failed."""
         running: dict[int, Query] = {}
         began: dict[int, float] = {}
         while True:
@@ -175,12 +175,12 @@ class Worker:
         return message
 
     def _replay(self, replay: messages.Replay, device: torch.device) -> None:
-        """Answer again what the conductor drew, when the disk has all that was timed."""
-        self._writer.drain()  # first: its work is ours, and on a crowded machine takes its time
+        """Answer again the queries that the conductor drew, once all timed answers are on disk."""
+        self._writer.drain()  # first: writing uses this rank's CPU, for long on a busy machine
         backlog_s = busy_s(device) if self.pipeline.rests else None
         generation = self._generation
-        shows = any(response.video_THWC is not None for _, response in generation.warm)
-        replayer = Replayer(self.rank, self.pipeline, self.samples, device, generation.replay, generation.keep, shows)
+        has_videos = any(response.video_THWC is not None for _, response in generation.warm)
+        replayer = Replayer(self.rank, self.pipeline, self.samples, device, generation.replay, generation.keep, has_videos)
         warm, generation.warm = [replayer.warm_up(query, response) for query, response in generation.warm], []
         self._send(messages.Replayed(self.rank, warm, backlog_s=backlog_s))
         for answers in replayer.answers(replay):

@@ -49,7 +49,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 
 
 def answer(case: str, folder: str, replica: Replica) -> dict[str, Any]:
-    """The case's clips or texts by name, with what is in force; nothing from a follower."""
+    """The case's clips or texts by name, with effective settings; nothing from a follower."""
     kind, _, options = CASES[case]
     pipeline: Any = (DiffusersT2V if kind == "wan" else TransformersLLM)(model=folder, **options)
     pipeline.replica = replica
@@ -59,7 +59,7 @@ def answer(case: str, folder: str, replica: Replica) -> dict[str, Any]:
     try:
         responses = [] if kind == "llama" and not replica.leads else pipeline.generate(samples, queries)
         if replica.size > 1:
-            # A language model's followers are told what to do by its engine, which computes in the world's own group.
+            # A language model's followers get their work from its engine, which computes in the world's own group.
             torch.distributed.barrier(group=torch.distributed.new_group(backend="gloo"))
     finally:
         pipeline.close()

@@ -77,7 +77,7 @@ def one_rank_clips(tiny_wan: Path) -> Any:
 
 @pytest.mark.xdist_group("two-ranks")  # they share what two ranks made in one go
 @pytest.mark.parametrize(
-    ("case", "told"),
+    ("case", "effective"),
     [
         pytest.param("ulysses", "context 2 (ulysses)", marks=pytest.mark.feature("diffusers_t2v", "context parallelism: Ulysses")),
         ("ring", "context 2 (ring)"),
@@ -86,13 +86,13 @@ def one_rank_clips(tiny_wan: Path) -> Any:
         ("cfg-vae-whole", "cfg 2"),
     ],
 )
-def test_two_ranks_make_the_clip_of_one(two_ranks: Path, one_rank_clips: Any, tiny_wan: Path, case: str, told: str) -> None:
+def test_two_ranks_make_the_clip_of_one(two_ranks: Path, one_rank_clips: Any, tiny_wan: Path, case: str, effective: str) -> None:
     """`ring` runs diffusers' ring with torch's flash attention for CPUs put in place of that for accelerators."""
     clips = np.load(two_ranks / f"{case}-0.npy").astype(int)
     expected = answer(case, str(tiny_wan), Replica())["clips"].astype(int) if case == "cfg-bfloat16" else one_rank_clips
     assert np.abs(clips - expected).max() <= PIXEL_TOLERANCE
     assert np.abs(expected[0] - expected[1]).max() > 10 * PIXEL_TOLERANCE
-    assert json.loads((two_ranks / f"{case}-0.json").read_text())["effective"]["parallel"] == told
+    assert json.loads((two_ranks / f"{case}-0.json").read_text())["effective"]["parallel"] == effective
 
 
 @pytest.mark.xdist_group("two-ranks")

@@ -170,10 +170,10 @@ def test_a_rank_whose_conductor_disappears_ends_itself(launch: Callable[..., Lau
     for process in (run.conductor, run.ranks[0]):
         process.kill()
     _, errors = run.process.communicate(timeout=60)
-    assert f"the conductor, on rank 0's host, has been silent for 3 s; rank 1 on {HERE} was still at work and leaves it" in errors
+    assert f"the conductor, on rank 0's host, has been silent for 3 s; rank 1 on {HERE} was still busy and ends" in errors
 
 
-def test_a_dead_conductor_is_told_of_by_rank_0_which_fails_what_was_issued(launch: Callable[..., Launch]) -> None:
+def test_a_dead_conductor_is_reported_by_rank_0_which_fails_what_was_issued(launch: Callable[..., Launch]) -> None:
     run = launch("load.target_qps=20", "load.target_latency_s=100", scenario="server")
     run.strike(run.conductor.kill)
     run.end()
@@ -208,7 +208,7 @@ def test_a_second_signal_does_not_interrupt_the_first_ones_work(launch: Callable
     run.check("interrupted by SIGTERM")
 
 
-def test_a_full_disk_is_said_with_the_room_that_was_set_aside(launch: Callable[..., Launch], tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_with_the_reserved_space(launch: Callable[..., Launch], tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=80m", "none", disk], capture_output=True).returncode:

@@ -44,7 +44,7 @@ def test_a_run_that_was_killed_is_finished_on_other_ranks_with_the_answers_of_an
     before = read(tmp_path / "run")
     assert 4 <= len(before) < NUM
     left = suite("report", "run")
-    assert "the accuracy test never ended" in left.stderr.replace("\n", " ")
+    assert "the accuracy test did not finish" in left.stderr.replace("\n", " ")
     assert f"{NUM - len(before)} of {NUM} queries failed or never finished" in read_report(left)["reasons"]
     file.write_bytes(file.read_bytes() + b'{"query_id":999,"samp')
     lost = tmp_path / "run" / before[0]["media"]
@@ -72,7 +72,7 @@ def test_a_run_that_was_killed_is_finished_on_other_ranks_with_the_answers_of_an
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--set", "seed=3", "--mode", "accuracy"], "--resume takes all settings from gone; leave out --mode, --set"),
+        (["--set", "seed=3", "--mode", "accuracy"], "--resume cannot be combined with --mode, --set"),
         ([], "'gone' is not a run folder: it has no config.yaml"),
     ],
 )
@@ -116,8 +116,8 @@ def test_a_run_that_lacks_only_its_outcome_gets_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 8}, r"config.yaml: seed is 8 now, and was 7 when the run began"),
-        ({"pipeline": {"name": "toy_t2v", "seconds": 1.0}}, r"config.yaml: pipeline.seconds is 1.0 now, and was 0.0 when"),
+        ({"seed": 8}, r"config.yaml: seed is now 8, but was 7 when the run began"),
+        ({"pipeline": {"name": "toy_t2v", "seconds": 1.0}}, r"config.yaml: pipeline.seconds is now 1.0, but was 0.0 when"),
     ],
 )
 def test_a_changed_option_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -129,9 +129,9 @@ def test_a_changed_option_is_named(tmp_path: Path, changes: dict[str, Any], mess
 
 def test_a_changed_prompt_is_named(tmp_path: Path) -> None:
     folder, config, samples = interrupted(tmp_path)
-    with pytest.raises(ConfigError, match=r"prompt 1 of the prompt set is 'z' now, and 'b' in samples.jsonl"):
+    with pytest.raises(ConfigError, match=r"prompt 1 of the prompt set is now 'z', but 'b' in samples.jsonl"):
         prepare_rest(folder, config, [samples[0], Sample(1, "z"), samples[2]])
-    with pytest.raises(ConfigError, match=r"the prompt set has 2 prompts now, and 3 in samples.jsonl"):
+    with pytest.raises(ConfigError, match=r"the prompt set now has 2 prompts, but samples.jsonl has 3"):
         prepare_rest(folder, config, samples[:2])
 
 
@@ -140,7 +140,7 @@ def test_a_changed_package_is_named(tmp_path: Path) -> None:
     system = json.loads((folder / "system.json").read_text(encoding="utf-8"))
     system["packages"]["torch"] = "1.0"
     write_json(folder / "system.json", system)
-    with pytest.raises(ConfigError, match=r"package.torch is '.*' now, and was '1.0' when the run began"):
+    with pytest.raises(ConfigError, match=r"package.torch is now '.*', but was '1.0' when the run began"):
         prepare_rest(folder, config, samples)
 
 
@@ -151,10 +151,10 @@ def test_settings_that_change_no_answer_may_change(tmp_path: Path) -> None:
 
 def test_performance_is_not_resumed(tmp_path: Path) -> None:
     folder, _, _ = interrupted(tmp_path, mode="performance")
-    with pytest.raises(ConfigError, match="is a performance run: its figures come from one stretch of load"):
+    with pytest.raises(ConfigError, match="is a performance run: its figures come from one uninterrupted load"):
         resumed_config(folder)
     folder, config, samples = interrupted(tmp_path, mode="both")
-    with pytest.raises(ConfigError, match=r"its performance test was given up \(it never ended\)"):
+    with pytest.raises(ConfigError, match=r"its performance test was given up \(it did not finish\)"):
         prepare_rest(folder, config, samples)
 
 

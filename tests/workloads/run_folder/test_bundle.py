@@ -141,7 +141,7 @@ def test_a_run_that_was_given_up_is_sealed_bundled_and_still_resumed(suite: Suit
     kept = (tmp_path / "run/records.jsonl").read_bytes()
     (tmp_path / "run/records.jsonl").write_bytes(kept.replace(b'"digest":"', b'"digest":"f', 1))
     config, samples, _, _ = read_run(tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"cannot be resumed: records.jsonl was changed after the run was given up"):
+    with pytest.raises(ConfigError, match=r"cannot be resumed: records.jsonl was modified after the run was given up"):
         prepare_rest(tmp_path / "run", config, samples)
     (tmp_path / "run/records.jsonl").write_bytes(kept)
     whole = suite("--resume", "run", "--plugin", "frail.py")

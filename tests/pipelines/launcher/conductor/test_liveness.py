@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.launcher.conductor.liveness import MIN_PATIENCE_S, Vigil
+from pipelines.launcher.conductor.liveness import MIN_PATIENCE_S, Liveness
 
 
 class Clock:
-    """time.monotonic for the vigil."""
+    """Stands in for time.monotonic."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -22,48 +22,48 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def watch(answer_timeout_s: float | None = None, gone: tuple[int, ...] = ()) -> Vigil:
-    vigil = Vigil(lambda rank: rank not in gone, 20.0, answer_timeout_s)
+def watch(answer_timeout_s: float | None = None, gone: tuple[int, ...] = ()) -> Liveness:
+    liveness = Liveness(lambda rank: rank not in gone, 20.0, answer_timeout_s)
     for rank in (0, 1):
-        vigil.hello(rank, f"node{rank}")
-    return vigil
+        liveness.note_connection(rank, f"node{rank}")
+    return liveness
 
 
 def test_a_rank_whose_process_is_gone_is_named_with_its_host(clock: Clock) -> None:
-    vigil = watch(gone=(1,))
-    assert vigil.look(dict) is None  # it looks once a second
+    liveness = watch(gone=(1,))
+    assert liveness.check(dict) is None  # it checks once a second
     clock.now += 1
-    assert vigil.look(dict) is None  # its goodbye may be on its way
+    assert liveness.check(dict) is None  # its goodbye may be on its way
     clock.now += 1
-    assert str(vigil.look(dict)).startswith("rank 1 on node1 died")
-    vigil.left(1)
-    assert vigil.death() is None
+    assert str(liveness.check(dict)).startswith("rank 1 on node1 died")
+    liveness.note_leave(1)
+    assert liveness.describe_death() is None
 
 
 def test_a_silent_rank_is_named_with_its_host(clock: Clock) -> None:
-    vigil = watch()
+    liveness = watch()
     clock.now += 21
-    vigil.seen(0)
-    assert str(vigil.look(dict)).startswith("rank 1 on node1 has been silent for 20 s")
+    liveness.note_message(0)
+    assert str(liveness.check(dict)).startswith("rank 1 on node1 has been silent for 20 s")
 
 
 def test_a_rank_hangs_after_its_patience_without_any_answer(clock: Clock) -> None:
-    vigil = watch(answer_timeout_s=5.0)
+    liveness = watch(answer_timeout_s=5.0)
     clock.now += 10
-    vigil.seen(0)
-    vigil.seen(1)
-    assert vigil.look(lambda: {1: ("query 7 (sample 3)", 4.0)}) is None  # it was idle before
+    liveness.note_message(0)
+    liveness.note_message(1)
+    assert liveness.check(lambda: {1: ("query 7 (sample 3)", 4.0)}) is None  # it was idle before
     clock.now += 2
-    vigil.answered(1)
-    assert vigil.look(lambda: {1: ("query 7 (sample 3)", 6.0)}) is None  # others are answered meanwhile
+    liveness.note_answer(1)
+    assert liveness.check(lambda: {1: ("query 7 (sample 3)", 6.0)}) is None  # others are answered meanwhile
     clock.now += 6
     expected = "rank 1 on node1 hangs: no answer for 5 s (answer_timeout_s) while it works on query 7 (sample 3)"
-    assert vigil.look(lambda: {1: ("query 7 (sample 3)", 12.0)}) == expected
+    assert liveness.check(lambda: {1: ("query 7 (sample 3)", 12.0)}) == expected
 
 
 def test_patience_grows_with_the_longest_batch(clock: Clock) -> None:
-    vigil = watch()
-    assert vigil.patience_s == MIN_PATIENCE_S
-    vigil.answered(0, batch_s=300.0)
-    vigil.answered(1, batch_s=1.0)
-    assert vigil.patience_s == 3000.0
+    liveness = watch()
+    assert liveness.patience_s == MIN_PATIENCE_S
+    liveness.note_answer(0, batch_s=300.0)
+    liveness.note_answer(1, batch_s=1.0)
+    assert liveness.patience_s == 3000.0

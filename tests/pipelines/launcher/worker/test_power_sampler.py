@@ -41,7 +41,7 @@ def test_samples_are_brought_to_the_conductors_clock_and_end_with_a_last_look(tm
     while not sampler._samples:
         time.sleep(0.005)
     assert sampler.take(clock) == []  # how the clocks stand is not known yet
-    clock.hear(10.0, 1010.001, 10.002)
+    clock.add_round_trip(10.0, 1010.001, 10.002)
     write_package(tmp_path, energy_j=1100.0)
     counter.write_text("not a number", encoding="utf-8")
     sampler.stop()
