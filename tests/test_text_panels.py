@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import QUICK, TWO_RANKS, SuiteRun, last_line, read_report
+from tests.conftest import QUICK, SuiteRun, last_line, read_report
 
 TOY_ENGINE = ["--config", "llm/toy", "--set", "pipeline.prefill_s=0.01", "--set", "pipeline.token_s=0.002"]
 
@@ -86,7 +86,7 @@ def test_the_search_ends_between_a_valid_and_an_invalid_rate(suite: SuiteRun, tm
 
 
 def test_two_ranks_stream_side_by_side(suite: SuiteRun) -> None:
-    done = suite(*TOY_ENGINE, *QUICK, *sets(load__target_qps=1000), launcher=TWO_RANKS)
+    done = suite(*TOY_ENGINE, *QUICK, *sets(load__target_qps=1000), ranks=2)
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in (Path(last_line(done)["run"]) / "records.jsonl").read_text().splitlines()]
     assert {r["rank"] for r in records} == {0, 1}

@@ -12,7 +12,7 @@ import pytest
 import suite as command
 from metrics.report.html import page
 from pipelines.launcher.worker import generation
-from tests.conftest import TWO_RANKS, SuiteRun, read_report
+from tests.conftest import SuiteRun, read_report
 
 PLUGIN = str(Path(__file__).with_name("saboteurs.py"))
 BRIEFLY = ["load.min_duration_s=0.1", "load.min_query_count=8", "report_videos=0", "metrics=[throughput]", "warmup_batches=1"]
@@ -97,7 +97,7 @@ def test_steps_skipped_in_full_batches_by_the_embedded_model_are_caught(report: 
 def test_a_rank_that_differs_is_caught(suite: SuiteRun) -> None:
     settings = [*BRIEFLY, "dataset.num_prompts=8", "pipeline={name: differs_by_rank, seconds: 0.05}"]
     words = [word for setting in settings for word in ("--set", setting)]
-    assert_caught(read_report(suite("--config", "t2v/toy", "--plugin", PLUGIN, *words, launcher=TWO_RANKS)), "ranks")
+    assert_caught(read_report(suite("--config", "t2v/toy", "--plugin", PLUGIN, *words, ranks=2)), "ranks")
 
 
 @pytest.mark.parametrize("name", ["caches_answers", "skips_steps", "falls_back", "unpacks_weights", "answers_early"])

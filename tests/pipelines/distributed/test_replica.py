@@ -135,8 +135,7 @@ def test_a_run_on_one_replica_of_two_ranks_is_valid(suite: SuiteRun) -> None:
         "t2v",
         *QUICK,
         *("--set", "parallel.cfg=2", "--set", "pipeline.num_inference_steps=2", "--set", "metrics=[throughput]", "--output", "run"),
-        launcher=TWO_RANKS,
-        env={"OMP_NUM_THREADS": "1"},
+        ranks=2,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert last_line(done)["verdict"] == "VALID"
@@ -152,8 +151,7 @@ def test_a_streaming_run_on_one_replica_of_two_ranks_is_valid(suite: SuiteRun, t
         *QUICK,
         *("--set", "parallel.tensor=2", "--set", f"pipeline.model={tiny_llama}", "--set", "pipeline.max_new_tokens=4"),
         *("--set", "metrics=[throughput]", "--output", "run"),
-        launcher=TWO_RANKS,
-        env={"OMP_NUM_THREADS": "1"},
+        ranks=2,
     )
     report = read_report(done)
     assert report["effective"]["parallel"] == "tensor 2", done.stderr[-4000:]

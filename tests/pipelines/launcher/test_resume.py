@@ -18,7 +18,7 @@ from configs.load_config import parse_config
 from configs.run_config import RunConfig
 from pipelines.launcher.provenance import write_manifest, write_system
 from pipelines.launcher.resume import prepare_rest, resumed_config
-from tests.conftest import ROOT, TWO_RANKS, SuiteRun, read_report, record, suite_env
+from tests.conftest import ROOT, SuiteRun, read_report, record, suite_env
 from workloads.records import Sample
 from workloads.run_folder.files import write_config, write_json, write_samples
 
@@ -50,7 +50,7 @@ def test_a_run_that_was_killed_is_finished_on_other_ranks_with_the_answers_of_an
     lost = tmp_path / "run" / before[0]["media"]
     lost.unlink(missing_ok=True)  # as if it had not reached the disk
 
-    done = suite("--resume", "run", launcher=TWO_RANKS)
+    done = suite("--resume", "run", ranks=2)
     assert done.returncode == 0, done.stderr
     report = read_report(done)
     assert report["verdict"] == "VALID"
