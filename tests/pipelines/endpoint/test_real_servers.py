@@ -1,4 +1,4 @@
-"""The endpoint against servers that others wrote, started here where they are installed: the answers are the engine's own."""
+"""The endpoint against other projects' servers, started here where they are installed: answers are the engine's own."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SERVING = ("fastapi", "uvicorn", "openai", "multipart")  # what `transformers se
 
 @pytest.fixture
 def started(tmp_path: Path) -> Iterator[Callable[..., str]]:
-    """Start a server's command, with `--port N` behind it, and wait until it has answered; its url."""
+    """Starts a server by its command with `--port N` added, and returns its url once it has answered."""
     running: list[subprocess.Popen[bytes]] = []
 
     def start(*command: str) -> str:
@@ -47,9 +47,9 @@ def started(tmp_path: Path) -> Iterator[Callable[..., str]]:
         end = time.monotonic() + READY_S
         while time.monotonic() < end and running[-1].poll() is None:
             try:
-                with urllib.request.urlopen(_question(port), timeout=READY_S):
+                with urllib.request.urlopen(_first_request(port), timeout=READY_S):
                     return f"http://127.0.0.1:{port}"
-            except OSError:  # it does not listen yet, or breaks off while it loads its model at the first question
+            except OSError:  # it does not listen yet, or closes the connection while it loads its model for the first request
                 time.sleep(0.5)
         raise AssertionError(log.read_text(errors="replace")[-3000:])
 
@@ -64,39 +64,39 @@ def answers(pipeline: Any) -> list[tuple[str | None, int, int]]:
     pipeline.load(torch.device("cpu"))
     samples = list(Language(num_prompts=8).samples())
     try:
-        found = pipeline.generate(samples, [Query(i, i, i) for i in range(len(samples))])
+        responses = pipeline.generate(samples, [Query(i, i, i) for i in range(len(samples))])
     finally:
         pipeline.close()
-    assert [r.error for r in found] == [None] * len(samples)
-    return [(r.text, r.num_units, r.num_input_tokens) for r in found]
+    assert [r.error for r in responses] == [None] * len(samples)
+    return [(r.text, r.num_units, r.num_input_tokens) for r in responses]
 
 
 @pytest.mark.feature("endpoint", "against `transformers serve`")
 def test_transformers_own_server_gives_the_engines_answers(started: Callable[..., str]) -> None:
     """Greedy: texts and counts of tokens must be those of transformers_llm in this process."""
     if importlib.util.find_spec("vllm") is not None:
-        pytest.skip("vLLM wants an older transformers; its own server is asked there")
+        pytest.skip("vLLM needs an older transformers; there, its own server is tested")
     if missing := [name for name in SERVING if importlib.util.find_spec(name) is None]:
         pytest.skip(f"`transformers serve` needs {', '.join(missing)}: make features")
     url = started("-m", "transformers.cli.transformers", "serve", MODEL, "--device", "cpu", "--dtype", "float32", *PAGED)
-    asked = answers(make("pipelines", "endpoint", {"url": url, "model": MODEL, "max_new_tokens": 64}))
-    assert asked == answers(make("pipelines", "transformers_llm", {"max_new_tokens": 64}))
+    served = answers(make("pipelines", "endpoint", {"url": url, "model": MODEL, "max_new_tokens": 64}))
+    assert served == answers(make("pipelines", "transformers_llm", {"max_new_tokens": 64}))
 
 
 @pytest.mark.feature("endpoint", "against vLLM's own server")
 def test_vllms_own_server_gives_the_engines_answers(started: Callable[..., str]) -> None:
-    """vLLM's kernels sum in another order, so that one answer of eight may part."""
+    """vLLM's kernels sum in another order, so one answer of eight may differ."""
     if importlib.util.find_spec("vllm") is None:
         pytest.skip("vLLM is not installed: make test-vllm")
     url = started(
         "-m", "vllm.entrypoints.openai.api_server", "--model", MODEL, "--dtype", "float32", "--enforce-eager", "--max-model-len", "512"
     )
-    asked = answers(make("pipelines", "endpoint", {"url": url, "max_new_tokens": 64}))
+    served = answers(make("pipelines", "endpoint", {"url": url, "max_new_tokens": 64}))
     own = answers(make("pipelines", "transformers_llm", {"max_new_tokens": 64}))
-    assert sum(one == other for one, other in zip(asked, own, strict=True)) >= len(own) - 1
+    assert sum(one == other for one, other in zip(served, own, strict=True)) >= len(own) - 1
 
 
-def _question(port: int) -> urllib.request.Request:
+def _first_request(port: int) -> urllib.request.Request:
     body = {"model": MODEL, "messages": [{"role": "user", "content": "count from 1 to 2."}], "max_tokens": 2}
     url, kind = f"http://127.0.0.1:{port}/v1/chat/completions", {"Content-Type": "application/json"}
     return urllib.request.Request(url, json.dumps(body).encode(), kind)

@@ -1,0 +1,118 @@
+"""Texts from a server: streams, counts of tokens, what is sent, and what goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from pipelines.base import Event
+from pipelines.endpoint.pipeline import Endpoint
+from pipelines.endpoint.text import events_of
+from pipelines.models.embedded import LANGUAGE
+from tests.pipelines.endpoint.fault_server import FaultServer, ask
+from workloads.records import Query, Sample
+
+PNG = b"\x89PNG and the rest"
+
+
+@pytest.mark.feature("endpoint", "chat, streamed, token times")
+def test_an_answer_has_its_text_tokens_gaps_and_stages(loaded: Callable[..., Endpoint]) -> None:
+    (response,) = ask(loaded(), "fine")
+    assert response.error is None
+    assert (response.text, response.finish_reason) == ("one two three", "stop")
+    assert (response.num_input_tokens, response.num_units) == (5, 4)
+    assert len(response.token_gap_s) == 3  # three deltas, and the end token
+    assert response.stages.keys() == {"client_queue", "first_token", "further_tokens"}
+    assert 0.02 < response.stages["further_tokens"] < 5
+
+
+@pytest.mark.feature("endpoint", "faults: 429, 500, cut, malformed and endless streams")
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("429", "status 429 Too Many Requests: come back later"),
+        ("500", "status 500 Internal Server Error: come back later"),
+        ("cut", "cut"),
+        ("ends early", "the stream was cut after 3 deltas"),
+        ("malformed", "malformed server-sent event"),
+        ("error inside", "an error in the stream: out of memory"),
+        ("no usage", "no usage in the answer; count its tokens by count_by"),
+        ("not a stream", "it answers with text/html"),
+        ("endless", "no end of the answer within 1 s (timeout_s)"),
+    ],
+)
+def test_a_fault_fails_its_own_query_and_names_the_server(
+    server: FaultServer, loaded: Callable[..., Endpoint], fault: str, message: str
+) -> None:
+    before, bad, after = ask(loaded(timeout_s=1), "fine", fault, "fine")
+    assert before.text == after.text == "one two three"
+    assert bad.text is None
+    assert message in str(bad.error)
+    assert server.url in str(bad.error)
+    assert "client_queue" in bad.stages
+
+
+def test_a_stream_without_done_is_whole_where_it_has_a_finish_reason(loaded: Callable[..., Endpoint]) -> None:
+    assert ask(loaded(), "no done")[0].text == "one two three"
+
+
+def test_the_first_token_is_an_event_and_its_wait_is_a_stage(loaded: Callable[..., Endpoint]) -> None:
+    endpoint = loaded()
+    endpoint.submit([Sample(0, "slow")], [Query(0, 0, 7)])
+    first = endpoint.step(5.0)
+    assert [(event.first_token_id, event.response) for event in first] == [(0, None)]
+    events: list[Event] = []
+    while not events:
+        events += endpoint.step(1.0)
+    assert events[0].response is not None
+    assert events[0].response.stages["first_token"] >= 0.3
+
+
+@pytest.mark.feature("endpoint", "token counts by usage, deltas or tokenizer")
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [({}, 4), ({"count_by": "deltas"}, 3), ({"count_by": "tokenizer", "tokenizer": str(LANGUAGE["embedded"])}, None)],
+)
+def test_tokens_are_counted_by_the_chosen_method(loaded: Callable[..., Endpoint], options: dict[str, Any], count: int | None) -> None:
+    endpoint = loaded(**options)
+    (response,) = ask(endpoint, "no usage" if options else "fine")
+    assert response.num_units == (count or len(endpoint._load_tokenizer()("one two three", add_special_tokens=False)["input_ids"]))
+    method = endpoint.effective()["token_counts"]
+    assert {"usage": "the server's usage", "deltas": "deltas of the stream"}.get(endpoint.count_by, "tokenizer ") in method
+
+
+def test_requests_contain_the_given_options_and_nothing_else(server: FaultServer, loaded: Callable[..., Endpoint]) -> None:
+    ask(loaded(stream=False, count_by="usage"), "fine")
+    assert server.bodies[-1] == {"model": "faulty", "messages": [{"role": "user", "content": "fine"}], "temperature": 0.0}
+    more = {"temperature": 0.5, "top_p": 0.9, "top_k": 5, "max_new_tokens": 9, "extra": {"min_p": 0.1}, "api": "completions"}
+    (response,) = ask(loaded(stream=False, **more), "fine")
+    sent = {"temperature": 0.5, "top_p": 0.9, "top_k": 5, "max_tokens": 9, "min_p": 0.1, "seed": 7, "model": "faulty", "prompt": "fine"}
+    assert server.bodies[-1] == sent
+    assert (response.text, response.finish_reason) == ("one two three", "length")
+
+
+@pytest.mark.feature("endpoint", "images")
+def test_images_go_into_the_message_before_the_question(server: FaultServer, loaded: Callable[..., Endpoint]) -> None:
+    endpoint = loaded(system_prompt="be brief")
+    endpoint.generate([Sample(0, "what is it?", images=(PNG,))], [Query(0, 0, 7)])
+    system, user = server.bodies[-1]["messages"]
+    assert system == {"role": "system", "content": "be brief"}
+    assert [part["type"] for part in user["content"]] == ["image_url", "text"]
+    assert user["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
+
+
+def test_events_are_the_same_wherever_the_network_splits_them() -> None:
+    content = ": hello\r\ndata: {1}\n\nevent: x\ndata:two\r\ndata: lines\r\n\r\ndata: é\n\nretry: 5\n\ndata: [DONE]\n\n".encode()
+
+    async def read(at: int) -> list[str]:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield content[:at]
+            yield content[at:]
+
+        return [data async for data in events_of(pieces())]
+
+    for at in range(len(content)):
+        assert asyncio.run(read(at)) == ["{1}", "two\nlines", "é", "[DONE]"], at
