@@ -6,8 +6,9 @@ run by MLPerf's rules made its answers otherwise than the reference does), devic
 that the run was told to bear: off, or a share), truth
 (name, result and what was told of each truth check), gates (figure, value, target, at_least, at_most, holds, why; validity/gates.py),
 ranks,
-samples (per judged answer: prompt, media or text, scores), search (of the highest rate, where there was one), brief (where figures were
-left out). Nothing in it depends on when or in which folder it is made.
+samples (per judged answer: prompt, media or text, scores), attempts (tests that were too short and were run again, where there were
+any), search (of the highest rate, where there was one), brief (where figures were left out).
+Nothing in it depends on when or in which folder it is made.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from workloads.loadgen.load_test import read_summary
 from workloads.mlperf.notices import differences_from_reference, notice
 from workloads.mlperf.run_rules import benchmark_of
 from workloads.run_folder import manifest
+from workloads.run_folder.attempts import read_attempts
 from workloads.run_folder.files import write_json
 from workloads.run_folder.search import read_search
 
@@ -103,6 +105,8 @@ def make_report(folder: Path, brief: bool = False) -> Report:
     }
     if brief:
         data["brief"] = True
+    if attempts := read_attempts(folder):
+        data["attempts"] = [msgspec.structs.asdict(attempt) | {"note": attempt.note} for attempt in attempts]
     if search is not None:
         data["search"] = msgspec.to_builtins(search)
     return Report(run, data)

@@ -29,6 +29,8 @@ def print_summary(report: Report) -> None:
         console.print(f"  - {reason}", markup=False)
     for note in data.get("notes", ()):
         console.print(f"  not as the reference: {note}", markup=False)
+    for attempt in data.get("attempts", ()):
+        console.print(f"  run again, the first test not counted: {attempt['note']}", markup=False)
     value = "value" if data["rules"] == "quick" else "value, unverified"
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column, justify in (("figure", "left"), (value, "right"), ("95 % interval", "right"), ("n", "right")):

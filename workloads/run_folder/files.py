@@ -11,6 +11,7 @@ outputs/<run>/
   outcome.json      how each test ended, what each rank really ran with, peak memory
   <mode>/           LoadGen's logs: mlperf_log_summary.txt, mlperf_log_detail.txt ...
   media/            answers that are files, named by query
+  attempts/         tests that were too short and were run again; workloads/run_folder/attempts.py
   plugins/          plugin files that the run was given
   manifest.json     seeds, hashes of all files; workloads/run_folder/manifest.py
   report.json, report.html, contact_sheet.png
