@@ -1,8 +1,8 @@
-"""How plugins are registered, found and given their options.
+"""The plugin registry: registers plugins, finds them by name, and builds them from their options.
 
-A plugin is a dataclass under `@register("name")`; its fields are its options and the class it derives from (Pipeline,
-Workload or Metric) says what it plugs into. A name is looked for in this order: files given by `--plugin`, built-ins,
-entry points `triptych.pipelines`, `triptych.workloads` and `triptych.metrics`. Nothing is imported before it is named.
+A plugin is a dataclass under `@register("name")`. Its fields are its options; its base class (Pipeline, Workload or Metric) is its
+kind. A name is searched in this order: files given by `--plugin`, built-ins, entry points `triptych.pipelines`,
+`triptych.workloads` and `triptych.metrics`. A plugin is imported only when it is named.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ _registered: dict[tuple[str, str], type] = {}
 
 
 def register(name: str) -> Callable[[type[T]], type[T]]:
-    """Make a dataclass known as a plugin. Its base class must be Pipeline, Workload or Metric."""
+    """Register a dataclass as a plugin. Its base class must be Pipeline, Workload or Metric."""
 
     def mark(cls: type[T]) -> type[T]:
         if not dataclasses.is_dataclass(cls):
@@ -77,7 +77,7 @@ def register(name: str) -> Callable[[type[T]], type[T]]:
 
 
 def load_plugin_file(path: str) -> None:
-    """Import a file given by `--plugin`, so that what it registers is found first."""
+    """Import a file given by `--plugin`; what it registers is found before all else. Raises PluginError."""
     file = Path(path)
     if not file.is_file():
         raise PluginError(f"plugin file {path!r} does not exist")
@@ -98,16 +98,16 @@ def load_plugin_file(path: str) -> None:
 
 
 def names(kind: str) -> dict[str, str]:
-    """Every known name of the kind and where it comes from, without importing any."""
+    """Every known name of the kind and its origin. Imports no plugin."""
     found = {e.name: f"package {e.dist.name if e.dist else e.value}" for e in _entry_points(kind)}
     found |= dict.fromkeys(BUILT_IN[kind], "built in")
     return found | {name: "--plugin" for k, name in _registered if k == kind and name not in BUILT_IN[kind]}
 
 
 def find(kind: str, name: str) -> type[Any]:
-    """The plugin class of that name.
+    """Return the plugin class of that name.
 
-    Raises PluginError where no such name is known, or where its module fails to import (with the cause).
+    Raises PluginError where the name is unknown, or where its module fails to import (with the cause).
     """
     if (kind, name) not in _registered:
         _import(kind, name)
@@ -115,13 +115,13 @@ def find(kind: str, name: str) -> type[Any]:
 
 
 def plugin_file(kind: str, name: str) -> Path | None:
-    """The file given by `--plugin` that the plugin comes from; None where it comes from elsewhere."""
+    """Return the file given by `--plugin` that registered the plugin; None for every other plugin."""
     module = find(kind, name).__module__
     return Path(str(sys.modules[module].__file__)) if module.startswith(_FILE_MODULE) else None
 
 
 def make(kind: str, name: str, options: Mapping[str, Any], **common: Any) -> Any:
-    """Find the plugin and build it from its options; `common` are fields set by the suite, where the class has them."""
+    """Find the plugin and build it from its options. common: fields that the suite sets, where the class has them."""
     cls = find(kind, name)
     fields = {f.name for f in dataclasses.fields(cls) if f.init}
     given = dict(options) | {k: v for k, v in common.items() if k in fields and k not in options}
@@ -129,7 +129,7 @@ def make(kind: str, name: str, options: Mapping[str, Any], **common: Any) -> Any
 
 
 def validated(cls: type[T], what: str, options: Mapping[str, Any]) -> T:
-    """The dataclass built from the options, each checked against its field's type. Raises ConfigError naming the option."""
+    """Build the dataclass from the options, each checked against its field's type. Raises ConfigError naming the option."""
     from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
@@ -151,18 +151,18 @@ def validated(cls: type[T], what: str, options: Mapping[str, Any]) -> T:
 
 
 def explain(error: Any) -> str:
-    """A pydantic ValidationError as one line: `option 'a.b' is 'x': why`."""
-    told = []
+    """Format a pydantic ValidationError as one line: `option 'a.b' is 'x': why`."""
+    problems = []
     for detail in error.errors():
         where = ".".join(str(part) for part in detail["loc"])
         message = detail["msg"].removeprefix("Value error, ")
         if detail["type"] == "missing":
-            told.append(f"option {where!r} is required")
+            problems.append(f"option {where!r} is required")
         elif where:
-            told.append(f"option {where!r} is {detail['input']!r}: {message[0].lower() + message[1:]}")
+            problems.append(f"option {where!r} is {detail['input']!r}: {message[0].lower() + message[1:]}")
         else:
-            told.append(message)
-    return "; ".join(told)
+            problems.append(message)
+    return "; ".join(problems)
 
 
 def _kind(cls: type, name: str) -> str:

@@ -1,4 +1,4 @@
-# Triptych on processors, with the versions that CI runs. Written, not built here: see docker/README.md.
+# Triptych on CPUs, with the versions that CI runs. Written, not built here: see docker/README.md.
 #   docker build --file docker/cpu.Dockerfile --build-arg TORCH_WHEELS=URL --tag triptych:cpu .
 # TORCH_WHEELS: the index of CPU wheels that PyTorch's "Get started" page names; without it torch comes with CUDA's libraries, and
 # works too.
