@@ -1,7 +1,8 @@
-"""An audit: a candidate run against a reference run of the same prompts and seeds, answer by answer.
+"""The audit: a candidate run compared with a reference run of the same prompts and seeds, answer by answer.
 
-PASS: no metric of quality is worse by its margin; FAIL: one is; INCONCLUSIVE: the prompts are too few to say, and how many more would
-do. Speed is told beside, and how close the answers are to the reference's, which is no verdict: other is not worse.
+PASS: no quality metric is worse by its margin. FAIL: one is. INCONCLUSIVE: the prompts are too few to decide; the audit states how many
+more are needed. It also reports speed, and how similar the answers are to the reference's, which does not affect the verdict: an answer
+that differs is not necessarily worse.
 Statistics: metrics/statistics/paired.py.
 """
 
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import ConfigError, unknown
-from metrics.audit.pairs import check_alike, worst
+from metrics.audit.pairs import check_pairs, worst
 from metrics.audit.sample_size import Effect, parse_effect
 from metrics.base import Run
 from metrics.performance.speed import speed_up, throughput
@@ -38,51 +39,51 @@ from workloads.mlperf.run_rules import shown_benchmark
 from workloads.records import Record
 
 SCHEMA = "triptych-audit/1"
-USUAL_MARGIN = "1%"
+DEFAULT_MARGIN = "1%"
 
 
 def audit(
     reference: Path, candidate: Path, margin: str | None = None, names: Sequence[str] = (), allow_invalid: bool = False
 ) -> dict[str, Any]:
-    """What audit.json holds.
+    """Return the content of audit.json.
 
-    margin: loss of quality that is tolerated: `1%` of the reference's mean, or an amount such as `0.01`; where not given, what the gates of
-    the reference's MLPerf benchmark tolerate, or 1%. names: metrics that are judged; all that score single answers and have a better
-    direction, where none is named: those of the workload and of either run, by which both are scored.
+    margin: the tolerated loss of quality: `1%` of the reference's mean, or an amount such as `0.01`. The default is what the gates of the
+    reference's MLPerf benchmark tolerate, or 1%. names: the metrics to judge. The default is all metrics of the workload and of either run
+    that score single answers and have a better direction; both runs are scored by all of them.
     Raises ConfigError for runs that cannot be compared, naming the difference.
     """
     given = parse_effect(margin, "--margin") if margin is not None else None
     one, two = (_load(folder, allow_invalid) for folder in (reference, candidate))
-    check_alike(one, two)
+    check_pairs(one, two)
     metrics = list(dict.fromkeys((*one.run.workload.default_metrics, *one.run.metric_names, *two.run.metric_names)))
-    one, two = scored_by(one, metrics), scored_by(two, metrics)  # a metric that one run left out is no metric that it passes
-    tolerated, margin_from = (given, "as given") if given else _usual_margin(one.run)
-    judged, left_out = _comparisons(one, two, tolerated, names)
-    found = verdicts(judged)
+    one, two = scored_by(one, metrics), scored_by(two, metrics)  # a run must not pass by leaving out a metric
+    effect, margin_from = (given, "as given") if given else _default_margin(one.run)
+    comparisons, left_out = _comparisons(one, two, effect, names)
+    result = verdicts(comparisons)
     close = closeness(one.run, two.run)
     each = []
-    for v in found.each:
-        more = further_samples(v.comparison, ALPHA / len(judged)) if v.verdict == "INCONCLUSIVE" else 0
+    for v in result.each:
+        more = further_samples(v.comparison, ALPHA / len(comparisons)) if v.verdict == "INCONCLUSIVE" else 0
         numbers = {"relative": v.comparison.difference / abs(v.comparison.reference) if v.comparison.reference else None}
         adjusted = {"p_not_worse_holm": v.p_not_worse, "p_worse_holm": v.p_worse}
         each.append({**asdict(v.comparison), **numbers, **adjusted, "verdict": v.verdict, "further_samples": more})
     return {
         "schema": SCHEMA,
-        "verdict": found.overall,
-        "margin": tolerated.text,
+        "verdict": result.overall,
+        "margin": effect.text,
         "margin_from": margin_from,
         "workload": one.run.config.workload,
         "rules": one.run.config.rules,
         "notice": notices((one.run.config, two.run.config)),
-        "reference": _described(one, reference),
-        "candidate": _described(two, candidate),
+        "reference": _description(one, reference),
+        "candidate": _description(two, candidate),
         "differs": differing(facts(one), facts(two)),
         "num_pairs": len(one.run.judged),
         "speed": _speed(one.run, two.run),
         "metrics": each,
         "left_out": left_out,
         "closeness": close,
-        "worst": worst(one, two, found.each, {p["sample_index"]: p for p in close["pairs"]}),
+        "worst": worst(one, two, result.each, {p["sample_index"]: p for p in close["pairs"]}),
     }
 
 
@@ -90,89 +91,93 @@ def _load(folder: Path, allow_invalid: bool) -> Report:
     report = worked_out(folder)
     reasons = report.data["reasons"]
     if reasons and not allow_invalid:
-        raise ConfigError(f"run {str(folder)!r} is INVALID, and no audit rests on it: {reasons[0]}; --allow-invalid audits it, and says so")
+        raise ConfigError(
+            f"run {str(folder)!r} is INVALID and cannot be audited: {reasons[0]}. "
+            "Use --allow-invalid to audit it anyway; the result is marked."
+        )
     return report
 
 
-def _usual_margin(run: Run) -> tuple[Effect, str]:
-    """The smallest loss that a gate of the run's benchmark tolerates, and whose it is."""
-    found = shown_benchmark(run.config)
-    gates = scenario_of(found, run.config.scenario).gates if found else ()
+def _default_margin(run: Run) -> tuple[Effect, str]:
+    """The smallest loss that a gate of the run's benchmark tolerates, and its source."""
+    benchmark = shown_benchmark(run.config)
+    gates = scenario_of(benchmark, run.config.scenario).gates if benchmark else ()
     losses = [1 - gate.at_least / gate.target for gate in gates if gate.at_least is not None]
-    if found is None or not losses:
-        return parse_effect(USUAL_MARGIN, "--margin"), "usual: the reference is of no MLPerf benchmark"
-    return parse_effect(f"{100 * min(losses):.4g}%", "--margin"), f"the gate of {found.name} in MLPerf {found.round}"
+    if benchmark is None or not losses:
+        return parse_effect(DEFAULT_MARGIN, "--margin"), "usual: the reference is of no MLPerf benchmark"
+    return parse_effect(f"{100 * min(losses):.4g}%", "--margin"), f"the gate of {benchmark.name} in MLPerf {benchmark.round}"
 
 
-def _comparisons(one: Report, two: Report, tolerated: Effect, names: Sequence[str]) -> tuple[list[Comparison], dict[str, str]]:
-    """Of every metric that can be judged; why the others cannot, by name."""
+def _comparisons(one: Report, two: Report, effect: Effect, names: Sequence[str]) -> tuple[list[Comparison], dict[str, str]]:
+    """Compare every metric that can be judged. Returns the comparisons, and why the other metrics are left out, by name."""
     before, after = scores_by_sample(one), scores_by_sample(two)
     known = list(dict.fromkeys((*before, *after)))
     for name in names:
         if name not in known:
             raise ConfigError(unknown("metric", name, known))
-    found, left_out = [], {}
+    comparisons: list[Comparison] = []
+    left_out: dict[str, str] = {}
     for name in names or known:
         better = next(r.data["figures"][name]["better"] for r in (one, two) if name in r.data["figures"])
         if better == "neither":
-            left_out[name] = "neither way is better"
+            left_out[name] = "the metric has no better direction"
             continue
         columns = before.get(name, {}), after.get(name, {})
         both = sorted(columns[0].keys() & columns[1].keys())
-        if odd := columns[0].keys() ^ columns[1].keys():
+        if unpaired := columns[0].keys() ^ columns[1].keys():
             raise ConfigError(
-                f"{name} scores {len(columns[0])} answers of the reference and {len(columns[1])} of the candidate, the first that only one "
-                f"has is number {min(odd)}; no audit can pass over that: --metric NAME judges by others alone"
+                f"{name} scores {len(columns[0])} answers of the reference and {len(columns[1])} of the candidate; the first that only one "
+                f"of them has is number {min(unpaired)}. Choose other metrics with --metric NAME."
             )
         a, b = ([scores[i] for i in both] for scores in columns)
-        margin = tolerated.margin(math.fsum(a) / len(a))
+        margin = effect.margin(math.fsum(a) / len(a))
         if len(both) < 2:
-            left_out[name] = "there is but one score"
+            left_out[name] = "only one score"
         elif not all(map(math.isfinite, (*a, *b))):
-            raise ConfigError(f"{name} has scores that are no finite numbers; --metric NAME judges by others alone")
+            raise ConfigError(f"{name} has scores that are not finite. Choose other metrics with --metric NAME.")
         elif margin <= 0:
-            left_out[name] = f"{tolerated.text} of a mean of 0 is nothing; give an amount, such as --margin 0.01"
+            left_out[name] = f"{effect.text} of a mean of 0 is 0; give an amount, such as --margin 0.01"
         elif all(v in (0.0, 1.0) for v in (*a, *b)) and margin < 1:
-            found.append(compare_shares(name, a, b, margin))
+            comparisons.append(compare_shares(name, a, b, margin))
         else:
-            found.append(compare_means(name, a, b, margin, better))
+            comparisons.append(compare_means(name, a, b, margin, better))
     if names and left_out:
         raise ConfigError("not every --metric can be judged: " + "; ".join(f"{name}: {why}" for name, why in left_out.items()))
-    if not found:
+    if not comparisons:
         raise ConfigError("no metric of these runs can be audited: " + "; ".join(f"{name}: {why}" for name, why in left_out.items()))
-    return found, left_out
+    return comparisons, left_out
 
 
 def _speed(a: Run, b: Run) -> dict[str, Any]:
-    """Above 1 the candidate is faster. paired: seconds in service of the same prompts, a batch's shared by its answers."""
-    found: dict[str, Any] = {"paired": None, "throughput": None}
+    """Speed-ups; above 1 the candidate is faster. paired: by the service time of the same prompts, a batch's divided by its answers."""
+    speed: dict[str, Any] = {"paired": None, "throughput": None}
     rows = [_first_done(run) for run in (a, b)]
     both = sorted(rows[0].keys() & rows[1].keys())
     if both:
         seconds = [[max(_seconds(row[i]), 1e-9) for i in both] for row in rows]
         labels = [[(row[i].rank, row[i].started_s) if row[i].batch_size > 1 else i for i in both] for row in rows]
         ratio = clustered_ratio(seconds[0], seconds[1], joint_clusters(*labels))
-        found["paired"] = {"value": ratio.value, "ci95": ratio.ci95, "n": len(both)}
+        speed["paired"] = {"value": ratio.value, "ci95": ratio.ci95, "n": len(both)}
     speeds = [throughput(run) for run in (a, b)]
     if speeds[0] and speeds[1]:
         change = speed_up(speeds[0], speeds[1])
-        found["throughput"] = {"value": change.value, "ci95": change.ci95}
-    return found
+        speed["throughput"] = {"value": change.value, "ci95": change.ci95}
+    return speed
 
 
 def _first_done(run: Run) -> dict[int, Record]:
-    found: dict[int, Record] = {}
+    records: dict[int, Record] = {}
     for record in run.timed:
         if record.status == "done":
-            found.setdefault(record.sample_index, record)
-    return found
+            records.setdefault(record.sample_index, record)
+    return records
 
 
 def _seconds(record: Record) -> float:
-    began = record.issued_s if record.started_s is None else record.started_s
-    return (record.completed_s - began) / record.batch_size
+    start_s = record.issued_s if record.started_s is None else record.started_s
+    return (record.completed_s - start_s) / record.batch_size
 
 
-def _described(report: Report, folder: Path) -> dict[str, Any]:
-    figures: Mapping[str, Any] = report.data["effective"]
-    return {"run": report.data["run"], "folder": str(folder), "verdict": report.data["verdict"], "effective": dict(figures)}
+def _description(report: Report, folder: Path) -> dict[str, Any]:
+    effective: Mapping[str, Any] = report.data["effective"]
+    return {"run": report.data["run"], "folder": str(folder), "verdict": report.data["verdict"], "effective": dict(effective)}

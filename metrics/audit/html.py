@@ -1,4 +1,4 @@
-"""audit.html and the table in the terminal: what audit.json holds, for reading."""
+"""audit.html and the table in the terminal: the content of audit.json for people."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from workloads.run_folder.media import browser_video, read_video
 FPS = 8.0
 COLOURS = {"PASS": GOOD, "FAIL": BAD, "INCONCLUSIVE": SOFT}
 TERMINAL = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "bright_black"}
-SHARES = ("lost", "gained", "McNemar's p")  # columns of right and wrong answers
+SHARES = ("lost", "gained", "McNemar's p")  # columns for metrics that score right or wrong
 CLOSENESS = {  # label, unit, meaning
-    "psnr_db": ("PSNR", "dB", "pixels; more is closer, 100 dB said of equal videos"),
+    "psnr_db": ("PSNR", "dB", "pixels; higher is closer, 100 dB for equal videos"),
     "ssim": ("SSIM", "", "structure of the luma; up to 1, which is equal"),
-    "vmaf": ("VMAF", "", "as viewers rate compressed video; up to 100, and near 0 for other content"),
+    "vmaf": ("VMAF", "", "predicts how viewers rate compressed video; up to 100, near 0 for other content"),
     "lpips": ("LPIPS", "", "distance in a trained network's features; 0 is equal"),
-    "token_agreement": ("agreement", "", "share of the reference's words and signs before the first that differs"),
+    "token_agreement": ("agreement", "", "share of the reference's words and punctuation before the first difference"),
     "edit_similarity": ("edit similarity", "", "1 - Levenshtein distance / length of the longer, over characters"),
 }
 
 
 def write_audit(data: Mapping[str, Any], page: Path) -> Path:
-    """Write the page, and audit.json's content beside it under the page's name; the JSON file."""
+    """Write the page and, beside it, its content as JSON under the same name. Returns the JSON file."""
     page.parent.mkdir(parents=True, exist_ok=True)
     worst = [
         {**w, "close": closeness_text(w["closeness"]), **{side: _shown(data, side, w[side]) for side in ("reference", "candidate")}}
@@ -36,7 +36,7 @@ def write_audit(data: Mapping[str, Any], page: Path) -> Path:
     shown = {**data, "worst": worst, "forest": forest_svg(data), "sentence": sentence(data), "speed_text": speed_text(data)}
     shown["metrics"] = [{**m, "p_text": p_text(m["p_difference"])} for m in data["metrics"]]
     shown["shares"] = any(m["kind"] == "share" for m in data["metrics"])
-    shown["closeness_labels"] = {name: told for name, (told, _, _) in CLOSENESS.items()}
+    shown["closeness_labels"] = {name: title for name, (title, _, _) in CLOSENESS.items()}
     shown["closeness_meanings"] = {name: meaning for name, (_, _, meaning) in CLOSENESS.items()}
     write_text(page, render("audit.html.j2", shown))
     target = page.with_suffix(".json")
@@ -45,7 +45,7 @@ def write_audit(data: Mapping[str, Any], page: Path) -> Path:
 
 
 def sentence(data: Mapping[str, Any]) -> str:
-    """What the audit found, in one sentence."""
+    """The result of the audit in one sentence."""
     by = {v: [label(m["name"]) for m in data["metrics"] if m["verdict"] == v] for v in ("PASS", "FAIL", "INCONCLUSIVE")}
     speed = f"The candidate is {speed_text(data)}"
     if data["verdict"] == "FAIL":
@@ -53,41 +53,36 @@ def sentence(data: Mapping[str, Any]) -> str:
     if data["verdict"] == "PASS":
         return f"{speed}, and no metric is worse by {data['margin']}."
     more = [m["further_samples"] for m in data["metrics"] if m["verdict"] == "INCONCLUSIVE"]
-    wanted = (
-        f"about {max(more):,} more prompts would settle it"
-        if all(more)
-        else "no reasonable number of prompts would settle it at this margin"
-    )
-    return (
-        f"{speed}; whether {', '.join(by['INCONCLUSIVE'])} lost {data['margin']} cannot be said from {data['num_pairs']} prompts: {wanted}."
-    )
+    needed = f"about {max(more):,} more prompts are needed" if all(more) else "no reasonable number of prompts can decide it at this margin"
+    loss = f"{', '.join(by['INCONCLUSIVE'])} lost {data['margin']}"
+    return f"{speed}; whether {loss} cannot be decided from {data['num_pairs']} prompts: {needed}."
 
 
 def speed_text(data: Mapping[str, Any]) -> str:
     """`1.52x as fast (95 % interval 1.48 to 1.56)`."""
-    found = data["speed"]["paired"] or data["speed"]["throughput"]
-    if not found:
+    ratio = data["speed"]["paired"] or data["speed"]["throughput"]
+    if not ratio:
         return "of unknown speed"
-    interval = f" (95 % interval {found['ci95'][0]:.2f} to {found['ci95'][1]:.2f})" if found["ci95"] else ""
-    return f"{found['value']:.2f}x as fast{interval}"
+    interval = f" (95 % interval {ratio['ci95'][0]:.2f} to {ratio['ci95'][1]:.2f})" if ratio["ci95"] else ""
+    return f"{ratio['value']:.2f}x as fast{interval}"
 
 
 def p_text(p: float) -> str:
-    """A chance, as a person would write it."""
+    """A p-value with four decimals."""
     return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
 def closeness_text(pair: Mapping[str, Any] | None) -> str:
-    """`PSNR 22.1 dB, SSIM 0.813`, of one pair; empty where it was not compared."""
+    """`PSNR 22.1 dB, SSIM 0.813` for one pair; empty if it was not compared."""
     if pair is None:
         return ""
     if pair["equal"]:
         return "equal answers"
-    return ", ".join(f"{told} {number(pair[name], unit)}" for name, (told, unit, _) in CLOSENESS.items() if name in pair)
+    return ", ".join(f"{title} {number(pair[name], unit)}" for name, (title, unit, _) in CLOSENESS.items() if name in pair)
 
 
 def print_audit(data: Mapping[str, Any]) -> None:
-    """To stderr: the verdict, a sentence, a table."""
+    """Print the verdict, a sentence and a table to stderr."""
     from rich.console import Console
     from rich.table import Table
 
@@ -127,7 +122,7 @@ def print_audit(data: Mapping[str, Any]) -> None:
 
 
 def forest_svg(data: Mapping[str, Any]) -> str:
-    """Every metric's difference with its interval, in units of its margin: left of -1 is worse by more than is tolerated."""
+    """Plot every metric's difference with its interval, in units of its margin: left of -1 is worse than tolerated."""
     metrics = data["metrics"]
     figure = new_figure(7.6, 0.9 + 0.34 * len(metrics))
     axes = figure.subplots()
@@ -148,7 +143,7 @@ def forest_svg(data: Mapping[str, Any]) -> str:
 
 
 def _shown(data: Mapping[str, Any], side: str, answer: Mapping[str, Any]) -> dict[str, Any]:
-    """An answer as the page shows it: its video as a data URI, where it can be read."""
+    """An answer for the page: its video as a data URI if it can be read."""
     src = ""
     if answer["media"]:
         try:

@@ -1,8 +1,8 @@
-"""How many prompts an audit of a run's quality metrics needs, planned from that run's own scores.
+"""Plans the number of prompts that an audit of a run's quality metrics needs, from that run's own scores.
 
-What a plan holds: each metric's scores in the run, the margin, and the fewest pairs with which a candidate that is truly as good is
-shown to be not worse, with the wanted power. What one run cannot know is how far the two runs of an audit will agree prompt by prompt:
-either their correlation is assumed, and several are shown, or it is taken from a second run.
+A plan states each metric's scores in the run, the margin, and the smallest number of pairs with which a candidate that is truly as good is
+shown to be not worse, with the requested power. One run cannot show how far the two runs of an audit will agree prompt by prompt: their
+correlation is assumed, and several values are shown, or it is measured with a second run.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from metrics.report.recompute import scores_by_sample, worked_out
 from metrics.report.report import Report
 from metrics.statistics.power_analysis import Tail, pairs_for_mean, pairs_for_shares
 
-CORRELATIONS = (0.0, 0.5, 0.9)  # shown where none is known
-SEEN = "seen"  # the key of what a second run showed
+CORRELATIONS = (0.0, 0.5, 0.9)  # assumed where none is known
+MEASURED = "seen"  # the key of the number of pairs that a second run showed
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """The loss of quality that is to be ruled out: an amount, or a share of the metric's mean."""
+    """The loss of quality to rule out: an amount, or a share of the metric's mean."""
 
     text: str
     value: float
@@ -40,9 +40,10 @@ class Effect:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What one metric needs. spread: standard deviation of its n scores. pairs: by assumed correlation, or by SEEN; None: over AT_MOST.
+    """The pairs that one metric needs, by assumed correlation or under MEASURED; None: over AT_MOST.
 
-    correlation: as a second run showed it; None without one, and where a run's scores are all equal.
+    spread: standard deviation of its n scores. correlation: measured with a second run; None without one, and where a run's scores are all
+    equal.
     """
 
     name: str
@@ -58,7 +59,7 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """alpha: of all metrics together; each is planned at alpha / number of them. left_out: why, by metric."""
+    """alpha: for all metrics together; each is planned at alpha / number of metrics. left_out: reasons by metric."""
 
     run: str
     beside: str | None
@@ -74,13 +75,13 @@ class Plan:
 
     @property
     def pairs(self) -> dict[str, int | None]:
-        """Enough for every metric."""
-        found: dict[str, int | None] = {}
+        """The number of pairs that is enough for every metric, by column; None: over AT_MOST."""
+        pairs: dict[str, int | None] = {}
         for column in self.columns:
             each = [need.pairs[column] for need in self.needs]
-            known = [pairs for pairs in each if pairs is not None]
-            found[column] = max(known) if len(known) == len(each) else None
-        return found
+            known = [number for number in each if number is not None]
+            pairs[column] = max(known) if len(known) == len(each) else None
+        return pairs
 
 
 def plan(
@@ -95,79 +96,77 @@ def plan(
     """Plan an audit of the named metrics, or of all that can be worse, with the run as reference.
 
     effect: `1%` of each metric's mean, or an amount such as `0.01`. beside: a second run of the same prompts. Raises ConfigError for
-    settings without sense, and for runs that cannot be planned from.
+    invalid settings, and for runs that no plan can be based on.
     """
-    wanted = parse_effect(effect)
+    loss = parse_effect(effect)
     if not 0 < alpha < 0.5:
-        raise ConfigError(f"--alpha {alpha:g}: the chance of a wrong verdict must lie between 0 and 0.5, such as 0.05")
+        raise ConfigError(f"--alpha must be between 0 and 0.5, such as 0.05, got {alpha:g}: it is the chance of a wrong verdict.")
     if not alpha < power < 1:
         raise ConfigError(
-            f"--power {power:g}: the chance to find a good candidate good must lie between --alpha ({alpha:g}) and 1, such as 0.8"
+            f"--power must be between --alpha ({alpha:g}) and 1, such as 0.8, got {power:g}: it is the chance that a good candidate passes."
         )
     if correlation is not None and beside is not None:
-        raise ConfigError("--correlation and --beside exclude each other: the second run shows the correlation")
+        raise ConfigError("--correlation cannot be combined with --beside: the second run shows the correlation.")
     if correlation is not None and not -1 < correlation < 1:
-        raise ConfigError(f"--correlation {correlation:g} must lie between -1 and 1: 0 says nothing in common, 1 would say no differences")
+        raise ConfigError(f"--correlation must be between -1 and 1, got {correlation:g}.")
     report, other = _load(folder), _load(beside) if beside else None
     if other:
         _check_same_prompts(report, other)
     scores = scores_by_sample(report)
     if not scores:
-        raise ConfigError(
-            f"run {str(folder)!r} has no metric that scores single answers; metrics that do: world_score, exact_match, rouge ..."
-        )
+        raise ConfigError(f"run {str(folder)!r} has no metric that scores single answers, such as world_score, exact_match or rouge.")
     for name in names:
         if name not in scores:
             raise ConfigError(f"{unknown('metric', name, scores)} (of run {str(folder)!r})")
     columns = {name: scores[name] for name in names or scores}
-    left_out = {name: why for name in columns if (why := _why_not(report, name, columns[name], wanted))}
+    left_out = {name: reason for name in columns if (reason := _reason_left_out(report, name, columns[name], loss))}
     planned = [name for name in columns if name not in left_out]
     needs = []
     for name in planned:
         try:
             if other:
-                needs.append(_seen(name, columns[name], scores_by_sample(other).get(name, {}), wanted, power, alpha / len(planned)))
+                needs.append(_measured_need(name, columns[name], scores_by_sample(other).get(name, {}), loss, power, alpha / len(planned)))
             else:
                 assumed = CORRELATIONS if correlation is None else (correlation,)
-                needs.append(_assumed(name, columns[name], assumed, wanted, power, alpha / len(planned)))
+                needs.append(_assumed_need(name, columns[name], assumed, loss, power, alpha / len(planned)))
         except ValueError as error:
             left_out[name] = str(error)
     if not needs:
         raise ConfigError(f"nothing to plan for {str(folder)!r}: " + "; ".join(f"{name}: {why}" for name, why in left_out.items()))
-    return Plan(str(folder), str(beside) if beside else None, wanted, power, alpha, needs, left_out)
+    return Plan(str(folder), str(beside) if beside else None, loss, power, alpha, needs, left_out)
 
 
 def parse_effect(text: str, option: str = "--effect") -> Effect:
-    """`1%`, or an amount above 0."""
+    """Parse `1%`, or an amount above 0."""
     relative = text.strip().endswith("%")
     try:
         value = float(text.strip().removesuffix("%")) / (100 if relative else 1)
     except ValueError:
         value = math.nan
     if not (0 < value < math.inf) or (relative and value >= 1):
-        raise ConfigError(f"{option} {text!r} is no loss of quality; give a share of the mean such as 1%, or an amount such as 0.01")
+        raise ConfigError(f"{option} must be a share of the mean such as 1%, or an amount such as 0.01, got {text!r}.")
     return Effect(text.strip(), value, relative)
 
 
 def _load(folder: Path) -> Report:
     report = worked_out(folder)
     if reasons := report.data["reasons"]:
-        raise ConfigError(f"run {str(folder)!r} is INVALID, and no plan rests on it: {reasons[0]}")
+        raise ConfigError(f"run {str(folder)!r} is INVALID, so no plan can be based on it: {reasons[0]}")
     return report
 
 
-def _why_not(report: Report, name: str, scores: Mapping[int, float], effect: Effect) -> str:
-    """Why a metric cannot be planned for; empty where it can."""
+def _reason_left_out(report: Report, name: str, scores: Mapping[int, float], effect: Effect) -> str:
+    """Why the metric cannot be planned; empty if it can."""
     values = np.array(list(scores.values()))
     if report.data["figures"].get(name, {}).get("better") == "neither":
-        return "neither way is better, so nothing is worse"
+        return "the metric has no better direction"
     if len(values) < 2:
-        return "there is but one score"
+        return "only one score"
     if not np.all(np.isfinite(values)):
-        return "some scores are no finite numbers"
+        return "some scores are not finite"
     margin = effect.margin(float(values.mean()))
     if margin <= 0:
-        return f"{effect.text} of a mean of 0 is nothing; give an amount, such as --effect 0.01"
+        return f"{effect.text} of a mean of 0 is 0; give an amount, such as --effect 0.01"
     if _kind(values) == "share" and margin >= 1:
         return f"a share cannot fall by {margin:g}"
     return ""
@@ -177,10 +176,12 @@ def _kind(values: Floats) -> Literal["mean", "share"]:
     return "share" if np.all((values == 0) | (values == 1)) else "mean"
 
 
-def _assumed(name: str, scores: Mapping[int, float], correlations: Sequence[float], effect: Effect, power: float, alpha: float) -> Need:
-    """From one run: variance of a difference = 2 * variance of a score * (1 - correlation).
+def _assumed_need(
+    name: str, scores: Mapping[int, float], correlations: Sequence[float], effect: Effect, power: float, alpha: float
+) -> Need:
+    """Plan from one run: variance of a difference = 2 * variance of a score * (1 - correlation).
 
-    Raises ValueError where that cannot be known.
+    Raises ValueError if the run does not show the variance.
     """
     values = np.array(list(scores.values()))
     n, mean, spread = len(values), float(values.mean()), float(values.std(ddof=1))
@@ -189,27 +190,27 @@ def _assumed(name: str, scores: Mapping[int, float], correlations: Sequence[floa
     share = mean
     if kind == "share" and mean in (0.0, 1.0):
         share = abs(mean - 1 / (n + 2))
-        note = f"all {n} answers are {'right' if mean else 'wrong'}, of all prompts hardly so; planned as if 1 in {n + 2} were not"
+        note = f"all {n} answers are {'right' if mean else 'wrong'}; planned as if 1 in {n + 2} were not"
     elif kind == "mean" and spread <= 1e-12 * abs(mean):
-        raise ValueError(f"all {n} scores are {mean:g}; how much they vary is not known")
+        raise ValueError(f"all {n} scores are {mean:g}, so their variance is unknown")
     for correlation in correlations:
         if kind == "share":
-            either = share * (1 - share) * (1 - correlation)  # prompts that one run alone gets right, as many each way
+            either = share * (1 - share) * (1 - correlation)  # share of prompts that only one of the runs gets right, for each run
             if either > 0.5:
                 raise ValueError(f"right and wrong answers of a mean of {mean:.3g} cannot have a correlation of {correlation:g}")
-            found = pairs_for_shares(-margin, either, either, alpha, power)
+            number = pairs_for_shares(-margin, either, either, alpha, power)
         else:
             tail = Tail(float(np.abs(values - mean).max()) / spread, n)
-            found = pairs_for_mean(-margin, 0.0, spread * math.sqrt(2 * (1 - correlation)), alpha, power, tail)
-        pairs[f"{correlation:g}"] = found
+            number = pairs_for_mean(-margin, 0.0, spread * math.sqrt(2 * (1 - correlation)), alpha, power, tail)
+        pairs[f"{correlation:g}"] = number
     return Need(name, kind, n, mean, spread, margin, pairs, note=note)
 
 
-def _seen(name: str, scores: Mapping[int, float], others: Mapping[int, float], effect: Effect, power: float, alpha: float) -> Need:
-    """From the differences to a second run. Raises ValueError where they show no spread."""
+def _measured_need(name: str, scores: Mapping[int, float], others: Mapping[int, float], effect: Effect, power: float, alpha: float) -> Need:
+    """Plan from the differences to a second run. Raises ValueError if they have no spread."""
     both = sorted(scores.keys() & others.keys())
     if len(both) < 2:
-        raise ValueError("the second run has no such scores of the same prompts")
+        raise ValueError("the second run has no such scores for the same prompts")
     one, two = (np.array([column[i] for i in both]) for column in (scores, others))
     n, mean, spread = len(both), float(one.mean()), float(one.std(ddof=1))
     margin, note = effect.margin(mean), ""
@@ -220,23 +221,23 @@ def _seen(name: str, scores: Mapping[int, float], others: Mapping[int, float], e
         differing = float(np.abs(differences).mean())
         if differing == 0:
             differing = 1 / (n + 2)
-            note = f"the runs agree on all {n} prompts, on others hardly so; planned as if they did not on 1 in {n + 2}"
+            note = f"the runs agree on all {n} prompts; planned as if they disagreed on 1 in {n + 2}"
         pairs = pairs_for_shares(-margin, differing / 2, differing / 2, alpha, power)
     else:
-        apart = float(differences.std(ddof=1))
-        if apart <= 1e-12 * float(np.abs(one).max()):
-            raise ValueError(f"all {n} pairs differ by {float(differences.mean()):g}; how much differences vary is not known")
-        tail = Tail(float(np.abs(differences - differences.mean()).max()) / apart, n)
-        pairs = pairs_for_mean(-margin, 0.0, apart, alpha, power, tail)
-    return Need(name, kind, n, mean, spread, margin, {SEEN: pairs}, correlation, note)
+        difference_spread = float(differences.std(ddof=1))
+        if difference_spread <= 1e-12 * float(np.abs(one).max()):
+            raise ValueError(f"all {n} pairs differ by {float(differences.mean()):g}, so the variance of differences is unknown")
+        tail = Tail(float(np.abs(differences - differences.mean()).max()) / difference_spread, n)
+        pairs = pairs_for_mean(-margin, 0.0, difference_spread, alpha, power, tail)
+    return Need(name, kind, n, mean, spread, margin, {MEASURED: pairs}, correlation, note)
 
 
 def _check_same_prompts(report: Report, other: Report) -> None:
     for sample, twin in zip(report.run.samples, other.run.samples, strict=False):
         if (sample.prompt, sample.images) != (twin.prompt, twin.images):
             raise ConfigError(
-                f"the runs were asked different prompts, so their answers make no pairs: prompt {sample.index} is {sample.prompt[:60]!r} "
-                f"and {twin.prompt[:60]!r}; give --beside a run with the same data set options and seed"
+                f"the runs have different prompts: number {sample.index} is {sample.prompt[:60]!r} and {twin.prompt[:60]!r}. "
+                "Use --beside with a run that has the same data set options and seed."
             )
     if report.run.config.workload != other.run.config.workload:
         raise ConfigError(f"the runs are of different workloads: {report.run.config.workload} and {other.run.config.workload}")

@@ -1,7 +1,7 @@
-"""compare.json: runs beside each other, by workload and scenario: speed-up, speed per device, quality, and what they differ in.
+"""Compares runs by workload and scenario: speed-up, speed per device, quality and differences in settings.
 
-schema, speed of each group and why it is that one, rows (label, runs, verdict with reasons, devices, speed, speed-up over the group's
-baseline, efficiency, quality, what differs from the baseline), geometric means over groups.
+compare.json holds: schema; for each group its measure of speed with the reason for it, and rows (label, runs, verdict with reasons,
+devices, speed, speed-up over the group's baseline, efficiency, quality, differences from the baseline); geometric means over groups.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from workloads.mlperf.notices import notices
 
 SCHEMA = "triptych-compare/1"
 BY = ("auto", "throughput", *KINDS)
-MAY_DIFFER = ("seed", "metrics")  # between repeats
+MAY_DIFFER = ("seed", "metrics")  # settings that may differ between repeats
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A run, or several that repeat each other. reasons: why INVALID, were it so."""
+    """A run, or several repeats of it. reasons: why it is INVALID; empty if it is VALID."""
 
     label: str
     reports: list[Report]
     reasons: list[str]
     speed: Speed | None = None
-    ratio: Ratio | None = None  # over the baseline, which has none
+    ratio: Ratio | None = None  # over the baseline; None for the baseline itself
 
     @property
     def first(self) -> Report:
@@ -41,7 +41,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Rows to be compared with the first of them."""
+    """Rows that are compared with the first of them, the baseline. why: the reason for the measure of speed."""
 
     title: str
     why: str
@@ -56,29 +56,29 @@ def compare(
     by_model: bool = False,
     allow_invalid: bool = False,
 ) -> dict[str, Any]:
-    """What compare.json holds.
+    """Return the content of compare.json.
 
-    labels: one a run; runs of one group with the same label are repeats and make one row, and rows with the same label in several
-    groups make a geometric mean. Without labels that is made of the rows with the same place, where groups are equally long.
-    baselines: at most one a group, which else is compared with its first run. by: one of BY. by_model: groups by model as well.
+    labels: one for each run. Runs of one group with the same label are repeats and make one row; rows with the same label in several groups
+    make a geometric mean. Without labels, rows at the same position make one, if all groups have the same number of rows.
+    baselines: at most one for each group; the default is its first run. by: one of BY. by_model: group by model as well.
     Raises ConfigError for runs that cannot be compared, and for INVALID ones unless they are allowed.
     """
     if by not in BY:
         raise ConfigError(unknown("--by", by, BY))
     if labels and len(labels) != len(folders):
-        raise ConfigError(f"{len(labels)} --label for {len(folders)} runs; give one for each, in their order, or none")
+        raise ConfigError(f"got {len(labels)} --label for {len(folders)} runs. Give one for each run, in their order, or none.")
     resolved = [f.resolve() for f in folders]
     for i, folder in enumerate(resolved):
         if folder in resolved[:i]:
-            raise ConfigError(f"run {str(folders[i])!r} is given twice")
+            raise ConfigError(f"run {str(folders[i])!r} is given twice.")
     for folder in baselines:
         if folder.resolve() not in resolved:
-            raise ConfigError(f"--baseline {str(folder)!r} is none of the runs; give it among them as well")
+            raise ConfigError(f"--baseline {str(folder)!r} is not one of the runs. Give it as a run too.")
     reports = [worked_out(folder) for folder in folders]
     reasons: list[list[str]] = [r.data["reasons"] for r in reports]
     if not allow_invalid and any(reasons):
         named = "; ".join(f"{str(f)!r} ({r[0]})" for f, r in zip(folders, reasons, strict=True) if r)
-        raise ConfigError(f"INVALID runs are not compared: {named}; --allow-invalid compares them all the same, and marks them")
+        raise ConfigError(f"INVALID runs cannot be compared: {named}. Use --allow-invalid to compare them anyway; they are marked.")
     named_rows: dict[str, dict[str, Row]] = {}
     for report, reason, name in zip(reports, reasons, labels or _folder_names(resolved), strict=True):
         rows = named_rows.setdefault(_title(report, by_model), {})
@@ -88,8 +88,8 @@ def compare(
     first_label = next(iter(next(iter(named_rows.values()), {})), "")
     groups = [_group(title, list(rows.values()), first_label if labels else "", baselines, by) for title, rows in named_rows.items()]
     if not any(len(group.rows) > 1 for group in groups):
-        held = "; ".join(f"{g.title}: {', '.join(r.label for r in g.rows)}" for g in groups)
-        raise ConfigError(f"nothing to compare: two rows of one workload and scenario are needed, and these are {held or 'none'}")
+        listed = "; ".join(f"{g.title}: {', '.join(r.label for r in g.rows)}" for g in groups)
+        raise ConfigError(f"nothing to compare: two runs of one workload and scenario are required, got {listed or 'none'}.")
     return {
         "schema": SCHEMA,
         "notice": notices(report.run.config for report in reports),
@@ -99,7 +99,7 @@ def compare(
 
 
 def _folder_names(folders: Sequence[Path]) -> list[str]:
-    """Of each, the shortest end of its path that no other has."""
+    """The shortest unique end of each folder's path."""
 
     def ends(folder: Path) -> list[str]:
         return ["/".join(folder.parts[-length:]) for length in range(1, 1 + len(folder.parts))]
@@ -114,19 +114,19 @@ def _title(report: Report, by_model: bool) -> str:
 
 
 def _group(title: str, rows: list[Row], first_label: str, baselines: Sequence[Path], by: str) -> Group:
-    """The group with its baseline first, and every row's speed."""
+    """Put the group's baseline first, and compute every row's speed and speed-up."""
     for row in rows:
         _check_repeats(row)
     chosen = {b.resolve() for b in baselines}
     at = [i for i, row in enumerate(rows) if any(r.run.folder.resolve() in chosen for r in row.reports)]
     if len(at) > 1:
-        raise ConfigError(f"{title} has {len(at)} baselines: {', '.join(rows[i].label for i in at)}; give one")
+        raise ConfigError(f"{title} has {len(at)} baselines: {', '.join(rows[i].label for i in at)}. Give only one.")
     start = at[0] if at else next((i for i, row in enumerate(rows) if row.label == first_label), 0)
     rows = [rows[start], *rows[:start], *rows[start + 1 :]]
     kind, why = _kind(title, rows, by)
     rows = [replace(row, speed=speed) for row, speed in zip(rows, _speeds(rows, kind), strict=True)]
     if not any(row.speed for row in rows):
-        raise ConfigError(f"no run of {title} has a {kind}: accuracy tests are not timed, and some pipelines give no tokens one by one")
+        raise ConfigError(f"no run of {title} has a {kind}: accuracy tests are not timed, and some pipelines do not stream tokens.")
     base = rows[0].speed
     ratios = [speed_up(base, row.speed) if base and row.speed else None for row in rows[1:]]
     return Group(title, why, [rows[0], *(replace(row, ratio=ratio) for row, ratio in zip(rows[1:], ratios, strict=True))])
@@ -138,59 +138,59 @@ def _check_repeats(row: Row) -> None:
         for name, (before, after) in differing(facts(one), facts(other)).items():
             if name not in MAY_DIFFER:
                 raise ConfigError(
-                    f"label {row.label!r} is given to {one.data['run']!r} and {other.data['run']!r}, which are no repeats: {name} is "
-                    f"{before!r} and {after!r}; give them labels of their own" + (", or --by-model" if name == "pipeline.model" else "")
+                    f"label {row.label!r} is given to {one.data['run']!r} and {other.data['run']!r}, which are not repeats: {name} is "
+                    f"{before!r} and {after!r}. Use different labels{', or --by-model' if name == 'pipeline.model' else ''}."
                 )
 
 
 def _kind(title: str, rows: Sequence[Row], by: str) -> tuple[str, str]:
-    """What speed is in a group, and why."""
+    """The measure of speed in a group, and the reason for it."""
     configs = [r.run.config for row in rows for r in row.reports]
     if by != "auto":
         if by != "throughput" and configs[0].scenario == "offline":
-            raise ConfigError(f"--by {by} says nothing of {title}: all its queries are there from the start; use --by throughput")
-        return by, "as asked for"
+            raise ConfigError(f"--by {by} is meaningless for {title}: all queries are issued at the start. Use --by throughput.")
+        return by, "as requested"
     if configs[0].scenario in ("single_stream", "multi_stream"):
         return "latency", "queries follow each other"
     if configs[0].is_server:
         rates = {c.load.target_qps for c in configs}
         if len(rates) == 1 and "auto" not in rates:
             return "latency", f"all runs were offered {float(rates.pop()):g} queries/s"
-        return "throughput", "runs were offered different rates: what they carried within the limits"
+        return "throughput", "runs were offered different rates; compared is what they completed within the limits"
     return "throughput", "all queries are there from the start"
 
 
 def _speeds(rows: Sequence[Row], kind: str) -> list[Speed | None]:
     runs = [r.run for row in rows for r in row.reports if r.run.of_mode("performance")]
     share = best_share(runs, kind) if kind in KINDS else 0.0
-    found: list[Speed | None] = []
+    pooled_speeds: list[Speed | None] = []
     for row in rows:
         timed = [r.run for r in row.reports if r.run.of_mode("performance")]
         speeds = [throughput(run) if kind == "throughput" else slowness(run, kind, share) for run in timed]
         known = [speed for speed in speeds if speed]
-        found.append(pooled(known) if known and len(known) == len(row.reports) else None)
-    return found
+        pooled_speeds.append(pooled(known) if known and len(known) == len(row.reports) else None)
+    return pooled_speeds
 
 
 def _geometric_means(groups: Sequence[Group], by_label: bool) -> list[dict[str, Any]]:
-    """Over groups, of rows that belong together; none where only one group has such rows."""
+    """The geometric means over groups, of rows that belong together; none where only one group has such rows."""
     compared = [group.rows[1:] for group in groups if len(group.rows) > 1]
     if by_label:
         names = dict.fromkeys(row.label for rows in compared for row in rows)
-        together = {name: [row for rows in compared for row in rows if row.label == name] for name in names}
+        matching = {name: [row for rows in compared for row in rows if row.label == name] for name in names}
     elif len({len(rows) for rows in compared}) == 1 and len(compared) == len(groups):
-        together = {", ".join(row.label for row in rows): list(rows) for rows in zip(*compared, strict=True)}
+        matching = {", ".join(row.label for row in rows): list(rows) for rows in zip(*compared, strict=True)}
     else:
-        together = {}
-    found = []
-    for label, rows in together.items():
+        matching = {}
+    means = []
+    for label, rows in matching.items():
         ratios = [row.ratio for row in rows if row.ratio]
         if len(rows) > 1 and len(ratios) == len(rows):
             mean = geometric_mean(ratios)
             baselines = [group.rows[0] for group in groups if any(row is other for row in rows for other in group.rows)]
             verdict = "INVALID" if any(row.reasons for row in (*rows, *baselines)) else "VALID"
-            found.append({"label": label, "speed_up": mean.value, "ci95": mean.ci95, "groups": len(rows), "verdict": verdict})
-    return found
+            means.append({"label": label, "speed_up": mean.value, "ci95": mean.ci95, "groups": len(rows), "verdict": verdict})
+    return means
 
 
 def _plain_group(group: Group) -> dict[str, Any]:
@@ -230,7 +230,7 @@ def _plain_row(row: Row, baseline: Row, quality: str | None) -> dict[str, Any]:
 
 
 def _quality(row: Row, baseline: Row, name: str) -> dict[str, Any] | None:
-    """The figure of the first run, the range of all where repeats differ, and `lower` or `higher` where the intervals lie apart."""
+    """The first run's figure, the range if repeats differ, and `lower` or `higher` if its interval does not overlap the baseline's."""
     figures = [_figure(report, name) for report in row.reports]
     if not figures[0]:
         return None

@@ -1,4 +1,4 @@
-"""compare.html and the table in the terminal: what compare.json holds, for reading."""
+"""compare.html and the table in the terminal: the content of compare.json for people."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from workloads.run_folder.files import write_json, write_text
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SHOWN = 4  # differences of a row that are told; compare.json has all
+MAX_DIFFERENCES = 4  # that are listed for a row; compare.json has all
 LONG_LABEL = 28
-WIDE = 5  # times the least: from there on speed-ups are drawn on a logarithmic axis
+WIDE = 5  # the axis of speed-ups is logarithmic if the largest is this many times the smallest
 
 
 def write_comparison(data: Mapping[str, Any], page: Path) -> Path:
-    """Write the page, and compare.json's content beside it under the page's name; the JSON file."""
+    """Write the page and, beside it, its content as JSON under the same name. Returns the JSON file."""
     page.parent.mkdir(parents=True, exist_ok=True)
     rows = [row for group in data["groups"] for row in group["rows"]]
     num_invalid = sum(row["verdict"] != "VALID" for row in rows)
@@ -42,7 +42,7 @@ def write_comparison(data: Mapping[str, Any], page: Path) -> Path:
 
 
 def print_comparison(data: Mapping[str, Any]) -> None:
-    """To stderr: a table for each group, and the means."""
+    """Print a table for each group, and the means, to stderr."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -55,7 +55,7 @@ def print_comparison(data: Mapping[str, Any]) -> None:
         console.print(f"[bold]{escape(group['title'])}[/]: {label(speed['name'])}, {speed['better']} is better ({speed['why']})")
         table = Table(box=None, pad_edge=False, header_style="dim")
         quality = label(group["quality"]) if group["quality"] else "quality"
-        for column in ("run", "verdict", "devices", "speed", "speed-up", "per device", quality, "differs in"):
+        for column in ("run", "verdict", "devices", "speed", "speed-up", "per device", quality, "differences"):
             table.add_column(column, justify="right" if column in ("devices", "speed", "per device") else "left")
         for row in group["rows"]:
             colour = "green" if row["verdict"] == "VALID" else "red"
@@ -69,7 +69,7 @@ def print_comparison(data: Mapping[str, Any]) -> None:
             )
         console.print(table)
     for mean in data["geometric_means"]:
-        mark = "" if mean["verdict"] == "VALID" else ", [red]INVALID[/] runs among them"
+        mark = "" if mean["verdict"] == "VALID" else ", includes [red]INVALID[/] runs"
         console.print(f"geometric mean over {mean['groups']} of {escape(mean['label'])}: {_times(mean['speed_up'], mean['ci95'])}{mark}")
     if why := _mean_missing(data):
         console.print(why, style="dim")
@@ -94,7 +94,7 @@ def efficiency_text(row: Mapping[str, Any]) -> str:
 
 
 def quality_text(row: Mapping[str, Any]) -> str:
-    """With its interval, and whether that lies apart from the baseline's."""
+    """The quality with its interval, and LOWER or HIGHER if that does not overlap the baseline's."""
     quality = row["quality"]
     if not quality:
         return "-"
@@ -104,17 +104,19 @@ def quality_text(row: Mapping[str, Any]) -> str:
     return number(quality["value"]) + interval + spread + versus
 
 
-def differences(row: Mapping[str, Any], at_most: int = SHOWN) -> list[str]:
+def differences(row: Mapping[str, Any], at_most: int = MAX_DIFFERENCES) -> list[str]:
     """`pipeline.num_inference_steps: 8 -> 2`, the first few."""
     if not row["differs"] and not row["baseline"]:
-        return ["nothing recorded: so far apart are repeats"]
+        return ["no recorded difference, as between repeats"]
     absent = {name: "not given" if name.startswith(("pipeline.", "dataset.")) else "none" for name in row["differs"]}
-    told = [f"{name}: {_short(before, absent[name])} -> {_short(after, absent[name])}" for name, (before, after) in row["differs"].items()]
-    return told[:at_most] + ([f"and {len(told) - at_most} more"] if len(told) > at_most else [])
+    listed = [
+        f"{name}: {_short(before, absent[name])} -> {_short(after, absent[name])}" for name, (before, after) in row["differs"].items()
+    ]
+    return listed[:at_most] + ([f"and {len(listed) - at_most} more"] if len(listed) > at_most else [])
 
 
 def speed_up_svg(groups: Sequence[Mapping[str, Any]]) -> str:
-    """Every row's speed-up with its interval, group below group; empty where there is none."""
+    """Plot every row's speed-up with its interval, group by group; empty if there is none."""
     rows = [(group, row) for group in groups for row in group["rows"] if row["speed_up"]]
     if not rows:
         return ""
@@ -154,7 +156,7 @@ def speed_up_svg(groups: Sequence[Mapping[str, Any]]) -> str:
 
 
 def quality_svg(group: Mapping[str, Any]) -> str:
-    """Quality over speed, a point a row; empty where fewer than two rows have both."""
+    """Plot quality over speed, a point for each row; empty if fewer than two rows have both."""
     rows = [row for row in group["rows"] if row["quality"] and row["speed"]]
     if len(rows) < 2:
         return ""
@@ -176,7 +178,7 @@ def quality_svg(group: Mapping[str, Any]) -> str:
 
 
 def _name_point(axes: Axes, row: Mapping[str, Any], at: tuple[float, float], place: int) -> None:
-    """Above and below in turn, so that names of near points stay apart."""
+    """Write the names alternately above and below, so that those of close points do not overlap."""
     text = _clipped(row["label"]) + (" (baseline)" if row["baseline"] else "") + (" INVALID" if row["verdict"] != "VALID" else "")
     above = place % 2 == 0
     offset, align = ((6, 5), "bottom") if above else ((6, -5), "top")
@@ -184,10 +186,10 @@ def _name_point(axes: Axes, row: Mapping[str, Any], at: tuple[float, float], pla
 
 
 def _mean_missing(data: Mapping[str, Any]) -> str:
-    """Why there is no geometric mean over groups; empty where there is one, or one group only."""
+    """Why there is no geometric mean over groups; empty if there is one, or only one group."""
     if data["geometric_means"] or len(data["groups"]) < 2:
         return ""
-    return "no geometric mean: which rows of the groups belong together is not known; give them the same --label"
+    return "no geometric mean: it is unknown which rows of the groups belong together; give them the same --label"
 
 
 def _shown(row: Mapping[str, Any], page: Path) -> dict[str, Any]:
@@ -197,14 +199,14 @@ def _shown(row: Mapping[str, Any], page: Path) -> dict[str, Any]:
 
 
 def _colours(row: Mapping[str, Any]) -> tuple[str, str]:
-    """Of a row's lines, and of its mark, which is hollow where the row is INVALID."""
+    """The colours of a row's lines and of its mark, which is hollow if the row is INVALID."""
     if row["verdict"] != "VALID":
         return AMBER, "white"
     return (INK, INK) if row["baseline"] else (BLUE, BLUE)
 
 
 def _ends(row: Mapping[str, Any]) -> tuple[float, float]:
-    """Of the speed-up's interval; the speed-up itself where it has none."""
+    """The ends of the speed-up's interval; the speed-up itself if it has none."""
     low, high = row["speed_up"]["ci95"] or [row["speed_up"]["value"]] * 2
     return low, high
 

@@ -20,11 +20,11 @@ from workloads.records import Record, Sample
 from workloads.run_folder.files import write_json
 
 Make = Callable[..., Path]
-NUM = 200
+NUM = 80
 
 
 def answers(seconds: float, wrong: Sequence[int] = ()) -> list[Record]:
-    """One after the other."""
+    """NUM answers one after another, `seconds` each; those in `wrong` are wrong."""
     texts = [f"wrong {i}" if i in wrong else f"answer {i}" for i in range(NUM)]
     digests = [hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts]
     times = [{"started_s": seconds * i, "completed_s": seconds * (i + 1)} for i in range(NUM)]
