@@ -68,7 +68,7 @@ def test_queries_join_those_that_run(suite: SuiteRun) -> None:
 def test_limits_that_are_missed_make_the_run_invalid(suite: SuiteRun) -> None:
     done = suite(*TOY_ENGINE, "--scenario", "server", *sets(load__target_ttft_s=0.005, load__target_tpot_s=1, load__target_qps=40))
     assert done.returncode == 3
-    assert any("LoadGen says INVALID" in reason for reason in read_report(done)["reasons"])
+    assert any("LoadGen's verdict is INVALID" in reason for reason in read_report(done)["reasons"])
 
 
 def test_the_search_ends_between_a_valid_and_an_invalid_rate(suite: SuiteRun, tmp_path: Path) -> None:

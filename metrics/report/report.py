@@ -1,14 +1,21 @@
-"""report.json: the contract. Rebuilt from a run folder alone, without a model or a GPU.
+"""report.json, built from a run folder alone, without a model or a GPU.
 
-schema, run, workload, scenario, mode, rules, benchmark, notice (that MLCommons verified nothing of it), verdict with reasons, notes (how a
-run by MLPerf's rules made its answers otherwise than the reference does), device, effective, limits, loadgen, agreement, figures
-(name -> value, unit, better, n, ci95, note), canaries (answers that show the sign), alarms (the canaries that sing) and loosened (those
-that the run was told to bear: off, or a share), truth
-(name, result and what was told of each truth check), gates (figure, value, target, at_least, at_most, holds, why; validity/gates.py),
-ranks,
-samples (per judged answer: prompt, media or text, scores), attempts (tests that were too short and were run again, where there were
-any), search (of the highest rate, where there was one), brief (where figures were left out).
-Nothing in it depends on when or in which folder it is made.
+schema, run, workload, scenario, mode, rules, benchmark, seed, device, random_weights, effective, num_queries, limits, ranks
+notice      MLCommons has not verified the result
+verdict     VALID or INVALID, with `reasons`
+notes       how a run under MLPerf's rules generates its answers differently from the reference
+loadgen     LoadGen's summary of each test; `agreement`: its figures compared with ours
+figures     name -> value, unit, better, n, ci95, note
+canaries    name -> number of answers that trigger it; `alarms`: those that make the run INVALID; `loosened`: those that the configuration
+            makes tolerate more, `off` or a share
+truth       name, result and message (`told`) of each truth check
+gates       figure, value, target, at_least, at_most, holds, why: validity/gates.py
+samples     prompt, media or text, and scores of each judged answer
+attempts    tests that were too short and were run again, where there were any
+search      the search for the highest rate, where there was one
+brief       true where figures were left out, as for an aborted run
+
+Nothing depends on the time or the folder in which it is built.
 """
 
 from __future__ import annotations
@@ -65,12 +72,12 @@ def make_report(folder: Path, brief: bool = False) -> Report:
     """As `build_report`, and nothing is written."""
     run = load_run(folder)
     figures, scores = compute_figures(run, () if brief else run.metric_names)
-    shown = {} if brief else canaries.listen(run)
-    alarms = canaries.alarms(run, shown)
-    compared = [] if brief else loadgen_agreement.compare(run)
+    triggered = {} if brief else canaries.scan(run)
+    failures = canaries.failures(run, triggered)
+    comparisons = [] if brief else loadgen_agreement.compare(run)
     checks = effective_settings.checks(run) if brief else truth_checks.checks(run)
-    held = [] if brief else gates.hold(run, figures)
-    reasons = verdict.reasons(run, alarms, compared, checks, held)
+    gate_results = [] if brief else gates.evaluate(run, figures)
+    reasons = verdict.reasons(run, failures, comparisons, checks, gate_results)
     if reasons:
         figures = energy.withheld(figures)
     search = read_search(folder)
@@ -93,15 +100,15 @@ def make_report(folder: Path, brief: bool = False) -> Report:
         "num_queries": {"issued": run.num_issued, "done": sum(r.status == "done" for r in run.records), "failed": run.num_failed},
         "limits": {"percentile": run.config.load.target_percentile} | limits if (limits := limits_in_force(run.config.limits)) else {},
         "loadgen": {mode: read_summary(folder / mode) for mode in run.outcome},
-        "agreement": [asdict(c) | {"agrees": c.agrees} for c in compared],
+        "agreement": [asdict(c) | {"agrees": c.agrees} for c in comparisons],
         "figures": {name: plain_figure(figure) for name, figure in figures.items()},
-        "canaries": {name: sum(name in names for names in shown.values()) for name in (() if brief else canaries.applying(run))},
-        "alarms": list(alarms),
+        "canaries": {name: sum(name in names for names in triggered.values()) for name in (() if brief else canaries.canaries_for(run))},
+        "alarms": list(failures),
         "loosened": canaries.loosened(run),
-        "truth": [asdict(check) for check in checks],
-        "gates": [asdict(gate) for gate in held],
+        "truth": [{"name": check.name, "result": check.result, "told": check.message} for check in checks],
+        "gates": [asdict(gate) for gate in gate_results],
         "ranks": run.ranks,
-        "samples": [_sample(run, record, scores, shown) for record in (() if brief else run.judged)],
+        "samples": [_sample(run, record, scores, triggered) for record in (() if brief else run.judged)],
     }
     if brief:
         data["brief"] = True
@@ -152,7 +159,7 @@ def _devices(run: Run) -> str:
     return ", ".join(f"{size * sum(n.split(':')[0] == kind for n in names)} x {kind}" for kind in kinds) or "none"
 
 
-def _sample(run: Run, record: Any, scores: Mapping[int, Mapping[str, float]], shown: Mapping[int, list[str]]) -> dict[str, Any]:
+def _sample(run: Run, record: Any, scores: Mapping[int, Mapping[str, float]], triggered: Mapping[int, list[str]]) -> dict[str, Any]:
     sample = run.samples[record.sample_index]
     return {
         "query_id": record.query_id,
@@ -169,5 +176,5 @@ def _sample(run: Run, record: Any, scores: Mapping[int, Mapping[str, float]], sh
         "held_out": sample.meta.get("held_out"),
         "grade": sample.meta.get("grade"),
         "scores": dict(scores.get(record.query_id, {})),
-        "canaries": shown.get(record.query_id, []),
+        "canaries": triggered.get(record.query_id, []),
     }

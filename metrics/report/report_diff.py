@@ -15,7 +15,7 @@ from workloads.run_folder.manifest import read_manifest
 SHOWN = 5
 ROUNDING = 1e-6
 WHOLE_SENTENCES = ("notice", "reasons", "notes")  # parts of report.json that are nothing else
-SENTENCES = {"figures": "note", "truth": "told", "gates": "why"}  # parts whose entries have one each
+SENTENCES = {"figures": "note", "truth": "told", "gates": "why", "attempts": "note"}  # parts whose entries have one each
 
 
 def report_bytes(folder: Path) -> bytes | None:

@@ -22,13 +22,13 @@ def print_summary(report: Report) -> None:
     )
     console.print(f"  {data['notice']}", markup=False, style="dim")
     if data.get("random_weights"):
-        console.print("  random weights: speed alone, figures of quality are withheld", markup=False)
+        console.print("  random weights: figures of quality are withheld", markup=False)
     if loosened := data.get("loosened"):
-        console.print("  canaries loosened by name: " + ", ".join(f"{name}: {how}" for name, how in loosened.items()), markup=False)
+        console.print("  canaries with another tolerance: " + ", ".join(f"{name}: {how}" for name, how in loosened.items()), markup=False)
     for reason in data["reasons"]:
         console.print(f"  - {reason}", markup=False)
     for note in data.get("notes", ()):
-        console.print(f"  not as the reference: {note}", markup=False)
+        console.print(f"  differs from the reference: {note}", markup=False)
     for attempt in data.get("attempts", ()):
         console.print(f"  run again, the first test not counted: {attempt['note']}", markup=False)
     value = "value" if data["rules"] == "quick" else "value, unverified"
@@ -43,9 +43,9 @@ def print_summary(report: Report) -> None:
         )
     console.print(table)
     for gate in data["gates"]:
-        sign = {True: "holds", False: "does not hold", None: "cannot be said"}[gate["holds"]]
+        sign = {True: "holds", False: "does not hold", None: "undecided"}[gate["holds"]]
         console.print(f"gate of {gate['of']}: {sign}{'' if gate['decides'] else ' (shown only)'}: {gate['why']}", markup=False)
     if search := data.get("search"):
         best, sure = search["max_valid_qps"], "confirmed" if search["confirmed"] else "not confirmed"
-        console.print(f"highest VALID rate: {number(best, 'queries/s')} ({sure})" if best else "highest VALID rate: none of those tried")
+        console.print(f"highest VALID rate: {number(best, 'queries/s')} ({sure})" if best else "highest VALID rate: none was found")
     console.print(f"report: {os.path.relpath(report.run.folder / 'report.html')}", markup=False)

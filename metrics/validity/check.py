@@ -1,4 +1,4 @@
-"""A truth check's result, as it stands in report.json under `truth`."""
+"""The result of a truth check, as report.json holds it under `truth`."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """result: `holds`; `differs`, which makes a run INVALID; `allowed`: it differs, and the run was let off by name; or `not made`.
+    """result: `holds`; `differs`, which makes a run INVALID; `allowed`: it differs, and the run allows that by name; or `not made`.
 
-    told: what was compared and what came of it, or why nothing could be.
+    message: what was compared and what the comparison showed, or why nothing could be compared.
     """
 
     name: str
     result: Literal["holds", "differs", "allowed", "not made"]
-    told: str
+    message: str
 
     def allowed(self) -> Check:
         return replace(self, result="allowed")
 
 
-def holds(name: str, told: str) -> Check:
-    return Check(name, "holds", told)
+def holds(name: str, message: str) -> Check:
+    return Check(name, "holds", message)
 
 
-def differs(name: str, told: str) -> Check:
-    return Check(name, "differs", told)
+def differs(name: str, message: str) -> Check:
+    return Check(name, "differs", message)
 
 
-def not_made(name: str, told: str) -> Check:
-    return Check(name, "not made", told)
+def not_made(name: str, message: str) -> Check:
+    return Check(name, "not made", message)

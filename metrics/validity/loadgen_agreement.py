@@ -1,4 +1,4 @@
-"""Whether LoadGen's summary and our own records tell the same story."""
+"""Compares the figures of LoadGen's summary with the same figures from our own records."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from workloads.loadgen.load_test import read_summary
 from workloads.records import Record
 
 TOLERANCE = 0.01  # relative
-CLOCK_SLACK_S = 0.005  # between our reading of the clock and LoadGen's: matters in runs under half a second
+CLOCK_SLACK_S = 0.005  # between our reading of the clock and LoadGen's; matters in runs under half a second
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One figure as LoadGen gives it and as our records give it, in the same unit."""
+    """One figure by LoadGen and by our records, in the same unit."""
 
     name: str
     unit: str
@@ -32,7 +32,7 @@ class Comparison:
 
 
 def compare(run: Run) -> list[Comparison]:
-    """Every figure that both have, for the performance test; empty where LoadGen left no summary."""
+    """Every figure of the performance test that both have; empty where LoadGen wrote no summary."""
     summary = read_summary(run.folder / "performance")
     records = run.of_mode("performance")
     if not summary or not records:
@@ -57,11 +57,11 @@ def _samples(records: Sequence[Record], scenario: str) -> list[Own]:
         return [("90.0th percentile latency (ns)", "s", percentile(latencies, 0.90), CLOCK_SLACK_S), mean]
     if scenario == "multi_stream":
         return [mean]
-    return [("Completed samples per second", "1/s", *_rate(len(records) - 1, _span_s(records, scenario))), mean]  # it counts gaps
+    return [("Completed samples per second", "1/s", *_rate(len(records) - 1, _span_s(records, scenario))), mean]  # LoadGen counts gaps
 
 
 def _tokens(records: Sequence[Record], scenario: str) -> list[Own]:
-    """What LoadGen gives in token mode. It has no right figure for answers of one token or none, so neither have we then."""
+    """LoadGen's figures in token mode. For answers of one token or none they are wrong, so nothing is compared then."""
     if any(r.num_units < 2 for r in records):
         return []
     total = sum(r.num_units for r in records)
@@ -89,5 +89,5 @@ def _span_s(records: Sequence[Record], scenario: str) -> float:
 
 
 def _rate(count: int, span_s: float) -> tuple[float, float]:
-    """Count a second, and how much of it CLOCK_SLACK_S can change."""
+    """Count per second, and how much CLOCK_SLACK_S can change it."""
     return count / span_s, CLOCK_SLACK_S * count / span_s**2

@@ -1,17 +1,17 @@
-"""Truth checks of what the ranks said when they were asked again; the asking is in pipelines/launcher/replay.py.
+"""Truth checks of answers that the ranks repeated after the test; pipelines/launcher/replay.py repeats them.
 
-replay          timed answers are given again by the rank that gave them, untimed; and so were they before the clock started
-ranks           timed answers are given again by another rank
+replay          a rank repeats its timed answers untimed, and gave the same answers before the clock started
+ranks           another rank repeats timed answers
 modes           the performance and the accuracy test of one run give the same answers
-cached_answers  what was asked before takes as long as what was not; and another seed gives another video
-busy_after      when an answer is there, and its file is written, its rank has nothing left to compute
+cached_answers  a repeated query takes as long as a new one, and another seed gives another video
+busy_after      a rank has nothing left to compute when an answer is there and its file is written
 first_token     the first token, as it was announced ahead of its answer, is the answer's
 
 Two videos are the same where their peak signal-to-noise ratio is MIN_PSNR or more. Measured with the embedded model: the same weights in
-batches of 1 and of 4 come to 93 dB and more in float32, to 55 in bfloat16; 4 steps in place of 8 to 18 to 29; another seed to 13 to 19.
-Two texts that part ways in rounding alone do so late: of 1,000 equal requests to a served Qwen3-235B at temperature 0 none differed
-within the first 102 tokens (He et al., Defeating Nondeterminism in LLM Inference, 2025). So texts differ where more than half of those
-compared part ways, and that after fewer than 1 / MAX_RATE words on average.
+batches of 1 and of 4 reach 93 dB and more in float32, 55 in bfloat16; 4 steps in place of 8 reach 18 to 29; another seed 13 to 19.
+Texts that differ by rounding alone diverge late: of 1,000 equal requests to a served Qwen3-235B at temperature 0 none differed within the
+first 102 tokens (He et al., Defeating Nondeterminism in LLM Inference, 2025). So texts differ where more than half of those compared
+diverge, and do so after fewer than 1 / MAX_RATE words on average.
 """
 
 from __future__ import annotations
@@ -35,20 +35,21 @@ from workloads.records import Record
 from workloads.run_folder.media import read_video
 
 MIN_PSNR = {True: 40.0, False: 30.0}  # dB; by whether all weights are float32
-MAX_RATE = 0.05  # of words at which a text parts ways with another
-BY_CHANCE = 1e-4  # that fresh answers are so much slower, were they all alike (Mann and Whitney's test)
-SOME_BUSY_S, BUSY_SHARE = 0.5, 0.2  # seconds, or that share of an answer, which may pass before a rank is at rest
-MAX_PAIRS = 16  # of the two tests' videos that are read
+MAX_RATE = 0.05  # of words at which two texts diverge
+BY_CHANCE = 1e-4  # the probability that fresh answers are so much slower by chance (Mann-Whitney test)
+SOME_BUSY_S, BUSY_SHARE = 0.5, 0.2  # seconds, or that share of an answer, until a rank is idle
+MAX_PAIRS = 16  # videos of each of the two tests that are read
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two answers to one query, and how much alike they are: psnr of videos, in dB; words in agreement of texts. told: whose they are.
+    """Two answers to one query, and how similar they are.
 
-    ranks: who gave them. failed: there is no second one to compare.
+    label: whose answers they are. ranks: which gave them. psnr: of videos, in dB. num_agreed: words before the first that differs.
+    failed: there is no second answer to compare.
     """
 
-    told: str
+    label: str
     same: bool
     ranks: tuple[int, int]
     psnr: float | None = None
@@ -81,45 +82,45 @@ def checks(run: Run) -> list[Check]:
 
 
 def _why_not(run: Run, ranks: Sequence[Mapping[str, Any]], answers: Sequence[Answer]) -> str:
-    """Why answers cannot be compared; empty where they can."""
+    """Why answers cannot be compared; empty where they can be."""
     if not answers:
-        return "truth.replays is 0" if not run.config.truth.replays else "nothing was asked again"
+        return "truth.replays is 0" if not run.config.truth.replays else "no query was repeated"
     if any(rank.get("repeats") == "never" for rank in ranks):
-        return "the pipeline says that its answers never repeat"
+        return "the pipeline reports that its answers never repeat"
     return ""
 
 
 def _replay(compared: Sequence[tuple[str, Pair]]) -> Check:
     own = [(kind, pair) for kind, pair in compared if not pair.crossed]
-    groups = [([pair for k, pair in own if k == kind], told) for kind, told in (("again", "asked again"), ("warm-up", "of the warm-up"))]
-    if bad := [_told(group, told) for group, told in groups if _are_different(group)]:
+    groups = [([pair for k, pair in own if k == kind], what) for kind, what in (("again", "repeated"), ("warm-up", "of the warm-up"))]
+    if bad := [_summary(group, what) for group, what in groups if _are_different(group)]:
         return differs("replay", "; ".join(bad))
     if not own:
-        return not_made("replay", "no timed query was asked again of its own rank")
-    return holds("replay", "; ".join(_told(group, told) for group, told in groups if group))
+        return not_made("replay", "no timed query was repeated by its own rank")
+    return holds("replay", "; ".join(_summary(group, what) for group, what in groups if group))
 
 
 def _ranks(compared: Sequence[tuple[str, Pair]], num_ranks: int, replay: Check) -> Check:
     if num_ranks < 2:
-        return not_made("ranks", "one replica answered all")
+        return not_made("ranks", "one replica gave all answers")
     if replay.result == "differs":
-        return not_made("ranks", "ranks do not even repeat their own answers; see replay")
+        return not_made("ranks", "ranks do not repeat their own answers; see replay")
     crossed = [pair for _, pair in compared if pair.crossed]
     if not crossed:
-        return not_made("ranks", "no timed query was asked again of another rank")
+        return not_made("ranks", "no timed query was repeated by another rank")
     bad = []
     for rank in sorted({rank for pair in crossed for rank in pair.ranks}):
         pairs = [pair for pair in crossed if rank in pair.ranks]
         if _are_different(pairs):
-            bad.append(_told(pairs, f"that rank {rank} and another gave"))
-    return differs("ranks", "; ".join(bad)) if bad else holds("ranks", _told(crossed, "asked again of another rank"))
+            bad.append(_summary(pairs, f"that rank {rank} and another gave"))
+    return differs("ranks", "; ".join(bad)) if bad else holds("ranks", _summary(crossed, "repeated by another rank"))
 
 
 def _modes(run: Run, ranks: Sequence[Mapping[str, Any]]) -> Check:
     if run.config.mode != "both":
         return not_made("modes", f"there was one test, {run.config.mode}")
     if any(rank.get("repeats", "alone") != "alone" for rank in ranks):
-        return not_made("modes", "the pipeline says that its answers do not repeat, or in the same batch alone")
+        return not_made("modes", "the pipeline reports that its answers do not repeat, or only in the same batch")
     timed, judged = _first_done(run, "performance"), _first_done(run, "accuracy")
     common = sorted(timed.keys() & judged.keys())
     if not common:
@@ -128,46 +129,46 @@ def _modes(run: Run, ranks: Sequence[Mapping[str, Any]]) -> Check:
     read = unlike if run.workload.unit == "tokens" else unlike[:: -(-len(unlike) // MAX_PAIRS) or 1]
     pairs = [_pair(run, timed[i], judged[i], _of_record(run, judged[i]), f"sample {i}") for i in read]
     pairs += [Pair(f"sample {i}", True, (timed[i].rank, judged[i].rank), math.inf) for i in common if i not in unlike]
-    told = _told(pairs, "asked in both tests")
-    return differs("modes", told) if _are_different(pairs) else holds("modes", told)
+    summary = _summary(pairs, "given in both tests")
+    return differs("modes", summary) if _are_different(pairs) else holds("modes", summary)
 
 
 def _cached(answers: Sequence[Answer]) -> Check:
     fresh, again = ([a for a in answers if a.kind == kind and a.error is None] for kind in ("fresh", "again"))
     if not fresh or not again:
         error = next((a.error for a in answers if a.error), None)
-        return not_made("cached_answers", f"what is in no data set is not answered: {error}" if error else "nothing fresh was asked")
+        return not_made("cached_answers", f"a query that is not in the data set failed: {error}" if error else "no new query was made")
     videos = {(a.timed_rank, a.query_id): a.digest for a in again if a.text is None}
     same = [a for a in fresh if a.text is None and videos.get((a.timed_rank, a.query_id)) == a.digest]
     if same and len(same) == sum(a.text is None for a in fresh):
         return differs("cached_answers", f"another seed gives the same video, {len(same)} of {len(same)} times; query {same[0].query_id}")
-    told, bad, unsure = list[str](), list[str](), list[str]()
+    compared, bad, unsure = list[str](), list[str](), list[str]()
     for rank in sorted({a.rank for a in fresh}):
         before, new = ([a for a in group if a.rank == rank] for group in (again, fresh))
         if not before:
             continue
         seconds = [[a.answer_s or 0.0 for a in group] for group in (before, new)]
-        one = f"rank {rank}: {_s(seconds[0])} what was asked before, {_s(seconds[1])} what was not, {len(new)} of each"
-        told.append(one)
+        one = f"rank {rank}: {_median(seconds[0])} for repeated queries, {_median(seconds[1])} for new ones, {len(new)} of each"
+        compared.append(one)
         if looks_cached([*before, *new]):
             sure = len(before) >= SURE_PAIRS and mannwhitneyu(seconds[0], seconds[1], alternative="less").pvalue < BY_CHANCE
             (bad if sure else unsure).append(one)
     if bad:
-        return differs("cached_answers", f"more than {CACHE_FACTOR:g} times as fast: " + "; ".join(bad))
+        return differs("cached_answers", f"repeated queries are more than {CACHE_FACTOR:g} times as fast: " + "; ".join(bad))
     if unsure:
-        return not_made("cached_answers", "the machine was too unsteady to tell: " + "; ".join(unsure))
+        return not_made("cached_answers", "times vary too much for a verdict: " + "; ".join(unsure))
     if max(a.answer_s or 0.0 for a in fresh) < TOO_SHORT_S:
-        return not_made("cached_answers", f"answers take less than {TOO_SHORT_S:g} s, too short to tell: " + "; ".join(told))
-    return holds("cached_answers", "; ".join(told))
+        return not_made("cached_answers", f"answers take less than {TOO_SHORT_S:g} s, too short for a verdict: " + "; ".join(compared))
+    return holds("cached_answers", "; ".join(compared))
 
 
-def _s(seconds: Sequence[float]) -> str:
-    return f"{statistics.median(seconds):.3g} s for"
+def _median(seconds: Sequence[float]) -> str:
+    return f"{statistics.median(seconds):.3g} s"
 
 
 def _busy_after(ranks: Sequence[Mapping[str, Any]], again: Sequence[Answer]) -> Check:
     if any(rank.get("rests") is False for rank in ranks):
-        return not_made("busy_after", "the pipeline says that its threads never rest")
+        return not_made("busy_after", "the pipeline reports that its threads are never idle")
     found, bad = [], []
     for rank in ranks:
         mine = [a for a in again if a.rank == rank["rank"] and a.busy_s is not None]
@@ -178,28 +179,30 @@ def _busy_after(ranks: Sequence[Mapping[str, Any]], again: Sequence[Answer]) -> 
         after_s = statistics.median(a.busy_s or 0.0 for a in mine)
         found.append(max(after_s, backlog_s))
         if max(after_s, backlog_s) > limit:
-            parts = (f"{backlog_s:.2f} s when the last timed answer was on disk", f"{after_s:.2f} s after one asked alone")
-            bad.append(f"rank {rank['rank']} was at work for {', '.join(parts)} (looked for {MAX_BUSY_S:g} s), allowed are {limit:.2f}")
+            after = f"{backlog_s:.2f} s after the last timed answer was written and {after_s:.2f} s after a repeated one"
+            bad.append(f"rank {rank['rank']} was busy for {after}; at most {limit:.2f} s are allowed (it was watched for {MAX_BUSY_S:g} s)")
     if bad:
         return differs("busy_after", "; ".join(bad))
     if not found:
-        return not_made("busy_after", "nothing was asked again")
-    return holds("busy_after", f"at rest within {max(found):.2f} s of an answer, on {len(found)} ranks")
+        return not_made("busy_after", "no query was repeated")
+    return holds("busy_after", f"{len(found)} ranks were idle within {max(found):.2f} s of an answer")
 
 
 def _first_token(answers: Sequence[Answer]) -> Check:
-    told = [a for a in answers if a.announced is not None and a.first_token_id is not None]
-    if not told:
-        return not_made("first_token", "no answer had its first token announced with an id")
-    wrong = [a for a in told if a.announced != a.first_token_id]
+    announced = [a for a in answers if a.announced is not None and a.first_token_id is not None]
+    if not announced:
+        return not_made("first_token", "no first token was announced with its id")
+    wrong = [a for a in announced if a.announced != a.first_token_id]
     if wrong:
-        which = f"query {wrong[0].query_id}: {wrong[0].announced}, and {wrong[0].first_token_id} in the answer"
-        return differs("first_token", f"{len(wrong)} of {len(told)} first tokens were announced wrongly, first of {which}")
-    return holds("first_token", f"{len(told)} first tokens were those of their answers")
+        which = f"query {wrong[0].query_id}: announced {wrong[0].announced}, answered {wrong[0].first_token_id}"
+        return differs(
+            "first_token", f"{len(wrong)} of {len(announced)} announced first tokens are not those of their answers, first {which}"
+        )
+    return holds("first_token", f"{len(announced)} announced first tokens are those of their answers")
 
 
 def _compared(run: Run, answers: Sequence[Answer], mode: str) -> list[tuple[str, Pair]]:
-    """Each answer's kind, and it beside the timed one; of a warm-up's, that of the same rank if there is one, else of another."""
+    """Each answer's kind, and its pair with the timed answer: of a warm-up's, that of the same rank if there is one, else of another."""
     by_id = {a.query_id: a for a in answers if a.kind == "again"}
     timed = {r.query_id: r for r in run.of_mode(mode) if r.query_id in by_id}
     first = _first_done(run, mode)
@@ -211,15 +214,15 @@ def _compared(run: Run, answers: Sequence[Answer], mode: str) -> list[tuple[str,
         else:
             record = own[answer.rank].get(answer.sample_index) or first.get(answer.sample_index)
         if record is not None:
-            found.append((answer.kind, _beside(run, record, answer)))
+            found.append((answer.kind, _pair_with_timed(run, record, answer)))
     return found
 
 
-def _beside(run: Run, record: Record, answer: Answer) -> Pair:
-    told = f"query {record.query_id}" + (f" of rank {record.rank} on rank {answer.rank}" if answer.rank != record.rank else "")
+def _pair_with_timed(run: Run, record: Record, answer: Answer) -> Pair:
+    label = f"query {record.query_id}" + (f" of rank {record.rank} on rank {answer.rank}" if answer.rank != record.rank else "")
     if answer.error is not None:
-        return Pair(f"{told}: {answer.error}", False, (record.rank, answer.rank), failed=True)
-    return _pair(run, record, answer, lambda: read_video(run.folder / str(answer.media)), told)
+        return Pair(f"{label}: {answer.error}", False, (record.rank, answer.rank), failed=True)
+    return _pair(run, record, answer, lambda: read_video(run.folder / str(answer.media)), label)
 
 
 def _first_done(run: Run, mode: str, rank: int | None = None) -> dict[int, Record]:
@@ -235,18 +238,18 @@ def _of_record(run: Run, record: Record) -> Callable[[], NDArray[np.uint8]]:
     return lambda: run.video(record)
 
 
-def _pair(run: Run, record: Record, other: Answer | Record, video: Callable[[], NDArray[np.uint8]], told: str) -> Pair:
+def _pair(run: Run, record: Record, other: Answer | Record, video: Callable[[], NDArray[np.uint8]], label: str) -> Pair:
     """video: reads the other answer's."""
     ranks, text = (record.rank, other.rank), record.text or ""
     if other.digest == record.digest:
-        return Pair(told, True, ranks, math.inf, len(text.split()) + 1)
+        return Pair(label, True, ranks, math.inf, len(text.split()) + 1)
     if record.media is None:
-        return Pair(told, False, ranks, num_agreed=_agreed(text, other.text or ""))
+        return Pair(label, False, ranks, num_agreed=_agreed(text, other.text or ""))
     try:
         ratio = psnr(run.video(record), video())
     except ValueError as error:
-        return Pair(f"{told}: {error}", False, ranks, failed=True)
-    return Pair(told, ratio >= MIN_PSNR[_all_float32(run)], ranks, ratio)
+        return Pair(f"{label}: {error}", False, ranks, failed=True)
+    return Pair(label, ratio >= MIN_PSNR[_all_float32(run)], ranks, ratio)
 
 
 def _agreed(one: str, other: str) -> int:
@@ -269,7 +272,7 @@ def _all_float32(run: Run) -> bool:
 
 
 def _are_different(pairs: Sequence[Pair]) -> bool:
-    """Of videos, one is enough; of texts see above."""
+    """Whether the pairs show different work: one pair of videos is enough; for texts see the module's docstring."""
     unlike = [p for p in pairs if not p.same]
     if any(p.failed or p.psnr is not None for p in unlike):
         return True
@@ -277,13 +280,13 @@ def _are_different(pairs: Sequence[Pair]) -> bool:
     return len(unlike) > len(pairs) / 2 and len(unlike) > MAX_RATE * num_words
 
 
-def _told(pairs: Sequence[Pair], what: str) -> str:
+def _summary(pairs: Sequence[Pair], what: str) -> str:
     unlike = [p for p in pairs if not p.same]
     text = f"{len(pairs) - len(unlike)} of {len(pairs)} answers {what} are the same"
     ratios = [p.psnr for p in pairs if p.psnr is not None and math.isfinite(p.psnr)]
     text += f" ({min(ratios):.1f} dB and more)" if ratios and not unlike else ""
     if unlike:
         first = unlike[0]
-        how = f", {first.psnr:.1f} dB" if first.psnr is not None else "" if first.failed else f", apart after {first.num_agreed} words"
-        text += f"; first otherwise: {first.told}{how}"
+        how = f", {first.psnr:.1f} dB" if first.psnr is not None else "" if first.failed else f", different after {first.num_agreed} words"
+        text += f"; first that differs: {first.label}{how}"
     return text

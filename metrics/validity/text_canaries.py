@@ -1,16 +1,16 @@
-"""Signs, in a text alone, that it is no answer."""
+"""Canaries that examine the text of an answer alone."""
 
 from __future__ import annotations
 
-MAX_UNIT = 200  # characters: what repeats beyond this is a chapter
-MIN_LOOP = 32  # characters that a loop goes on for, at least
-LONG_UNIT = 24  # characters; a unit from this length on loops when it is said LONG_TIMES times, a shorter one SHORT_TIMES
+MAX_UNIT = 200  # characters: a longer unit is not taken for a loop
+MIN_LOOP = 32  # characters of a loop, at least
+LONG_UNIT = 24  # characters; a unit of this length or more loops when it is repeated LONG_TIMES times, a shorter one SHORT_TIMES
 LONG_TIMES, SHORT_TIMES = 4, 6
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what a decoder writes for bytes that are not UTF-8
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # decoders write it for bytes that are not UTF-8
 
 
-def watch_text(text: str, was_cut: bool = False) -> list[str]:
-    """`empty`, `looping` and `utf8`, as far as they hold. was_cut: it ended at the length limit, perhaps inside a character."""
+def check_text(text: str, was_cut: bool = False) -> list[str]:
+    """Which of `empty`, `looping` and `utf8` the text triggers. was_cut: it ended at the length limit, perhaps inside a character."""
     if not text.strip():
         return ["empty"]
     found = ["looping"] if _loops(text) else []
@@ -21,9 +21,9 @@ def watch_text(text: str, was_cut: bool = False) -> list[str]:
 
 
 def _loops(text: str) -> bool:
-    """Whether the text's end is one unit said again and again, letter by letter.
+    """Whether the text ends in one unit that is repeated character by character.
 
-    What goes on changing, as numbers and lists do, is no such unit, and what is closed by a bracket was a list.
+    Numbers and lists change from one item to the next and do not count; nor does a list that is closed by a bracket.
     """
     text = text.rstrip().rstrip(".!?,;:") or text.strip()
     for unit in range(1, min(MAX_UNIT, len(text) // LONG_TIMES) + 1):

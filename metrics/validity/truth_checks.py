@@ -1,13 +1,13 @@
-"""Truth checks: whether a run did what it was asked to, and its answers are what was timed. Each has a name and stands in report.json.
+"""Truth checks: whether a run did what was requested, and its answers are the timed ones. Each has a name and stands in report.json.
 
-metrics/validity/effective_settings.py        what was asked for against what was in force
-metrics/validity/replays.py  what the ranks said when they were asked again
+effective_settings.py  requested and effective settings
+replays.py             timed queries that the ranks repeated after the test
 and here, from the records alone:
-handed_over    what was saved is what was handed over when the clock stopped
-accounted      every query that was issued has one Record, and LoadGen counts as many
-hard_queries   no query failed or went missing, and long prompts are not put off with one short answer
+handed_over    the saved answers are those that were handed over when they were timed
+accounted      every issued query has one Record, and LoadGen counts as many
+hard_queries   no query failed or is missing, and long prompts are not dismissed with one short answer
 
-A check that differs makes the run INVALID; what could not be checked says why. Signs in single answers are metrics/validity/canaries.py's.
+A check that differs makes the run INVALID; one that could not be made says why. Degenerate answers are detected in canaries.py.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from metrics.validity import effective_settings, replays
 from metrics.validity.check import Check, differs, holds, not_made
 from workloads.records import Record
 
-MIN_ALIKE = 4  # different prompts put off with the same answer
-SHORT = 0.25  # of the other answers' median length: what an answer has to stay under to save work
-TOLERATED = 0.05  # share of answers: refusals are alike, and short
-BY_CHANCE = 1e-3  # that prompts put off are so much longer than the others (Mann and Whitney's test)
+MIN_ALIKE = 4  # different prompts dismissed with the same answer
+SHORT = 0.25  # of the median length of the other answers: longer ones save no work
+TOLERATED = 0.05  # share of answers: refusals are alike and short
+BY_CHANCE = 1e-3  # the probability that dismissed prompts are so much longer by chance (Mann-Whitney test)
 
 
 def checks(run: Run) -> list[Check]:
-    """All of them; of a run that was given up, whose reason is another, those of what was in force."""
+    """All checks. An aborted run is INVALID for another reason, and only its settings are checked."""
     if not run.outcome or any(outcome.get("aborted") for outcome in run.outcome.values()):
         return effective_settings.checks(run)
     return [*effective_settings.checks(run), *replays.checks(run), _handed_over(run), _accounted(run), _hard_queries(run)]
 
 
 def _handed_over(run: Run) -> Check:
-    """Files that cannot be read are the canary `unreadable`'s."""
-    found: list[tuple[Record, bool]] = []
+    """Files that cannot be read trigger the canary `unreadable` instead."""
+    compared: list[tuple[Record, bool]] = []
     for record in run.judged:
         if record.status != "done" or not record.digest:
             continue
@@ -46,28 +46,28 @@ def _handed_over(run: Run) -> Check:
             content = run.video(record).tobytes() if record.media is not None else (record.text or "").encode()
         except ValueError:
             continue
-        found.append((record, hashlib.sha256(content).hexdigest()[:16] == record.digest))
-    wrong = [record.query_id for record, same in found if not same]
-    if not found:
+        compared.append((record, hashlib.sha256(content).hexdigest()[:16] == record.digest))
+    wrong = [record.query_id for record, same in compared if not same]
+    if not compared:
         return not_made("handed_over", "there is no answer to compare")
     if wrong:
         return differs(
             "handed_over",
-            f"{len(wrong)} of {len(found)} saved answers are not what was handed over when they were timed, first query {min(wrong)}",
+            f"{len(wrong)} of {len(compared)} saved answers are not those handed over when they were timed, first query {min(wrong)}",
         )
-    return holds("handed_over", f"{len(found)} saved answers are what was handed over when they were timed")
+    return holds("handed_over", f"{len(compared)} saved answers are those handed over when they were timed")
 
 
 def _accounted(run: Run) -> Check:
-    """LoadGen's own count is in its detail log: queries, and samples in each."""
+    """LoadGen's detail log has its own count: queries, and samples of each."""
     by_mode = {mode: run.of_mode(mode) for mode in run.outcome}
     twice = sum(len(records) - len({r.query_id for r in records}) for records in by_mode.values())
     num_issued, num_records = run.num_issued, sum(map(len, by_mode.values()))
     if twice or num_records != num_issued:
-        return differs("accounted", f"{num_issued} queries were issued, {num_records} have Records, {twice} more than one")
+        return differs("accounted", f"{num_issued} queries were issued, {num_records} have Records, {twice} have more than one")
     counted = _loadgen_count(run)
     if counted is None:
-        return holds("accounted", f"{num_issued} queries and as many Records; LoadGen left no count of a timed test")
+        return holds("accounted", f"{num_issued} queries and as many Records; LoadGen logged no count of a timed test")
     if counted != len(by_mode.get("performance", [])):
         return differs(
             "accounted", f"LoadGen counts {counted} samples of the timed test, {len(by_mode.get('performance', []))} have Records"
@@ -93,22 +93,22 @@ def _hard_queries(run: Run) -> Check:
         return not_made("hard_queries", "there is no answer to judge")
     lost = [r for r in judged if r.status == "failed"]
     if num_failed := run.num_failed:
-        told = f"{num_failed} queries failed or went missing"
+        message = f"{num_failed} queries failed or are missing"
         if (chance := _chance(run, lost)) is not None and chance < BY_CHANCE:
-            told += f"; the {len(lost)} samples among them have the longest prompts (chance {chance:.1g})"
-        return differs("hard_queries", told)
-    put_off = _put_off(run)
-    chance = _chance(run, put_off)
-    if len(put_off) > TOLERATED * len(judged) and chance is not None and chance < BY_CHANCE:
+            message += f"; the {len(lost)} samples among them have the longest prompts (p = {chance:.1g})"
+        return differs("hard_queries", message)
+    dismissed = _dismissed(run)
+    chance = _chance(run, dismissed)
+    if len(dismissed) > TOLERATED * len(judged) and chance is not None and chance < BY_CHANCE:
         return differs(
             "hard_queries",
-            f"{len(put_off)} long prompts of {len(judged)} prompts were put off with the same short answer, {str(put_off[0].text)!r} "
-            f"(chance {chance:.1g}); first query {put_off[0].query_id}",
+            f"{len(dismissed)} of {len(judged)} prompts, all long, have the same short answer {str(dismissed[0].text)!r} "
+            f"(p = {chance:.1g}), first query {dismissed[0].query_id}",
         )
-    return holds("hard_queries", f"all {len(judged)} samples are answered; none of the longer ones is put off")
+    return holds("hard_queries", f"all {len(judged)} samples are answered, and long prompts are not dismissed")
 
 
-def _put_off(run: Run) -> list[Record]:
+def _dismissed(run: Run) -> list[Record]:
     """The largest group of short, equal answers to different prompts, none of them the expected one."""
     groups: dict[str, list[Record]] = {}
     for record in run.judged:
@@ -123,7 +123,7 @@ def _put_off(run: Run) -> list[Record]:
 
 
 def _chance(run: Run, records: Sequence[Record]) -> float | None:
-    """How likely it is that so many prompts, drawn at random, are so much longer than the others."""
+    """The probability that so many prompts, drawn at random, are so much longer than the others; None where there are no others."""
     chosen = {r.query_id for r in records}
     lengths = {r.query_id: len(run.samples[r.sample_index].prompt) for r in run.judged}
     these, others = ([n for q, n in lengths.items() if (q in chosen) == wanted] for wanted in (True, False))

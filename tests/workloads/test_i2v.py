@@ -17,7 +17,7 @@ from PIL import Image
 from configs.errors import ConfigError
 from metrics.base import Run
 from metrics.quality.first_frame_psnr import FirstFramePsnr
-from metrics.validity.canaries import listen
+from metrics.validity.canaries import scan
 from pipelines.toy.i2v import ToyI2V
 from tests.conftest import QUICK, SuiteRun, last_line, read_report
 from workloads.i2v import ImageToVideo
@@ -147,7 +147,7 @@ def test_a_video_that_stands_still_or_begins_with_another_image_shows(
     answers = ToyI2V(fault=fault).generate(samples, [Query(i, i, i) for i in range(4)])
     run = make_run([a.video_THWC for a in answers])
     run = dataclasses.replace(run, samples=samples)
-    assert bool(listen(run)) == sings
+    assert bool(scan(run)) == sings
     scores = [s["first_frame_psnr"] for s in FirstFramePsnr().scores(run).values()]
     assert len(scores) == 4
     assert between[0] <= min(scores) <= max(scores) <= between[1]

@@ -15,7 +15,7 @@ from typing import Any
 from configs.registry import make
 from metrics.base import Figure, Run
 from metrics.report.load_run import load_run
-from metrics.validity.gates import Held, hold
+from metrics.validity.gates import GateResult, evaluate
 from workloads.mlperf.rules import Gate
 from workloads.run_folder.media import read_video
 
@@ -63,16 +63,16 @@ def user_conf(run: Run, scenario: str) -> str:
     return "".join(f"*.{FOLDERS[scenario].replace('Interactive', 'Server')}.{key} = {value}\n" for key, value in lines.items())
 
 
-def evaluate_gates(folder: Path) -> list[Held]:
+def evaluate_gates(folder: Path) -> list[GateResult]:
     """The benchmark's gates, evaluated on figures that are computed from the run's records now."""
     run = load_run(folder)
     figures: dict[str, Figure] = {}
     for name in () if run.has_random_weights else run.metric_names:
         figures |= make("metrics", name, {}).compute(run)
-    return [gate for gate in hold(run, figures) if "MLPerf" in gate.of]
+    return [gate for gate in evaluate(run, figures) if "MLPerf" in gate.of]
 
 
-def accuracy_text(evaluated: Sequence[Held], gates: Sequence[Gate], digest: str) -> str:
+def accuracy_text(evaluated: Sequence[GateResult], gates: Sequence[Gate], digest: str) -> str:
     """The content of accuracy.txt. Gates without a value are left out."""
     values = {gate.figure: gate.value for gate in evaluated if gate.value is not None}
     metrics = {gate.metric: values[gate.figure] for gate in gates if gate.figure in values}

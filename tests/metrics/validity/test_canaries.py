@@ -11,34 +11,34 @@ from numpy.typing import NDArray
 from configs.load_config import parse_config
 from configs.settings import Canary
 from metrics.base import Run
-from metrics.validity.canaries import TEXT_CANARIES, VIDEO_CANARIES, alarms, listen, loosened, watch_video
+from metrics.validity.canaries import TEXT_CANARIES, VIDEO_CANARIES, check_video, failures, loosened, scan
 from tests.conftest import record
 from workloads.world.scenes import caption, render, sample_scene
 
 MakeRun = Callable[..., Run]
 
 
-def test_a_hundred_honest_clips_set_off_nothing() -> None:
+def test_a_hundred_honest_clips_trigger_nothing() -> None:
     rng = np.random.default_rng(0)
     for i in range(100):
         scene = sample_scene(rng, "rich" if i % 2 else "simple")
         moves = any(g.direction != "still" for g in scene.groups)
-        assert watch_video(render(scene, rng), moves) == [], caption(scene)
+        assert check_video(render(scene, rng), moves) == [], caption(scene)
 
 
 def test_each_spoiled_video_is_caught_by_name() -> None:
     rng = np.random.default_rng(0)
     honest = render(sample_scene(rng, "rich"), rng)
-    assert watch_video(np.zeros_like(honest)) == ["black"]
-    assert watch_video(np.repeat(honest[:1], 9, axis=0)) == ["frozen"]
-    assert watch_video(rng.integers(0, 256, honest.shape).astype(np.uint8)) == ["noise"]
-    assert watch_video(np.repeat(rng.integers(0, 256, honest[:1].shape), 9, axis=0).astype(np.uint8)) == ["frozen", "noise"]
+    assert check_video(np.zeros_like(honest)) == ["black"]
+    assert check_video(np.repeat(honest[:1], 9, axis=0)) == ["frozen"]
+    assert check_video(rng.integers(0, 256, honest.shape).astype(np.uint8)) == ["noise"]
+    assert check_video(np.repeat(rng.integers(0, 256, honest[:1].shape), 9, axis=0).astype(np.uint8)) == ["frozen", "noise"]
 
 
 def test_a_still_video_is_right_where_the_prompt_asks_for_it() -> None:
     rng = np.random.default_rng(0)
     still = np.repeat(render(sample_scene(rng, "simple"), rng)[:1], 9, axis=0)
-    assert watch_video(still, expects_motion=False) == []
+    assert check_video(still, expects_motion=False) == []
 
 
 def _chessboard(dark: int, light: int) -> NDArray[np.uint8]:
@@ -49,14 +49,14 @@ def _chessboard(dark: int, light: int) -> NDArray[np.uint8]:
 
 @pytest.mark.parametrize(("dark", "light", "black"), [(16, 16, True), (17, 17, False), (0, 3, True), (0, 4, False)])
 def test_black_is_at_most_16_with_a_spread_below_2(dark: int, light: int, black: bool) -> None:
-    assert watch_video(_chessboard(dark, light), expects_motion=False) == (["black"] if black else [])
+    assert check_video(_chessboard(dark, light), expects_motion=False) == (["black"] if black else [])
 
 
 @pytest.mark.parametrize(("change", "frozen"), [(1, True), (2, False)])
 def test_a_video_is_frozen_while_no_pixel_changes_by_more_than_1(change: int, frozen: bool) -> None:
     video = np.full((9, 24, 24, 3), 100, np.uint8)
     video[5, 3, 7, 1] += change
-    assert watch_video(video) == (["frozen"] if frozen else [])
+    assert check_video(video) == (["frozen"] if frozen else [])
 
 
 def _of_correlation(share: float, spread: float) -> NDArray[np.uint8]:
@@ -68,7 +68,7 @@ def _of_correlation(share: float, spread: float) -> NDArray[np.uint8]:
 
 @pytest.mark.parametrize(("share", "spread", "noise"), [(0.32, 20, True), (0.38, 20, False), (0, 4.2, True), (0, 3.8, False)])
 def test_noise_has_a_correlation_below_0_35_and_a_spread_above_4(share: float, spread: float, noise: bool) -> None:
-    assert watch_video(_of_correlation(share, spread)) == (["noise"] if noise else [])
+    assert check_video(_of_correlation(share, spread)) == (["noise"] if noise else [])
 
 
 def test_what_the_pixels_cannot_show_is_caught_from_the_records(make_run: MakeRun) -> None:
@@ -84,7 +84,7 @@ def test_what_the_pixels_cannot_show_is_caught_from_the_records(make_run: MakeRu
     ]
     samples = [*run.samples, *run.samples]
     samples = [type(s)(i, f"prompt {i}") for i, s in enumerate(samples)]
-    found = listen(Run(run.folder, run.config, run.workload, samples, records, {}))
+    found = scan(Run(run.folder, run.config, run.workload, samples, records, {}))
     assert found == {0: ["nan"], 1: ["unreadable"], 2: ["identical"], 3: ["identical"]}
 
 
@@ -94,7 +94,7 @@ def test_a_corrupt_file_is_unreadable_not_a_crash(make_run: MakeRun, content: by
     run = make_run([render(sample_scene(rng, "rich"), rng)])
     assert run.records[0].media
     (run.folder / run.records[0].media).write_bytes(content)
-    assert listen(run) == {0: ["unreadable"]}
+    assert scan(run) == {0: ["unreadable"]}
 
 
 def test_every_canary_can_be_named() -> None:
@@ -105,8 +105,8 @@ def test_a_canary_is_loosened_by_name_and_only_as_far_as_said(make_run: MakeRun)
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (2, 24, 24, 3), dtype=np.uint8)
     run = make_run([noise, render(sample_scene(rng, "simple"), rng)])
-    shown = listen(run)
-    for canaries, sings, told in (
+    triggered = scan(run)
+    for canaries, triggers, listed in (
         ({}, True, {}),
         ({"noise": False}, False, {"noise": "off"}),
         ({"noise": 0.5}, False, {"noise": "0.5"}),
@@ -114,6 +114,6 @@ def test_a_canary_is_loosened_by_name_and_only_as_far_as_said(make_run: MakeRun)
         ({"black": "off", "looping": "off"}, True, {"black": "off"}),
     ):
         config = parse_config({"workload": "t2v", "pipeline": {"name": "toy_t2v"}, "canaries": canaries}, "test")
-        told_so = replace(run, config=config)
-        assert ("noise" in alarms(told_so, shown)) == sings
-        assert loosened(told_so) == told
+        changed = replace(run, config=config)
+        assert ("noise" in failures(changed, triggered)) == triggers
+        assert loosened(changed) == listed

@@ -116,7 +116,7 @@ def test_a_difference_is_allowed_by_its_name_alone_and_stays_in_the_report(repor
     found = report("falls_back", "allow_fallback=[dtype]", options=VIDEOS)
     assert found["verdict"] == "VALID"
     assert [(c["name"], c["told"]) for c in found["truth"] if c["result"] == "allowed"] == [
-        ("dtype", "rank 0: _denoiser is 100 % float32, not bfloat16; rank 0 afterwards: _denoiser is 100 % float32, not bfloat16")
+        ("dtype", "rank 0: _denoiser is 100 % float32, not bfloat16; rank 0 after the test: _denoiser is 100 % float32, not bfloat16")
     ]
 
 
@@ -129,7 +129,7 @@ def test_another_version_than_the_run_requires_fails_it_unless_it_is_let_off(rep
     series = ".".join(there.split("+")[0].split(".")[:2])
     fine = report("toy_t2v", f"require={{torch: '{series}', pydantic: '>=2'}}", options={})
     told = next(check for check in fine["truth"] if check["name"] == "packages")
-    assert (told["result"], told["told"].partition(";")[0]) == ("holds", f"asked for torch {series}, pydantic >=2")
+    assert (told["result"], told["told"].partition(";")[0]) == ("holds", f"required torch {series}, pydantic >=2")
     assert fine["ranks"][0]["found"]["packages"]["pydantic"] == pydantic.VERSION
 
 
@@ -140,5 +140,5 @@ def test_a_missing_package_and_an_older_one_are_named(report: Caught, changes: l
     found = report("toy_t2v", "require={torch: '>=99', no-such-package: '1'}", *changes, options={})
     told = next(check for check in found["truth"] if check["name"] == "packages")
     assert told["result"] == result
-    assert f"rank 0 has torch {torch.__version__}, not >=99; rank 0 has no-such-package not at all, not 1" in told["told"]
+    assert f"rank 0 has torch {torch.__version__}, required >=99; rank 0 has no-such-package not installed, required 1" in told["told"]
     assert any(reason.startswith("truth check 'packages'") for reason in found["reasons"]) == (result == "differs")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from metrics.base import Run
-from metrics.validity.canaries import TEXT_CANARIES, VIDEO_CANARIES, alarms, applying, listen, loosened
-from metrics.validity.text_canaries import REPLACEMENT, watch_text
+from metrics.validity.canaries import TEXT_CANARIES, VIDEO_CANARIES, canaries_for, failures, loosened, scan
+from metrics.validity.text_canaries import REPLACEMENT, check_text
 from tests.conftest import record
 from workloads.world.language import TASKS, draw_item
 
@@ -29,15 +29,15 @@ MakeRun = Callable[..., Run]
         "caf\u00e9, \u4f60\u597d, \U0001f600",
     ],
 )
-def test_an_honest_text_sets_off_nothing(text: str) -> None:
-    assert watch_text(text) == []
+def test_an_honest_text_triggers_nothing(text: str) -> None:
+    assert check_text(text) == []
 
 
-def test_no_answer_of_the_world_sets_off_anything() -> None:
+def test_no_answer_of_the_world_triggers_a_canary() -> None:
     rng = np.random.default_rng(0)
     for i in range(300):
         item = draw_item(rng, TASKS[i % len(TASKS)])
-        assert watch_text(item.answer) == [], item.answer
+        assert check_text(item.answer) == [], item.answer
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_no_answer_of_the_world_sets_off_anything() -> None:
     ],
 )
 def test_a_unit_repeated_to_the_end_loops(text: str) -> None:
-    assert watch_text(text) == ["looping"]
+    assert check_text(text) == ["looping"]
 
 
 @pytest.mark.parametrize(
@@ -69,77 +69,77 @@ def test_a_unit_repeated_to_the_end_loops(text: str) -> None:
 )
 def test_how_often_a_unit_must_be_said_depends_on_its_length(unit: int, times: int, loops: bool) -> None:
     text = "".join(chr(0x4E00 + i) for i in range(unit)) * times
-    assert watch_text(text) == (["looping"] if loops else [])
+    assert check_text(text) == (["looping"] if loops else [])
 
 
 def test_a_loop_that_was_left_again_is_none() -> None:
-    assert watch_text("ha " * 20 + "and so on until the joke was over.") == []
+    assert check_text("ha " * 20 + "and so on until the joke was over.") == []
 
 
 def test_what_is_no_utf8_is_told_but_half_a_character_at_the_limit_is_not() -> None:
-    assert watch_text(f"a{REPLACEMENT}b") == ["utf8"]
-    assert watch_text(f"a{REPLACEMENT}") == ["utf8"]
-    assert watch_text(f"a{REPLACEMENT}", was_cut=True) == []
-    assert watch_text(f"a{REPLACEMENT}b", was_cut=True) == ["utf8"]
-    assert watch_text("a\ud83d") == ["utf8"]
+    assert check_text(f"a{REPLACEMENT}b") == ["utf8"]
+    assert check_text(f"a{REPLACEMENT}") == ["utf8"]
+    assert check_text(f"a{REPLACEMENT}", was_cut=True) == []
+    assert check_text(f"a{REPLACEMENT}b", was_cut=True) == ["utf8"]
+    assert check_text("a\ud83d") == ["utf8"]
 
 
 @pytest.mark.parametrize("text", ["", " \n\t"])
 def test_a_text_without_a_visible_character_is_empty(text: str) -> None:
-    assert watch_text(text) == ["empty"]
+    assert check_text(text) == ["empty"]
 
 
-def heard(run: Run) -> dict[str, list[int]]:
-    return alarms(run, listen(run))
+def failed(run: Run) -> dict[str, list[int]]:
+    return failures(run, scan(run))
 
 
-def test_an_empty_answer_sings_unless_it_is_the_expected_one(make_text_run: MakeRun) -> None:
+def test_an_empty_answer_triggers_unless_it_is_the_expected_one(make_text_run: MakeRun) -> None:
     records = [record(i, text="") for i in range(2)] + [record(2, text=None)]
-    assert heard(make_text_run(records, [{"answer": ""}, {"answer": "red"}, {}])) == {"empty": [1, 2]}
+    assert failed(make_text_run(records, [{"answer": ""}, {"answer": "red"}, {}])) == {"empty": [1, 2]}
 
 
-@pytest.mark.parametrize(("num_loops", "sings"), [(5, False), (6, True)])
-def test_loops_sing_beyond_the_tolerated_share(make_text_run: MakeRun, num_loops: int, sings: bool) -> None:
+@pytest.mark.parametrize(("num_loops", "triggers"), [(5, False), (6, True)])
+def test_loops_trigger_beyond_the_tolerated_share(make_text_run: MakeRun, num_loops: int, triggers: bool) -> None:
     records = [record(i, text="no " * 30 if i < num_loops else f"answer {i}") for i in range(100)]
     run = make_text_run(records)
-    assert sum(names == ["looping"] for names in listen(run).values()) == num_loops
-    assert ("looping" in heard(run)) is sings
+    assert sum(names == ["looping"] for names in scan(run).values()) == num_loops
+    assert ("looping" in failed(run)) is triggers
 
 
-@pytest.mark.parametrize(("num_cut", "sings"), [(5, False), (6, True)])
-def test_answers_cut_off_sing_when_most_are(make_text_run: MakeRun, num_cut: int, sings: bool) -> None:
+@pytest.mark.parametrize(("num_cut", "triggers"), [(5, False), (6, True)])
+def test_answers_cut_off_trigger_when_most_are(make_text_run: MakeRun, num_cut: int, triggers: bool) -> None:
     records = [record(i, text=f"answer {i}", finish_reason="length" if i < num_cut else "stop") for i in range(10)]
-    assert heard(make_text_run(records)) == ({"cut_off": list(range(6))} if sings else {})
+    assert failed(make_text_run(records)) == ({"cut_off": list(range(6))} if triggers else {})
 
 
 def alike(*tokens: int) -> list[Any]:
     return [record(i, text="a long answer that says the same", num_units=n) for i, n in enumerate(tokens)]
 
 
-def test_long_answers_alike_sing_where_their_references_differ(make_text_run: MakeRun) -> None:
-    assert heard(make_text_run(alike(12, 12), [{"answer": "a"}, {"answer": "b"}])) == {"identical": [0, 1]}
-    assert heard(make_text_run(alike(12, 12), [{"answer": "a"}, {"answer": "a"}])) == {}
+def test_long_answers_alike_trigger_where_their_references_differ(make_text_run: MakeRun) -> None:
+    assert failed(make_text_run(alike(12, 12), [{"answer": "a"}, {"answer": "b"}])) == {"identical": [0, 1]}
+    assert failed(make_text_run(alike(12, 12), [{"answer": "a"}, {"answer": "a"}])) == {}
 
 
 def test_a_wrong_answer_that_is_another_prompts_right_one_is_only_wrong(make_text_run: MakeRun) -> None:
-    assert heard(make_text_run(alike(12, 12), [{"answer": "a long answer that says the same"}, {"answer": "b"}])) == {}
+    assert failed(make_text_run(alike(12, 12), [{"answer": "a long answer that says the same"}, {"answer": "b"}])) == {}
 
 
 def test_without_references_the_prompts_must_differ(make_text_run: MakeRun) -> None:
-    assert heard(make_text_run(alike(12, 12))) == {"identical": [0, 1]}
-    assert heard(make_text_run(alike(12, 12), prompts=["same", "same"])) == {}
+    assert failed(make_text_run(alike(12, 12))) == {"identical": [0, 1]}
+    assert failed(make_text_run(alike(12, 12), prompts=["same", "same"])) == {}
 
 
-@pytest.mark.parametrize(("share", "told"), [(0.05, {}), (0.06, {"looping": "0.06"})])
-def test_only_more_than_the_usual_share_loosens_a_canary(make_text_run: MakeRun, share: float, told: dict[str, str]) -> None:
-    assert loosened(make_text_run([record(0)], canaries={"looping": share})) == told
+@pytest.mark.parametrize(("share", "listed"), [(0.05, {}), (0.06, {"looping": "0.06"})])
+def test_only_more_than_the_usual_share_loosens_a_canary(make_text_run: MakeRun, share: float, listed: dict[str, str]) -> None:
+    assert loosened(make_text_run([record(0)], canaries={"looping": share})) == listed
 
 
 def test_short_answers_may_be_alike(make_text_run: MakeRun) -> None:
-    assert heard(make_text_run(alike(11, 11), [{"answer": "a"}, {"answer": "b"}])) == {}
+    assert failed(make_text_run(alike(11, 11), [{"answer": "a"}, {"answer": "b"}])) == {}
 
 
 def test_each_kind_of_run_has_its_own_canaries(make_run: MakeRun, make_text_run: MakeRun) -> None:
-    assert applying(make_text_run([record(0)])) == TEXT_CANARIES
-    assert applying(make_run(records=[record(0)])) == VIDEO_CANARIES
-    assert heard(make_text_run([record(0, text="ok", finite=False)])) == {"nan": [0]}
+    assert canaries_for(make_text_run([record(0)])) == TEXT_CANARIES
+    assert canaries_for(make_run(records=[record(0)])) == VIDEO_CANARIES
+    assert failed(make_text_run([record(0, text="ok", finite=False)])) == {"nan": [0]}

@@ -45,7 +45,7 @@ def test_a_run_that_was_killed_is_finished_on_other_ranks_with_the_answers_of_an
     assert 4 <= len(before) < NUM
     left = suite("report", "run")
     assert "the accuracy test did not finish" in left.stderr.replace("\n", " ")
-    assert f"{NUM - len(before)} of {NUM} queries failed or never finished" in read_report(left)["reasons"]
+    assert f"{NUM - len(before)} of {NUM} queries failed or did not finish" in read_report(left)["reasons"]
     file.write_bytes(file.read_bytes() + b'{"query_id":999,"samp')
     lost = tmp_path / "run" / before[0]["media"]
     lost.unlink(missing_ok=True)  # as if it had not reached the disk

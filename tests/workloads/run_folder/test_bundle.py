@@ -135,7 +135,7 @@ def test_a_run_that_was_given_up_is_sealed_bundled_and_still_resumed(suite: Suit
     bundle = write_bundle(tmp_path / "run").path
     assert report_bytes(tmp_path / "run") is None  # a brief one is nothing to compare with
     reasons = build_report(unpack(bundle)).data["reasons"]
-    assert any("was given up" in r for r in reasons)
+    assert any("was aborted" in r for r in reasons)
     assert not any("manifest" in r for r in reasons)
 
     kept = (tmp_path / "run/records.jsonl").read_bytes()

@@ -81,7 +81,7 @@ def test_a_run_that_was_killed_before_its_files_were_hashed_is_invalid_and_can_b
     write_manifest(run, config, samples)
     again = build_report(unpack(write_bundle(run).path))
     assert len(again.data["reasons"]) == 1
-    assert "manifest.json was never sealed" in again.data["reasons"][0]
+    assert "manifest.json has no hashes" in again.data["reasons"][0]
     (run / "samples.jsonl").write_text("".join(f'{{"index": {i}, "prompt": "easy", "meta": {{}}}}\n' for i in range(3)), encoding="utf-8")
     assert changes(run).changed == ["samples.jsonl"]
 

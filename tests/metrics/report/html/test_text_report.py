@@ -138,7 +138,7 @@ def test_a_search_is_drawn_and_linked(server_run: Path) -> None:
     report = build_report(server_run)
     assert report.data["search"]["max_valid_qps"] == 4.0
     page = write_html(report).read_text(encoding="utf-8")
-    assert "confirmed by a run of full length" in page
+    assert "confirmed by a full run" in page
     assert '<a href="probes/4/report.html">' in page
     assert page.count("<td>full run</td>") == page.count("<td>probe</td>") == 1
     assert "TTFT, limit 1.00 s" in page
