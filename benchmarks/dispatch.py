@@ -175,7 +175,7 @@ def _connect(context: zmq.Context[zmq.Socket[bytes]], url: str, name: str) -> zm
 
 def _config(num_samples: int) -> RunConfig:
     load = {"min_duration_s": 0.1, "min_query_count": num_samples, "target_qps": 1.0}
-    return parse_config({"workload": "t2v", "pipeline": {"name": "toy_t2v"}, "load": load}, "dispatch.py")
+    return parse_config({"workload": "t2v", "pipeline": {"name": "toy_t2v"}, "load": load, "truth": {"replays": 0}}, "dispatch.py")
 
 
 if __name__ == "__main__":

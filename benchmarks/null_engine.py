@@ -34,7 +34,7 @@ class NullLLM(StreamingPipeline):
 
     def step(self, timeout_s: float) -> Sequence[Event]:
         ids, self._queue = self._queue, []
-        return [Event(i, 1) for i in ids] + [Event(i, None, self._response) for i in ids]
+        return [Event(i, 1) for i in ids] + [Event(i, response=self._response) for i in ids]
 
     def generate(self, samples: Sequence[Sample], queries: Sequence[Query]) -> Sequence[Response]:
         return [self._response] * len(queries)
