@@ -23,16 +23,8 @@ from metrics.report.recompute import scored_by, scores_by_sample, worked_out
 from metrics.report.report import Report
 from metrics.report.run_facts import differing, facts
 from metrics.similarity.pairwise import closeness
-from metrics.statistics.paired import (
-    ALPHA,
-    Comparison,
-    clustered_ratio,
-    compare_means,
-    compare_shares,
-    further_samples,
-    joint_clusters,
-    verdicts,
-)
+from metrics.statistics.bootstrap import clustered_ratio, joint_clusters
+from metrics.statistics.paired import ALPHA, Comparison, compare_means, compare_shares, further_samples, verdicts
 from metrics.validity.gates import scenario_of
 from workloads.mlperf.notices import notices
 from workloads.mlperf.run_rules import shown_benchmark

@@ -13,26 +13,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy import stats
 
-from metrics.statistics.bootstrap import Floats, Interval, PairedRatio, bca_interval, clustered_ratio, joint_clusters
+from metrics.statistics.bootstrap import Floats, Interval
 from metrics.statistics.paired_means import lower_bound, mean_intervals, p_equal_at_most, p_mean_at_most
 from metrics.statistics.paired_proportions import difference_bound, difference_interval, p_difference_at_most
 from metrics.statistics.power_analysis import Tail, pairs_for_mean, pairs_for_shares
-
-__all__ = [
-    "Comparison",
-    "Interval",
-    "PairedRatio",
-    "Verdict",
-    "Verdicts",
-    "bca_interval",
-    "clustered_ratio",
-    "compare_means",
-    "compare_shares",
-    "further_samples",
-    "holm",
-    "joint_clusters",
-    "verdicts",
-]
 
 ALPHA = 0.05
 
