@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import runpy
+import signal
 import socket
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # here and in what tests start: workers side by side, each with all cores, take twice as long
 os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read once, when the hub's library is imported
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job; processes that tests interrupt would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import numpy as np
 import pytest

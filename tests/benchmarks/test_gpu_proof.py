@@ -1,9 +1,10 @@
-"""benchmarks/gpu.sh: its parts at tiny size on a processor, what becomes of parts that fail, and its arithmetic."""
+"""benchmarks/gpu.sh: its parts with tiny shapes on a CPU, parts that fail, and the arithmetic."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,37 +27,50 @@ from configs.errors import ConfigError
 from tests.conftest import ROOT, suite_env
 
 HERE = "tests.benchmarks.parts"
+PATIENCE_S = 300  # for processes that start on a crowded machine; no test waits for it to pass
 SCRIPT = """
 import sys
 from pathlib import Path
 from benchmarks.gpu.conduct import Proof, conduct
 from benchmarks.gpu.part import Part
 if __name__ == "__main__":
-    proof = Proof(60, False, Path(sys.argv[1]), {"torch_device": "cpu", "name": "none"})
+    proof = Proof(600, False, Path(sys.argv[1]), {"torch_device": "cpu", "name": "none"})
     names = ("keeps", "hangs", "lacks")
-    conduct(proof, [Part(n, f"tests.benchmarks.parts.{n}", "one", 50, 1) for n in names], (), Path(sys.argv[1]).parent)
+    conduct(proof, [Part(n, f"tests.benchmarks.parts.{n}", "one", 500, 1) for n in names], (), Path(sys.argv[1]).parent)
     sys.exit(130 if proof.interrupted else 0)
 """
 
 
-def a_proof(folder: Path, budget_s: float = 60.0) -> Proof:
+def a_proof(folder: Path, budget_s: float = 2 * PATIENCE_S) -> Proof:
     return Proof(budget_s, False, folder / "proof.json", {"torch_device": "cpu", "name": "a device"})
 
 
 def read(file: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return found
+    document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return document
 
 
-def test_the_rehearsal_runs_every_part(tmp_path: Path) -> None:
-    parts = [part.name for part in PARTS]
-    command = [str(ROOT / "benchmarks/gpu.sh"), "--shrink", "--output", str(tmp_path / "out/proof.json")]
-    done = subprocess.run(command, cwd=tmp_path, env=suite_env() | {"PYTHON": sys.executable}, capture_output=True, text=True, timeout=500)
+def rehearse(folder: Path, *options: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The last line and the document of gpu.sh --shrink, which must run all its parts."""
+    command = [str(ROOT / "benchmarks/gpu.sh"), "--shrink", "--output", str(folder / "out/proof.json"), *options]
+    done = subprocess.run(command, cwd=folder, env=suite_env() | {"PYTHON": sys.executable}, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
-    line, document = json.loads(done.stdout.strip().splitlines()[-1]), read(tmp_path / "out/proof.json")
-    assert (line["name"], line["value"], line["goal"], line["holds"], line["shrunk"]) == ("gpu", len(parts), len(parts), True, True)
-    assert (document["schema"], document["shrunk"], list(document["parts"])) == ("triptych-gpu/1", True, parts)
+    return json.loads(done.stdout.strip().splitlines()[-1]), read(folder / "out/proof.json")
+
+
+def test_the_script_writes_a_document_and_ends_with_one_line(tmp_path: Path) -> None:
+    line, document = rehearse(tmp_path, "--only", "ceilings")
+    assert (line["name"], line["value"], line["goal"], line["holds"], line["shrunk"]) == ("gpu", 1, 1, True, True)
+    assert (document["schema"], document["shrunk"], list(document["parts"])) == ("triptych-gpu/1", True, ["ceilings"])
     assert document["device"]["name"] == line["device"]
+    assert document["parts"]["ceilings"]["figures"]["products"]["fp32"]["tflops"] > 0
+
+
+@pytest.mark.slow
+def test_the_rehearsal_runs_every_part(tmp_path: Path) -> None:
+    line, document = rehearse(tmp_path)
+    parts = [part.name for part in PARTS]
+    assert (line["value"], line["goal"], list(document["parts"])) == (len(parts), len(parts), parts)
     figures = {name: part["figures"] for name, part in document["parts"].items()}
     assert figures["tests"]["failed"] == []
     ceiling = figures["ceilings"]["products"]["fp32"]["tflops"]
@@ -79,26 +93,26 @@ def test_the_rehearsal_runs_every_part(tmp_path: Path) -> None:
     assert "work skipped" in cached["cache"]
 
 
-def test_a_part_that_fails_in_any_way_is_told_and_the_others_run(tmp_path: Path) -> None:
+def test_a_part_that_fails_in_any_way_is_reported_and_the_others_run(tmp_path: Path) -> None:
     names = ("keeps", "breaks", "keeps again", "dies", "lacks", "keeps at last", "hangs")
-    parts = [Part(n, f"{HERE}.{n.split()[0]}", "one", 1.5 if n == "hangs" else 20, 1) for n in names]
+    parts = [Part(n, f"{HERE}.{n.split()[0]}", "one", 1.5 if n == "hangs" else PATIENCE_S, 1) for n in names]
     proof = a_proof(tmp_path)
     conduct(proof, parts, (), tmp_path)
-    told = read(tmp_path / "proof.json")["parts"]
-    assert [name for name in names if told[name]["ran"]] == ["keeps", "keeps again", "keeps at last"]
-    assert told["breaks"]["why"] == "RuntimeError: an illegal memory access was encountered"
-    assert told["dies"]["why"] == "its process ended by SIGKILL"
-    assert told["lacks"]["why"] == "flux is not installed: pip install flux"
-    assert told["hangs"]["why"] == "cut off after 2 s"
-    assert [told[name]["figures"]["first"] for name in ("breaks", "dies")] == [1, 1]
-    processes = [told[name]["figures"]["process"] for name in ("keeps", "keeps again", "keeps at last")]
-    assert len(set(processes)) == 3  # what broke or died took its process with it
-    assert _is_gone(told["hangs"]["figures"]["started"])
+    entries = read(tmp_path / "proof.json")["parts"]
+    assert [name for name in names if entries[name]["ran"]] == ["keeps", "keeps again", "keeps at last"]
+    assert entries["breaks"]["why"] == "RuntimeError: an illegal memory access was encountered"
+    assert entries["dies"]["why"] == "its process ended by SIGKILL"
+    assert entries["lacks"]["why"] == "flux is not installed: pip install flux"
+    assert entries["hangs"]["why"].startswith("cut off after ")
+    assert [entries[name]["figures"]["first"] for name in ("breaks", "dies")] == [1, 1]
+    processes = [entries[name]["figures"]["process"] for name in ("keeps", "keeps again", "keeps at last")]
+    assert len(set(processes)) == 3  # a part that broke or died took its process with it
+    assert _is_gone(entries["hangs"]["figures"]["started"])
     assert not concluded(proof, parts)["holds"]
 
 
 def test_parts_of_one_process_share_it_and_see_the_ceilings(tmp_path: Path) -> None:
-    parts = [Part(name, f"{HERE}.keeps", process, 20, 1) for name, process in (("ceilings", "a"), ("second", "a"), ("third", "b"))]
+    parts = [Part(name, f"{HERE}.keeps", process, PATIENCE_S, 1) for name, process in (("ceilings", "a"), ("second", "a"), ("third", "b"))]
     proof = a_proof(tmp_path)
     conduct(proof, parts, (), tmp_path)
     first, second, third = (proof.parts[part.name].figures for part in parts)
@@ -108,35 +122,33 @@ def test_parts_of_one_process_share_it_and_see_the_ceilings(tmp_path: Path) -> N
     assert concluded(proof, parts)["holds"]
 
 
-def test_what_does_not_fit_the_budget_is_said(tmp_path: Path) -> None:
-    proof = a_proof(tmp_path, budget_s=3.0)
-    parts = [
-        Part("small", f"{HERE}.keeps", "one", 20, 1),
-        Part("large", f"{HERE}.keeps", "one", 20, 10),
-        Part("hangs", f"{HERE}.hangs", "one", 20, 1),
-    ]
-    conduct(proof, parts, (), tmp_path)
+def test_parts_that_do_not_fit_the_budget_are_left_out_or_cut_off(tmp_path: Path) -> None:
+    proof = a_proof(tmp_path)
+    large = Part("large", f"{HERE}.keeps", "one", PATIENCE_S, 10 * PATIENCE_S)
+    conduct(proof, [Part("small", f"{HERE}.keeps", "one", PATIENCE_S, 1), large], (), tmp_path)
     assert proof.parts["small"].ran
-    assert proof.parts["large"].why in [f"{left} s are left of the budget of 3 s, and it needs 10 s" for left in (1, 2, 3)]
+    assert re.fullmatch(r"\d+ s are left of the budget of 600 s, and it needs 3000 s", proof.parts["large"].why or "")
     assert not proof.parts["large"].figures
+    proof.budget_s = time.monotonic() - proof.began + 1.0
+    conduct(proof, [Part("hangs", f"{HERE}.hangs", "one", PATIENCE_S, 0)], (), tmp_path)
     assert (proof.parts["hangs"].why or "").startswith("cut off after ")
-    assert time.monotonic() - proof.began < 6
+    assert proof.parts["hangs"].seconds < 0.5 * PATIENCE_S
 
 
 def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
     file = tmp_path / "proof.json"
     (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    running = subprocess.Popen([sys.executable, str(tmp_path / "script.py"), str(file)], env=env, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, str(tmp_path / "script.py"), str(file)], env=env, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE_S
         while not (file.is_file() and "started" in file.read_text(encoding="utf-8")):
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        running.send_signal(signal.SIGINT)
-        assert running.wait(20) == 130
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE_S) == 130
     finally:
-        running.kill()
+        process.kill()
     document = read(file)
     assert document["interrupted"] is True
     assert [(p["ran"], p["why"]) for p in document["parts"].values()] == [(True, None), (False, "interrupted"), (False, "not reached")]
@@ -158,14 +170,14 @@ def test_parts_are_chosen_by_name_and_run_in_their_own_order() -> None:
         chosen(("lama",))
 
 
-def test_a_result_bears_the_devices_name_and_a_rehearsal_is_no_result() -> None:
+def test_a_result_is_named_after_the_device_and_a_rehearsal_is_no_result() -> None:
     proof = Proof(480, False, device={"name": "AMD Instinct MI300X (gfx942)"})
     assert default_output(proof) == ROOT / "benchmarks/results/gpu-amd-instinct-mi300x-gfx942.json"
     proof.shrink = True
     assert default_output(proof).parent == ROOT / "outputs"
 
 
-def test_what_is_cheap_fits_the_budget_and_every_part_can_be_summed_up() -> None:
+def test_the_parts_fit_the_budget_and_have_names_of_their_own() -> None:
     assert sum(part.needs_s for part in PARTS) < 480
     assert all(part.needs_s < part.limit_s for part in PARTS)
     assert len({part.name for part in PARTS}) == len(PARTS)
@@ -182,7 +194,7 @@ def test_mfu_and_bandwidth_use_of_round_numbers() -> None:
     assert (mfu.percent(0.456), mfu.percent(0.0456), mfu.percent(None)) == ("46%", "4.6%", "-")
 
 
-def test_the_denoisers_flops_are_those_counted_by_hand_and_by_torch() -> None:
+def test_the_denoisers_flops_equal_those_counted_by_hand_and_by_torch() -> None:
     from diffusers import WanTransformer3DModel
 
     from pipelines.models.architectures import folder_of
@@ -190,11 +202,11 @@ def test_the_denoisers_flops_are_those_counted_by_hand_and_by_torch() -> None:
 
     config = WanTransformer3DModel.load_config(folder_of(wan.ARCHITECTURE) / "transformer")
     sizes = wan.FULL | {"num_frames": 33}
-    found = wan.traced(sizes)["denoiser"]
+    denoiser = wan.traced(sizes)["denoiser"]
     tokens, text, width, inner, layers = 9 * 30 * 52, 512, 12 * 128, 8960, 30  # latents of 9 x 60 x 104 in patches of 1 x 2 x 2
     by_hand = 2 * layers * (tokens * (6 * width**2 + 2 * width * inner) + text * 2 * width**2)
-    assert found.flops == pytest.approx(by_hand, rel=0.002)  # patches, time and text are embedded outside the blocks
-    assert found.attention_flops == 4 * layers * width * tokens * (tokens + text)
+    assert denoiser.flops == pytest.approx(by_hand, rel=0.002)  # patches, time and text are embedded outside the blocks
+    assert denoiser.attention_flops == 4 * layers * width * tokens * (tokens + text)
     with on_meta(), FlopCounterMode(display=False) as counter:
         network = WanTransformer3DModel.from_config(config)
         network(
@@ -202,25 +214,25 @@ def test_the_denoisers_flops_are_those_counted_by_hand_and_by_torch() -> None:
             timestep=torch.empty(1, dtype=torch.long),
             encoder_hidden_states=torch.empty(1, text, 4096),
         )
-    assert counter.get_total_flops() == pytest.approx(found.flops + found.attention_flops, rel=1e-6)
+    assert counter.get_total_flops() == pytest.approx(denoiser.flops + denoiser.attention_flops, rel=1e-6)
 
 
-def test_a_cached_run_stands_beside_the_plain_one() -> None:
+def test_a_cached_run_is_compared_with_the_plain_one() -> None:
     plain, cached = (
-        {"headline": {"videos_per_s": speed}, "quality": {"world_score": {"value": score}}, "effective": {"cache": told}}
-        for speed, score, told in ((2.0, 1.0, "none"), (3.0, 0.75, "first_block(..)"))
+        {"headline": {"videos_per_s": speed}, "quality": {"world_score": {"value": score}}, "effective": {"cache": cache}}
+        for speed, score, cache in ((2.0, 1.0, "none"), (3.0, 0.75, "first_block(..)"))
     )
-    found = quality.beside(plain, cached)
-    assert found == {"cache": "first_block(..)", "speed_up": 1.5, "world_score": [1.0, 0.75], "world_score_difference": -0.25}
+    compared = quality.beside(plain, cached)
+    assert compared == {"cache": "first_block(..)", "speed_up": 1.5, "world_score": [1.0, 0.75], "world_score_difference": -0.25}
     assert quality.beside(plain, cached | {"headline": {}})["speed_up"] is None
 
 
-def test_the_share_of_work_that_was_done_is_read_off_what_is_in_force() -> None:
+def test_the_share_of_work_is_read_from_the_effective_setting() -> None:
     assert caches.work_done("mag(threshold=0.06) in 30 modules; 58% of the last batch's work skipped (transformer 58%)") == 0.42
 
 
-def test_outcomes_are_read_off_pytests_file(tmp_path: Path) -> None:
-    file = tmp_path / "told.xml"
+def test_outcomes_are_read_from_pytests_file(tmp_path: Path) -> None:
+    file = tmp_path / "outcomes.xml"
     file.write_text(
         '<testsuites><testsuite><testcase name="a"/><testcase name="b"><failure message="no"/></testcase>'
         '<testcase name="c"><skipped message="needs a GPU"/></testcase><testcase name="d"><error message="no"/></testcase>'
@@ -244,7 +256,7 @@ def test_a_failed_test_or_an_invalid_panel_does_not_hold() -> None:
 
 
 def _is_gone(pid: int) -> bool:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
             return True

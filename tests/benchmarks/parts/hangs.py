@@ -1,4 +1,4 @@
-"""A part that never ends, nor what it has started."""
+"""A part that never ends, and starts a process that does not end either."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A part that runs to its end, and says which process it ran in."""
+"""A part that runs to its end, and reports its process."""
 
 from __future__ import annotations
 
