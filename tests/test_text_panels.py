@@ -35,7 +35,7 @@ def test_an_embedded_language_model_answers_and_is_judged(suite: SuiteRun, prese
 
 
 def test_the_embedded_vision_model_answers_and_is_judged(suite: SuiteRun) -> None:
-    done = suite("--workload", "vlm", *sets(load__min_duration_s=0.1, load__min_query_count=32, dataset__num_prompts=32))
+    done = suite("--workload", "vlm", *sets(load__min_duration_s=0.5, load__min_query_count=32, dataset__num_prompts=32))
     assert done.returncode == 0, done.stderr
     report = read_report(done)
     assert report["effective"]["model"] == "Qwen3VLForConditionalGeneration"

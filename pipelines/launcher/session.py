@@ -131,8 +131,9 @@ class Session:
 
 
 def _too_short(config: RunConfig, mode: str, folder: Path, outcome: Mapping[str, Any]) -> Attempt | None:
-    """The test, if LoadGen's minimum duration was not met."""
-    if read_detail(folder / mode / "mlperf_log_detail.txt").values.get("result_min_duration_met") is not False:
+    """The test, if LoadGen's minimum duration was not met. Failed queries may take no time, and the run is INVALID by them anyway."""
+    met = read_detail(folder / mode / "mlperf_log_detail.txt").values.get("result_min_duration_met")
+    if met is not False or outcome["num_failed"]:
         return None
     return measure(folder / "records.jsonl", mode, float(outcome["target_qps"]), config.load.min_duration_s)
 

@@ -63,6 +63,8 @@ def test_a_test_shorter_than_its_warm_up_promised_is_run_again_on_every_rank(sui
 class ShortTests(Session):
     """Every test is of 4 samples, lasts a second and is too short."""
 
+    num_failed = 0
+
     def _run_test(self, config: RunConfig, mode: str, folder: Path, *_: Any) -> dict[str, Any]:
         self.rates = [*getattr(self, "rates", []), config.load.target_qps]
         (folder / "media").mkdir(exist_ok=True)
@@ -70,7 +72,7 @@ class ShortTests(Session):
         (folder / "records.jsonl").write_bytes(b"".join(msgspec.json.encode(record(i, completed_s=1.0)) + b"\n" for i in range(4)))
         line = {"key": "result_min_duration_met", "value": False, "metadata": {"is_error": False}}
         (folder / mode / "mlperf_log_detail.txt").write_text(f":::MLLOG {json.dumps(line)}\n", encoding="utf-8")
-        return {"target_qps": 1.0}
+        return {"target_qps": 1.0, "num_failed": self.num_failed}
 
 
 @pytest.mark.parametrize(
@@ -93,3 +95,12 @@ def test_a_short_test_is_run_again_twice_unless_the_user_chose_its_rate(
     session.run(parse_config(values, "test"), mode, tmp_path)
     assert session.rates == rates
     assert len(read_attempts(tmp_path)) == len(rates) - 1
+
+
+def test_a_short_test_with_failed_queries_is_not_run_again(tmp_path: Path) -> None:
+    import torch
+
+    session = ShortTests(Ranks(0, 1, torch.device("cpu")), ToyT2V(), [], "videos")
+    session.num_failed = 1
+    session.run(parse_config({"workload": "t2v", "pipeline": {"name": "toy_t2v"}}, "test"), "performance", tmp_path)
+    assert session.rates == ["auto"]
