@@ -41,9 +41,10 @@ OPTIONS = [
 ]
 
 
-def test_a_test_shorter_than_its_warm_up_promised_is_run_again_on_every_rank(suite: SuiteRun, tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", [pytest.param([], id="one rank"), pytest.param(TWO_RANKS, id="two ranks", marks=pytest.mark.slow)])
+def test_a_test_shorter_than_its_warm_up_promised_is_run_again(suite: SuiteRun, tmp_path: Path, launcher: list[str]) -> None:
     (tmp_path / "sluggish.py").write_text(SLUGGISH, encoding="utf-8")
-    done = suite(*OPTIONS, launcher=TWO_RANKS)
+    done = suite(*OPTIONS, launcher=launcher)
     assert done.returncode == 0, done.stderr
     assert "a performance test of 8 samples lasted" in done.stderr
     report, run = read_report(done), tmp_path / "run"
