@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import QUICK, ROOT, SuiteRun, last_line, read_report
+from workloads.loadgen.logs import read_answers
+from workloads.run_folder.files import read_run
 
 PLUGIN = """
 import time
@@ -92,7 +94,10 @@ def test_both_modes_time_one_test_and_judge_the_other(suite: SuiteRun) -> None:
     assert report["verdict"] == "VALID", report["reasons"]
     assert set(report["loadgen"]) == {"performance", "accuracy"}
     assert report["figures"]["world_score"]["n"] == 8
-    assert (Path(last_line(done)["run"]) / "accuracy/mlperf_log_accuracy.json").stat().st_size > 100
+    folder = Path(last_line(done)["run"])
+    digests = {r.sample_index: r.digest for r in read_run(folder)[2] if r.mode == "accuracy"}
+    assert {a.qsl_idx: a.data.lower() for a in read_answers(folder / "accuracy/mlperf_log_accuracy.json")} == digests
+    assert not any(a.data for a in read_answers(folder / "performance/mlperf_log_accuracy.json"))
 
 
 def test_a_report_is_rebuilt_from_its_folder_alone(suite: SuiteRun) -> None:

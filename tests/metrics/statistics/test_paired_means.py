@@ -69,9 +69,13 @@ def test_equal_differences_get_no_interval_of_zero_width() -> None:
     scores = [i / 63 for i in range(64)]
     same = compare_means("rouge", scores, scores, margin=0.01)  # a range of 1: 64 pairs miss 4.6 % of all prompts with a chance of 5 %
     assert same.bound95 == pytest.approx(0.05 ** (1 / 64) - 1)
+    assert same.ci95 == pytest.approx((0.025 ** (1 / 64) - 1, 1 - 0.025 ** (1 / 64)))
+    assert same.p_difference == 1.0
     assert verdicts([same]).overall == "INCONCLUSIVE"
     assert verdicts([compare_means("rouge", scores, scores, margin=0.05)]).overall == "PASS"
     constant = compare_means("m", [0.7] * 64, [0.7] * 64, margin=0.05)
     assert (constant.ci95, constant.p_not_worse) == (None, 1.0)
     shifted = compare_means("m", scores, [s - 0.2 for s in scores], margin=0.05)
     assert verdicts([shifted]).overall == "FAIL"
+    assert shifted.ci95 == pytest.approx((-0.2 - 1.2 * (1 - 0.025 ** (1 / 64)), -0.2 + 1.2 * (1 - 0.025 ** (1 / 64))))  # a range of 1.2
+    assert shifted.p_difference == pytest.approx(0.5**63)

@@ -79,7 +79,7 @@ def test_a_rate_is_learnt_from_what_batches_take() -> None:
     for now in (0.0, 4.0, 8.0, 12.0, 16.0, 20.0):
         [(_, items)] = pull.assign(now)
         pull.finished(0, [(item, 1) for item in items], now + 4.0)
-    assert slow.rate == pytest.approx(1.0, rel=2.0)
+    assert slow.rate == pytest.approx(1 + 99 / 2**6)  # six times half way from 100 to 1
 
 
 def pushed(policy: str, count: int = 3, capacity: int = 8) -> PushDispatch:
@@ -122,6 +122,17 @@ def test_the_fewest_tokens_outstanding_decide_by_lengths_learnt() -> None:
     [(long, _)] = push.assign(0.0)
     push.add([Item(1) for _ in range(5)])
     assert shares(push) == {1 - long: 5}  # 5 x 100 tokens are fewer than 900
+
+
+def test_a_length_that_is_not_known_is_taken_for_the_mean() -> None:
+    push = pushed("least_tokens", count=1)
+    expected = []
+    for index, tokens in ((0, 900), (1, 100), (2, 200), (1, 100), (3, 1)):
+        push.add([item := Item(index)])
+        push.assign(0.0)
+        expected.append(item.expected)
+        push.finished(0, [(item, tokens)], 0.0)
+    assert expected == pytest.approx([1.0, 900.0, 500.0, 100.0, 325.0])
 
 
 def test_with_no_room_anywhere_queries_wait_for_the_first_that_has() -> None:

@@ -64,9 +64,12 @@ def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
         create_run_folder(str(tmp_path / "file" / "run"), "t2v")
 
 
-def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workloads.run_folder.files.shutil.disk_usage", lambda _: type("Usage", (), {"free": 2**20})())
-    with pytest.raises(ConfigError, match="1 MiB free"):
+def test_a_run_needs_64_mib_of_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = 64 * 2**20
+    monkeypatch.setattr("workloads.run_folder.files.shutil.disk_usage", lambda _: type("Usage", (), {"free": free})())
+    create_run_folder(str(tmp_path / "enough"), "t2v")
+    free -= 1
+    with pytest.raises(ConfigError, match="63 MiB free"):
         create_run_folder(str(tmp_path / "run"), "t2v")
 
 
