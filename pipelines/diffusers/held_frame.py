@@ -1,16 +1,16 @@
-"""A text-to-video Wan that answers image to video without having been trained to: its first latent frame is held at the image's.
+"""Image to video with a Wan that was trained on text alone: its first latent frame is held at the image's.
 
-Three things together, none of which is enough alone:
-still     the clip starts not from noise, but from the image as a still clip with noise over it, 90 % of the way to noise (SDEdit: Meng
-          et al., 2022), so that the model finds things where the image has them
-held      before each pass of the denoiser the first latent frame is the image's own at that level of noise, and at the end without any
-          (as RePaint holds what is known: Lugmayr et al., 2022)
-rounds    while more than half of a clip is noise, each level is gone through three times: what the denoiser made of it is brought back
-          to that level with fresh noise, so that the other frames take up what is held (RePaint's resampling)
+Three methods together:
+still     the clip starts from the image as a still clip with noise, 90 % of the way to pure noise (SDEdit: Meng et al., 2022), so that
+          objects are where the image has them
+held      before each pass of the denoiser the first latent frame is replaced by the image's at that noise level, and at the end by the
+          image's without noise (as RePaint does for known pixels: Lugmayr et al., 2022)
+rounds    while a clip is more than half noise, each level is computed three times: the denoised clip is brought back to that level with
+          new noise, so that the other frames adapt to the first one (RePaint's resampling)
 
-Sampling is Euler's, over the levels of the checkpoint's shift. A step more than its number costs a pass more: 8 steps are 18.
+Sampling is Euler's, over the noise levels of the checkpoint's shift. 8 steps are 18 passes of the denoiser.
 Of the embedded model's first 48 captions (seed 42, guidance 3) 0.38 come out right with the frame held alone, 0.58 with still and held,
-0.56 with held and rounds, 0.88 with all three; the first frame is at 32 dB of the image, which is what the VAE makes of it.
+0.56 with held and rounds, 0.88 with all three. The first frame then has a PSNR of 32 dB to the image, which is the VAE's own.
 
 Shape letters: B batch, C channels, T latent frames, H height, W width.
 """
@@ -28,12 +28,12 @@ ROUNDS, ROUNDS_ABOVE = 3, 0.5
 
 
 class HeldFrameScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
-    """Steps over `rounds` of each level, and puts the held frame into what it gives. `begin` comes before each call of the pipeline."""
+    """Takes several rounds at each noise level and holds the first frame. `begin` must be called before each call of the pipeline."""
 
     sigmas: Any
 
     def begin(self, image_BCTHW: torch.Tensor, still_BCTHW: torch.Tensor, generators: Sequence[torch.Generator]) -> torch.Tensor:
-        """The latents that the call is to start from. image: the held frame, T 1."""
+        """Return the latents from which the call starts. image: the held frame, T 1."""
         self._image, self._generators = image_BCTHW, list(generators)
         latents_BCTHW = (1 - START) * still_BCTHW + START * self._noise(still_BCTHW)
         return self._held(latents_BCTHW, START)
@@ -51,9 +51,9 @@ class HeldFrameScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
     def step(self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor]:
         level, following = self._levels[self._at], self._levels[self._at + 1]
         self._at += 1
-        if following == level:  # another round: what is made of it, with fresh noise
-            made_BCTHW = self._held(sample - level * model_output, 0.0)
-            sample = (1 - level) * made_BCTHW + level * self._noise(made_BCTHW)
+        if following == level:  # another round at this level, with new noise
+            denoised_BCTHW = self._held(sample - level * model_output, 0.0)
+            sample = (1 - level) * denoised_BCTHW + level * self._noise(denoised_BCTHW)
         else:
             sample = sample + (following - level) * model_output
         return (self._held(sample, following),)
@@ -63,13 +63,13 @@ class HeldFrameScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
         return torch.cat([first_BCTHW.to(latents_BCTHW.dtype), latents_BCTHW[:, :, 1:]], dim=2)
 
     def _noise(self, like_BCTHW: torch.Tensor) -> torch.Tensor:
-        """From each clip's own generator, so that it is the same alone and in a batch."""
+        """Drawn from each clip's own generator, so that it is the same alone and in a batch."""
         drawn = [torch.randn((1, *like_BCTHW.shape[1:]), generator=g) for g in self._generators]
         return torch.cat(drawn).to(like_BCTHW)
 
 
 class HeldFrame:
-    """Puts a HeldFrameScheduler into a WanPipeline, and makes what each call starts from."""
+    """Sets a HeldFrameScheduler in a WanPipeline, and encodes the latents from which each call starts."""
 
     def __init__(self, pipe: Any) -> None:
         self._pipe = pipe
@@ -88,5 +88,5 @@ class HeldFrame:
             each = [vae.encode(one[None]).latent_dist.mode().float() for one in clip_BCTHW]
             return (torch.cat(each) - mean) / std
 
-        made: torch.Tensor = self._pipe.scheduler.begin(encoded(1), encoded(num_frames), generators)
-        return made
+        latents_BCTHW: torch.Tensor = self._pipe.scheduler.begin(encoded(1), encoded(num_frames), generators)
+        return latents_BCTHW

@@ -1,4 +1,4 @@
-"""Images on their way into a diffusers video pipeline: read, fitted to the clip's size, and in the form that the family takes."""
+"""The images of image to video: read, fitted to the clip's size, and passed in the form that the family takes."""
 
 from __future__ import annotations
 
@@ -20,16 +20,14 @@ if TYPE_CHECKING:
     import torch
 
 
-class GivenImages:
-    """Of one loaded pipeline. first_frame: `trained` or `held`, as the option of `diffusers_t2v` is. Raises ConfigError."""
+class ImageInput:
+    """Makes arguments for one loaded pipeline. first_frame: `trained` or `held`, as the option. Raises ConfigError."""
 
     def __init__(self, family: VideoFamily, first_frame: str) -> None:
         self._family, self._cleaning = family, ""
         sizes = {name: family.value(name) for name in ("height", "width", "num_frames")}
         if missing := [name for name, size in sizes.items() if size is None]:
-            raise ConfigError(
-                f"pipeline 'diffusers_t2v': workload 'i2v' needs option {missing[0]!r}, since {family.name} has no default; give it"
-            )
+            raise ConfigError(f"pipeline 'diffusers_t2v': workload 'i2v' needs option {missing[0]!r}: {family.name} has no default for it.")
         self._size: tuple[int, int] = (sizes["height"], sizes["width"])
         self._num_frames: int = sizes["num_frames"]
         self._held: Any = None
@@ -38,10 +36,10 @@ class GivenImages:
 
             self._held = HeldFrame(family.pipe)
         elif family.name.startswith("Wan"):
-            self._cleaning = _let_prompts_be(type(family.pipe).__module__)
+            self._cleaning = _replace_missing_ftfy(type(family.pipe).__module__)
 
     def arguments(self, samples: Sequence[Sample], generators: Sequence[torch.Generator]) -> dict[str, Any]:
-        """What the call is given for them. Raises ValueError, naming the sample, where an image cannot be read."""
+        """Arguments of the call for these samples. Raises ValueError, naming the sample, where an image cannot be read."""
         images = []
         for sample in samples:
             try:
@@ -61,23 +59,23 @@ class GivenImages:
             return {"image": pictures[0], "generator": generators[0]}  # LTX-Video's noise for decoding takes no list (diffusers 0.42)
         return {"image": pictures}
 
-    def stand_in(self, generator: torch.Generator) -> dict[str, Any]:
-        """What the call is given where a clip is made before any was asked for, to measure by."""
+    def for_calibration(self, generator: torch.Generator) -> dict[str, Any]:
+        """Arguments for a clip that calibrates a speed-up, with an image of the embedded world."""
         scene = parse_caption("a red disc moves slowly to the right")
         return self.arguments([Sample(0, "", {}, encode_png(render(scene, np.random.default_rng(0))[:1]))], [generator])
 
-    def facts(self) -> Mapping[str, str]:
-        """What is in force, for `effective`."""
+    def effective(self) -> Mapping[str, str]:
+        """Entries of Pipeline.effective."""
         height, width = self._size
-        found = {"first_frame": "held" if self._held is not None else "trained", "image": f"fitted to {width} x {height}"}
-        return found | ({"prompt_cleaning": self._cleaning} if self._cleaning else {})
+        entries = {"first_frame": "held" if self._held is not None else "trained", "image": f"fitted to {width} x {height}"}
+        return entries | ({"prompt_cleaning": self._cleaning} if self._cleaning else {})
 
 
-def _let_prompts_be(module_name: str) -> str:
-    """Wan's image pipeline calls ftfy even where it is not installed (diffusers 0.42); then prompts are taken as they are, as from text."""
+def _replace_missing_ftfy(module_name: str) -> str:
+    """Wan's image pipeline calls ftfy even where it is not installed (diffusers 0.42): prompts then stay unchanged, as in text to video."""
     module = importlib.import_module(module_name)
     if hasattr(module, "ftfy"):
         return getattr(module.ftfy, "cleaning", "ftfy")
-    told = "none: ftfy is not installed"
-    module.ftfy = types.SimpleNamespace(fix_text=lambda text: text, cleaning=told)  # type: ignore[attr-defined]
-    return told
+    cleaning = "none: ftfy is not installed"
+    module.ftfy = types.SimpleNamespace(fix_text=lambda text: text, cleaning=cleaning)  # type: ignore[attr-defined]
+    return cleaning

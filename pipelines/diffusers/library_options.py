@@ -1,4 +1,4 @@
-"""Options of a library's own config class as a YAML file holds them, checked against the class's signature."""
+"""Builds a library's config class from options in a YAML file, checked against the class's signature."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ T = TypeVar("T")
 def build(
     cls: type[T], what: str, options: Mapping[str, Any], ours: Mapping[str, Any] | None = None, names: Mapping[str, Any] | None = None
 ) -> T:
-    """An instance from the options. Raises ConfigError naming the option, with the nearest name where it is unknown.
+    """Make an instance from the options. Raises ConfigError naming the option, with the nearest known name where it is unknown.
 
     A dtype is given by its name, an enum by its member's; an object by its class's name, or as {name: argument}, where the parameter
-    is of that class or one above it. A parameter that takes a function cannot be given. ours: parameters that are not the user's to set.
-    names: where annotations are looked up that the class's own module does not know.
+    has that class or a base class of it. Parameters that take a function cannot be given. ours: parameters that users cannot set.
+    names: in which annotations are looked up that the class's own module does not define.
     """
     hints = {n: h for n, h in _hints(cls, names or {}).items() if n not in (ours or {})}
     values = {}
@@ -46,9 +46,9 @@ def build(
 
 
 def named(what: str, option: str, value: str | Mapping[str, Any], known: Iterable[str]) -> tuple[str, dict[str, Any]]:
-    """An option that is a name, or a mapping with `name` and parameters: the name, and the parameters.
+    """Split an option that is a name, or a mapping with `name` and parameters, into the name and the parameters.
 
-    Raises ConfigError where there is no name, or it is none of the known.
+    Raises ConfigError where there is no name, or an unknown one.
     """
     given = {"name": value} if isinstance(value, str) else dict(value)
     known = list(known)
@@ -62,12 +62,12 @@ def named(what: str, option: str, value: str | Mapping[str, Any], known: Iterabl
 
 def _hints(cls: type, names: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        made = typing.get_type_hints(inspect.getattr_static(cls, "__init__"), localns=dict(names))
-        found = typing.get_type_hints(cls, localns=dict(names)) | made
-    except NameError:  # an annotation for type checkers only
-        found = {}
+        of_init = typing.get_type_hints(inspect.getattr_static(cls, "__init__"), localns=dict(names))
+        hints = typing.get_type_hints(cls, localns=dict(names)) | of_init
+    except NameError:  # an annotation that only type checkers can resolve
+        hints = {}
     parameters = inspect.signature(cls).parameters.values()
-    kinds = {p.name: found.get(p.name, Any) for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name[0] != "_"}
+    kinds = {p.name: hints.get(p.name, Any) for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name[0] != "_"}
     return {name: kind for name, kind in kinds.items() if not any(_is_function(part) for part in _parts(kind))}
 
 
@@ -80,7 +80,7 @@ def _checked(value: Any, hint: Any) -> Any:
 
 
 def _read(value: Any, hint: Any) -> Any:
-    """The value with names turned into what they name, where the hint has room for that."""
+    """The value, with names replaced by the dtype, enum member or object that they name, where the hint allows it."""
     name, arguments = (value, ()) if isinstance(value, str) else next(iter(value.items())) if _is_call(value) else (None, ())
     if name is None:
         return value

@@ -1,6 +1,6 @@
-"""A diffusers checkpoint without its weights: classes and empty denoisers, from its config files alone.
+"""A diffusers checkpoint without its weights: classes and empty denoisers, from its configuration files alone.
 
-So that what a model cannot do is refused in a second, not after minutes of loading.
+With it, an option that a model does not support is refused in a second, not after minutes of loading.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ DENOISERS = ("transformer", "transformer_2", "unet")
 
 @dataclass(frozen=True)
 class Outline:
-    """denoisers: by their name in the pipeline, on the meta device. quantised: by what method those are that come so. source: of the
-    pipeline's class."""
+    """Denoisers without weights. denoisers: by name, on the meta device. quantised: the method of each quantised one, by name.
+
+    source: of the pipeline's class.
+    """
 
     denoisers: Mapping[str, Any]
     quantised: Mapping[str, str]
@@ -28,30 +30,33 @@ class Outline:
 
     @property
     def guides_in_two_passes(self) -> bool:
-        """Whether a step calls the denoiser once with the caption and once more without, as Wan does."""
+        """Whether a step calls the denoiser once with the prompt and once without, as Wan's does."""
         return 'cache_context("uncond"' in self.source
 
     @property
     def guides_in_one_batch(self) -> bool:
-        """Whether captioned and uncaptioned go through the denoiser side by side, as in CogVideoX."""
+        """Whether a step calls the denoiser once, with and without the prompt in one batch, as CogVideoX's does."""
         return 'cache_context("cond_uncond"' in self.source
 
     @property
-    def has_tokens_in_a_row(self) -> bool:
-        """Whether the pipeline, and not the denoiser, cuts the latents into tokens, as LTX-Video's does."""
+    def packs_latents(self) -> bool:
+        """Whether the pipeline, not the denoiser, turns latents into a sequence of tokens, as LTX-Video's does."""
         return "self._pack_latents(" in self.source
 
 
-class Glance(NamedTuple):
-    """pipeline: the checkpoint's own class. diffusers 0.42's general one reads optional parts, as Wan's denoisers are, though it is given
-    them. quantised: as in Outline."""
+class CheckpointClass(NamedTuple):
+    """The pipeline class that reads a checkpoint. quantised: as in Outline.
+
+    pipeline: the checkpoint's own class, since DiffusionPipeline reads optional parts, such as Wan's denoisers, even where it is given
+    them (diffusers 0.42).
+    """
 
     pipeline: Any
     quantised: Mapping[str, str]
 
 
 def read_outline(folder: str, revision: str | None) -> Outline:
-    """Raises ConfigError where the pipeline or a denoiser is of a class that is not diffusers' own."""
+    """Read the outline of a folder or hub name. Raises ConfigError where the pipeline or a denoiser has a class outside diffusers."""
     import diffusers
 
     index = diffusers.DiffusionPipeline.load_config(folder, revision=revision)
@@ -61,23 +66,23 @@ def read_outline(folder: str, revision: str | None) -> Outline:
     if pipeline is None or None in classes.values():
         kinds = ", ".join([str(index["_class_name"]), *(str(parts[name][1]) for name in parts)])
         options = "'cache', 'quantisation', 'attention' and 'guidance_batch'"
-        raise ConfigError(f"options {options} need a model of diffusers' own classes, not {kinds}; leave them out")
+        raise ConfigError(f"options {options} need a model of diffusers' own classes, got {kinds}. Leave them out.")
     configs = {name: cls.load_config(folder, subfolder=name, revision=revision) for name, cls in classes.items()}
     with torch.device("meta"):
         denoisers = {name: cls.from_config(configs[name]) for name, cls in classes.items()}
     return Outline(denoisers, _methods(configs), inspect.getsource(pipeline))
 
 
-def glance(folder: str, revision: str | None) -> Glance:
-    """What has to be known before a checkpoint is read at all."""
+def read_class(folder: str, revision: str | None) -> CheckpointClass:
+    """Read the class from the checkpoint's configuration files."""
     import diffusers
 
     index = diffusers.DiffusionPipeline.load_config(folder, revision=revision)
     parts = {name: getattr(diffusers, str(kind), None) for name in DENOISERS for _, kind in [index.get(name) or (None, None)]}
     configs = {name: cls.load_config(folder, subfolder=name, revision=revision) for name, cls in parts.items() if cls is not None}
-    return Glance(getattr(diffusers, str(index["_class_name"]), diffusers.DiffusionPipeline), _methods(configs))
+    return CheckpointClass(getattr(diffusers, str(index["_class_name"]), diffusers.DiffusionPipeline), _methods(configs))
 
 
 def _methods(configs: Mapping[str, Any]) -> dict[str, str]:
-    found = {name: config.get("quantization_config") for name, config in configs.items()}
-    return {name: str(quantised.get("quant_method", "an unknown method")) for name, quantised in found.items() if quantised}
+    quantisations = {name: config.get("quantization_config") for name, config in configs.items()}
+    return {name: str(config.get("quant_method", "an unknown method")) for name, config in quantisations.items() if config}

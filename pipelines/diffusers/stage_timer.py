@@ -1,7 +1,7 @@
-"""Where a diffusers pipeline's time goes, seen from outside: hooks on its parts, none of its code changed.
+"""Times of a diffusers pipeline's stages, measured by hooks on its parts.
 
-A stage is what passes between two marks on the same thread; the device is synchronised at each. Denoising runs from the
-first denoiser call to the last step's end.
+A stage is the time between two points on one thread; the device is synchronised at each. Denoising lasts from the first call of a
+denoiser to the end of the last step.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 
-class StageClock:
-    """Collects one batch's stage times. `install` hooks a pipeline, `start` begins a batch, `stages` sums it up."""
+class StageTimer:
+    """Measures one batch's stages. `install` adds the hooks to a pipeline, `start` begins a batch, `stages` returns its times."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -30,9 +30,9 @@ class StageClock:
         for name in ("transformer", "transformer_2", "unet"):
             if isinstance(denoiser := getattr(pipe, name, None), torch.nn.Module):
                 denoiser.register_forward_pre_hook(self._first_denoise)
-        if isinstance(eyes := getattr(pipe, "image_encoder", None), torch.nn.Module):
-            eyes.register_forward_pre_hook(self._begin("image_encode"))
-            eyes.register_forward_hook(self._end("image_encode"))
+        if isinstance(encoder := getattr(pipe, "image_encoder", None), torch.nn.Module):
+            encoder.register_forward_pre_hook(self._begin("image_encode"))
+            encoder.register_forward_hook(self._end("image_encode"))
         if (vae := getattr(pipe, "vae", None)) is not None:
             vae.decode = self._timed("vae_decode", vae.decode)
             vae.encode = self._timed("vae_encode", vae.encode)
@@ -47,7 +47,7 @@ class StageClock:
         return tensors
 
     def stages(self) -> tuple[dict[str, float], list[float]]:
-        """Seconds by stage, `other` being the rest of the batch, and seconds of each denoising step."""
+        """Seconds by stage, with `other` for the rest of the batch, and seconds of each denoising step."""
         total = self._now() - self._began
         spent = {k: v for k, v in self._spent.items() if not k.startswith("_")}
         if self._steps:

@@ -27,21 +27,18 @@ if TYPE_CHECKING:
 @register("diffusers_t2v")
 @dataclass
 class DiffusersT2V(Pipeline):
-    """Options carry diffusers' own names; None leaves the pipeline's own default.
+    """Makes videos with any of diffusers' video pipelines. Options have diffusers' names; None is the pipeline's own default.
 
     model: `embedded` (the trained model that comes with the suite), a folder written by save_pretrained, or a hub name.
-    dtype: of all weights; `auto` is float32 on a CPU and bfloat16 on a GPU. compile: torch.compile the denoiser's repeated blocks.
-    fps: of the saved file, and what LTX-Video is told; the family's own where not given. true_cfg_scale: of HunyuanVideo. extra: further
-    arguments of diffusers' call, such as LTX-Video's decode_timestep. What a family does with its options: pipelines/diffusers/families.py.
-    first_frame: how a given image gets into the clip: `trained`, by an image-to-video model; `held`, in a Wan that was trained on text
-    alone (held_frame.py). A given image is fitted to height and width by workloads/readers/image_file.py.
-    These take a name, or a mapping with `name` and parameters: cache (denoiser_caches.py), quantisation (quantised_weights.py), offload
-    (offloading.py), scheduler (scheduler_choice.py); the first two are for the denoisers alone. attention: a backend of
-    attention_backends.py, for the denoisers. lora: adapters of lora_weights.py. guidance_batch: both guidance passes of a step in one
-    batch, where the pipeline makes two. vae_split: each rank of a replica decodes a part of the picture, with vae_overlap latents that
-    its neighbours decode as well. weights: `random` draws the `architecture` (a name of
-    configs/architectures, or a folder) instead of reading a checkpoint, less what `shrink` takes off it (models/architectures.py);
-    `model` is then whose tokenizer is used, where it is at hand.
+    weights: `random` draws the `architecture` (a name of configs/architectures, or a folder), reduced by `shrink`
+    (pipelines/models/architectures.py), and reads no checkpoint; only the tokenizer of `model` is then used, where it is available.
+    dtype: of all weights; `auto` is float32 on a CPU and bfloat16 on a GPU. true_cfg_scale: of HunyuanVideo. extra: further arguments of
+    diffusers' call, such as LTX-Video's decode_timestep. Rules of each family for these options: families.py.
+    fps: frame rate of the saved file, and an argument of LTX-Video's call; the family's own where not given.
+    first_frame: how an image becomes the first frame: `trained`, by an image-to-video model; `held`, in a Wan trained on text alone
+    (held_frame.py). Images are fitted to height and width by workloads/readers/image_file.py.
+    The options from vae_tiling on are speed-ups, each described in its file of speedups/. cache, quantisation, offload, scheduler and lora
+    take a name or path, or a mapping with `name` or `path` and parameters.
     """
 
     model: str = "embedded"
@@ -82,7 +79,7 @@ class DiffusersT2V(Pipeline):
     _pipe: Any = field(default=None, init=False, repr=False)
     _images: Any = field(default=None, init=False, repr=False)
     _family: Any = field(default=None, init=False, repr=False)
-    _clock: Any = field(default=None, init=False, repr=False)
+    _timer: Any = field(default=None, init=False, repr=False)
     _facts: dict[str, str] = field(default_factory=dict, init=False, repr=False)
     _speed_ups: list[Any] = field(default_factory=list, init=False, repr=False)
     _loaded: Any = field(default=None, init=False, repr=False)
@@ -104,10 +101,10 @@ class DiffusersT2V(Pipeline):
         from diffusers.utils import logging
 
         from pipelines.diffusers.families import CALL_OPTIONS, VideoFamily
-        from pipelines.diffusers.image_input import GivenImages
+        from pipelines.diffusers.image_input import ImageInput
         from pipelines.diffusers.outline import DENOISERS
         from pipelines.diffusers.speedups.base import Loaded, Target
-        from pipelines.diffusers.stage_timer import StageClock
+        from pipelines.diffusers.stage_timer import StageTimer
 
         logging.disable_progress_bar()
         dtype = self.dtype if self.dtype != "auto" else "float32" if device.type == "cpu" else "bfloat16"
@@ -120,21 +117,21 @@ class DiffusersT2V(Pipeline):
         self._family = VideoFamily(self._pipe, self.model, given, self.extra or {})
         self._family.check(self.workload or "t2v", self.batch_size, self.first_frame)
         if self.workload == "i2v":
-            self._images = GivenImages(self._family, self.first_frame)
+            self._images = ImageInput(self._family, self.first_frame)
         self.fps = self.fps or self._family.frame_rate
         self._pipe.set_progress_bar_config(disable=True)
         denoisers = {name: part for name in DENOISERS if (part := getattr(self._pipe, name, None)) is not None}
         self._loaded = Loaded(self._pipe, denoisers, self._family, device, self._generate_one)
         for one in self._requested():
             one.apply(self._loaded)
-        self._clock = StageClock(device)
-        self._clock.install(self._pipe)
+        self._timer = StageTimer(device)
+        self._timer.install(self._pipe)
 
     def generate(self, samples: Sequence[Sample], queries: Sequence[Query]) -> Sequence[Response]:
         import torch
 
         generators = [torch.Generator("cpu").manual_seed(q.seed) for q in queries]
-        kind = "np" if self.replica.leads or self.vae_split else "latent"  # nobody needs a follower's clip
+        kind = "np" if self.replica.leads or self.vae_split else "latent"  # only the leader returns clips
         arguments = {"prompt": [s.prompt for s in samples], "generator": generators, "output_type": kind}
         arguments |= self._family.arguments(len(queries), self.fps)
         if self._images is not None:
@@ -143,17 +140,17 @@ class DiffusersT2V(Pipeline):
             except ValueError as error:
                 return [Response(error=str(error)) for _ in samples]
         if "callback_on_step_end" in inspect.signature(self._pipe.__call__).parameters:
-            arguments["callback_on_step_end"] = self._clock.step_end
+            arguments["callback_on_step_end"] = self._timer.step_end
         for one in self._requested():
             one.start_batch()
-        self._clock.start()
+        self._timer.start()
         with torch.inference_mode():
             frames = self._pipe(**arguments).frames
         if not self.replica.leads:
             return []
         frames_BTHWC = np.asarray(frames)
-        self._family.check_made(*frames_BTHWC.shape[1:4])
-        stages, step_s = self._clock.stages()
+        self._family.check_size(*frames_BTHWC.shape[1:4])
+        stages, step_s = self._timer.stages()
         responses = []
         for frames_THWC in frames_BTHWC:
             finite = bool(np.isfinite(frames_THWC).all())
@@ -171,7 +168,7 @@ class DiffusersT2V(Pipeline):
             "experts": str(len(self._loaded.denoisers)),
             **{entry: text for entry, text in texts.items() if text is not None},
             **self._facts,
-            **(self._images.facts() if self._images is not None else {}),
+            **(self._images.effective() if self._images is not None else {}),
         }
 
     def fallbacks(self) -> Sequence[str]:
@@ -194,16 +191,16 @@ class DiffusersT2V(Pipeline):
         """Read the pipeline, or draw it, once every requested speed-up has been checked. Raises ConfigError."""
         import torch
 
-        from pipelines.diffusers.outline import glance
+        from pipelines.diffusers.outline import read_class
         from pipelines.diffusers.speedups.base import name_of
-        from pipelines.diffusers.speedups.quantised_files import know_quark
+        from pipelines.diffusers.speedups.quantised_files import register_quark
 
         requested, special, how = self._requested(), dict[str, Any](), ""
         try:
             if self.weights == "pretrained":
-                seen = glance(target.folder, self.revision)
-                if "quark" in seen.quantised.values():
-                    know_quark(f"model {self.model!r}, whose denoisers AMD's Quark has quantised,")
+                checkpoint = read_class(target.folder, self.revision)
+                if "quark" in checkpoint.quantised.values():
+                    register_quark(f"model {self.model!r}, whose denoisers AMD's Quark has quantised,")
             for one in requested:
                 one.check(target)
             for one in requested:
@@ -216,7 +213,7 @@ class DiffusersT2V(Pipeline):
                 place = torch.device("cpu") if self.offload not in (None, "none") else target.device
                 self._pipe, _, self._facts = video_pipeline(str(self.architecture), self.shrink, self.model, place, target.dtype)
             else:
-                self._pipe = seen.pipeline.from_pretrained(
+                self._pipe = checkpoint.pipeline.from_pretrained(
                     target.folder, dtype=target.dtype, revision=self.revision, use_safetensors=True, **special
                 )
         except ConfigError:
@@ -234,7 +231,7 @@ class DiffusersT2V(Pipeline):
         import torch
 
         generator = torch.Generator("cpu").manual_seed(seed)
-        image = self._images.stand_in(generator) if self._images is not None else {}
+        image = self._images.for_calibration(generator) if self._images is not None else {}
         given = {"prompt": [prompt], "generator": [generator], "output_type": "latent"}
         with torch.inference_mode():
             self._pipe(**given | self._family.arguments(1, self.fps) | image)

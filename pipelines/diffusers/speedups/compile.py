@@ -16,7 +16,7 @@ class Compile(SpeedUp):
 
     def apply(self, loaded: Loaded) -> None:
         if not all(getattr(denoiser, "_repeated_blocks", None) for denoiser in loaded.denoisers.values()):
-            raise ConfigError(f"model {self.options.model!r} names no repeated blocks to compile; leave out option 'compile'")
+            raise ConfigError(f"model {self.options.model!r} has no repeated blocks to compile. Leave out option 'compile'.")
         for denoiser in loaded.denoisers.values():
             denoiser.compile_repeated_blocks()
 

@@ -1,7 +1,8 @@
-"""The two guidance passes of a denoising step, of pipelines that make them one after the other, as Wan's does.
+"""The two guidance passes of a denoising step, in pipelines that make them one after the other, as Wan's does.
 
-A pipeline calls its denoiser in cache_context("cond") and then in cache_context("uncond"), and looks at the first answer only when it has
-the second. So the first may be a tensor that is yet to be filled. One that were looked at too early holds NaN, which the canaries see.
+A pipeline calls its denoiser in cache_context("cond") and then in cache_context("uncond"), and reads the first output only when it has
+the second. So the first may be a tensor that is filled later. It holds NaN until then: if a pipeline read it too early, a canary would
+trigger.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ PASSES = ("cond", "uncond")  # the cache contexts in which pipelines make them
 
 
 class GuidancePasses(ABC):
-    """Stands between a pipeline and its denoiser: subclasses say what `forward` makes of each pass. what: the option, by name."""
+    """Replaces a denoiser's `forward`; subclasses define it for each pass. what: names the option in error messages."""
 
     def __init__(self, denoiser: Any, what: str) -> None:
         if not hasattr(denoiser, "cache_context"):
-            raise ConfigError(f"{what}, but a {type(denoiser).__name__} does not tell its guidance passes apart; leave it out")
+            raise ConfigError(f"{what}, but a {type(denoiser).__name__} does not distinguish its guidance passes. Leave it out.")
         self._what = what
         self._denoise, self._cache_context = denoiser.forward, denoiser.cache_context
         self._out_channels: int = denoiser.config.out_channels
         self._now: str | None = None
-        self._first: Any = None  # what the first pass of this step left for the second
+        self._first: Any = None  # what the first pass of this step keeps for the second
         denoiser.forward, denoiser.cache_context = self.forward, self.cache_context
 
     @contextlib.contextmanager
@@ -43,32 +44,32 @@ class GuidancePasses(ABC):
 
     @abstractmethod
     def forward(self, hidden_states: torch.Tensor, *args: Any, return_dict: bool = True, **kwargs: Any) -> Any:
-        """What the pipeline gets from the denoiser in the pass that is on."""
+        """Return what the pipeline gets from the denoiser in the current pass."""
 
     def _context_of(self, name: str) -> str:
-        """The state that a cache is to use in a pass."""
+        """The name of the state that a cache uses in a pass."""
         return name
 
-    def _expect_its_turn(self, return_dict: bool) -> None:
+    def _check_turn(self, return_dict: bool) -> None:
         if self._now not in PASSES or (self._first is None) != (self._now == PASSES[0]) or return_dict:
             self._first = None
             raise RuntimeError(f"{self._what}, but this pipeline does not make its two guidance passes one after the other")
 
     def _empty(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """An answer that is yet to be filled."""
+        """An output that is filled later."""
         shape = (hidden_states.shape[0], self._out_channels, *hidden_states.shape[2:])
         return torch.full(shape, torch.nan, dtype=hidden_states.dtype, device=hidden_states.device)
 
 
 class BatchedPasses(GuidancePasses):
-    """Both passes in one call of the denoiser, at the second. It reads the weights once for both; memory for activations doubles."""
+    """Makes both passes in one call of the denoiser, at the second. Weights are read once for both; memory for activations doubles."""
 
     def __init__(self, denoiser: Any) -> None:
         super().__init__(denoiser, "option 'guidance_batch' is on")
         self.num_batched = 0  # steps so far in which both passes were one call
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, return_dict: bool = True, **kwargs: Any) -> Any:
-        self._expect_its_turn(return_dict)
+        self._check_turn(return_dict)
         if self._first is None:
             self._first = (self._empty(hidden_states), (hidden_states, *args), kwargs)
             return (self._first[0],)
@@ -83,7 +84,7 @@ class BatchedPasses(GuidancePasses):
         return (noise[size:],)
 
     def _context_of(self, name: str) -> str:
-        return PASSES[0] if name in PASSES else name  # one state for what is one call
+        return PASSES[0] if name in PASSES else name  # one call has one state
 
 
 class GuidanceBatch(SpeedUp):
@@ -99,10 +100,12 @@ class GuidanceBatch(SpeedUp):
     def check(self, target: Target) -> None:
         if not target.outline.guides_in_two_passes:
             raise ConfigError(
-                f"model {self.options.model!r} makes both guidance passes in one batch already, or has one; leave out 'guidance_batch'"
+                f"model {self.options.model!r} makes both guidance passes in one batch already, or only one. Leave out 'guidance_batch'."
             )
         if self.options.replica.settings.cfg > 1:
-            raise ConfigError("parallel.cfg is 2, which makes the two guidance passes on two ranks; leave out option 'guidance_batch'")
+            raise ConfigError(
+                "option 'guidance_batch' cannot be combined with parallel.cfg 2, which makes the two passes on two ranks. Leave one out."
+            )
 
     def apply(self, loaded: Loaded) -> None:
         loaded.family.check_two_passes("option 'guidance_batch' is on")
@@ -116,10 +119,10 @@ class GuidanceBatch(SpeedUp):
 
 
 def _joined(one: Any, two: Any, size: int) -> Any:
-    """Two values of one argument as one: tensors of a batch's size after each other, anything else must be the same."""
+    """Two values of one argument as one: tensors with a batch dimension are concatenated, anything else must be equal."""
     if isinstance(one, torch.Tensor) and isinstance(two, torch.Tensor) and one.ndim and one.shape[0] == size:
         return torch.cat([one, two])
     same = torch.equal(one, two) if isinstance(one, torch.Tensor) else one == two
     if not same:
-        raise RuntimeError("option 'guidance_batch' is on, but the two passes differ in an argument that is not of a batch")
+        raise RuntimeError("option 'guidance_batch' is on, but the two passes differ in an argument without a batch dimension")
     return one

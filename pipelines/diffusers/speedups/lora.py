@@ -1,4 +1,4 @@
-"""LoRA adapters of a denoiser, such as those that were distilled to answer in few steps. Needs the package peft."""
+"""LoRA adapters of a denoiser, such as those distilled for few denoising steps. Needs the package peft."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 
 @dataclass(frozen=True)
 class Adapter:
-    """path: a safetensors file, a folder, a hub name, or `embedded`: the embedded model's own, distilled into two steps, whose files are
-    high_noise.safetensors and low_noise.safetensors. weight_name: the file in a folder or on the hub. denoiser: whose it is.
+    """One adapter for one denoiser.
 
-    scale: how much of it counts. fuse: add it to the weights, so that it costs nothing afterwards.
+    path: a safetensors file, a folder, a hub name, or `embedded`: the embedded model's own, distilled into two steps, whose files are
+    high_noise.safetensors and low_noise.safetensors. weight_name: the file in a folder or on the hub. denoiser: the one it is loaded into.
+    scale: the factor of its weights. fuse: add it to the denoiser's weights, so that it costs no time afterwards.
     """
 
     path: str
@@ -46,18 +47,18 @@ class Lora(SpeedUp):
         self._adapters = [build(Adapter, self.what, {"path": one} if isinstance(one, str) else one) for one in each]
         for adapter in self._adapters:
             if any(file.endswith(PICKLES) for file in (adapter.path, adapter.weight_name or "")):
-                raise ConfigError(f"{self.what}: {adapter.path!r} may run a program when it is read; give a safetensors file")
+                raise ConfigError(f"{self.what}: {adapter.path!r} is a pickle, which can run code when read. Give a safetensors file.")
             if Path(adapter.path).suffix == ".safetensors" and not Path(adapter.path).is_file():
-                raise ConfigError(f"{self.what}: {adapter.path!r} does not exist")
+                raise ConfigError(f"{self.what}: file {adapter.path!r} does not exist.")
         if len({a.fuse for a in self._adapters}) > 1:
-            raise ConfigError(f"{self.what}: some adapters are fused and some are not; fuse all of them, or none")
+            raise ConfigError(f"{self.what}: some adapters are fused and some are not. Fuse all of them, or none.")
         if importlib.util.find_spec("peft") is None:
             raise ConfigError(f"{self.what} needs a package: pip install peft")
 
     def apply(self, loaded: Loaded) -> None:
         pipe, denoisers = loaded.pipe, loaded.denoisers
         if not hasattr(pipe, "load_lora_weights"):
-            raise ConfigError(f"{self.what}: diffusers reads no LoRA for a {type(pipe).__name__}; leave it out")
+            raise ConfigError(f"{self.what}: diffusers supports no LoRA for a {type(pipe).__name__}. Leave it out.")
         for number, adapter in enumerate(self._adapters):
             if adapter.denoiser not in denoisers:
                 raise ConfigError(f"{self.what}: denoiser is {adapter.denoiser!r}, but the model has {', '.join(denoisers)}")
@@ -82,28 +83,28 @@ class Lora(SpeedUp):
                     denoiser.fuse_lora(adapter_names=list(mine))
 
     def effective(self, loaded: Loaded) -> str | None:
-        """Adapters, as the denoisers' layers hold them."""
+        """Adapters in the denoisers' layers."""
         if not self.requested:
             return None
-        told = []
+        texts = []
         for number, adapter in enumerate(self._adapters):
             layers = _layers_of(loaded, number, adapter)
             ranks = sorted({layer.r[f"lora{number}"] for layer in layers})
             merged = ", fused" if layers and all(layer.merged for layer in layers) else ""
             where = f"{len(layers)} layers of {adapter.denoiser}, rank {', '.join(map(str, ranks))}"
-            told.append(f"{adapter.weight_name or Path(adapter.path).name} x {adapter.scale:g} in {where}{merged}")
-        return "; ".join(told)
+            texts.append(f"{adapter.weight_name or Path(adapter.path).name} x {adapter.scale:g} in {where}{merged}")
+        return "; ".join(texts)
 
     def fallbacks(self, loaded: Loaded) -> list[str]:
-        found = []
+        sentences = []
         for number, adapter in enumerate(self._adapters):
             layers = _layers_of(loaded, number, adapter)
             active = [layer for layer in layers if f"lora{number}" in layer.active_adapters and not layer.disable_adapters]
             if not active:
-                found.append(f"option lora: {adapter.path} is in force in no layer of {adapter.denoiser}")
+                sentences.append(f"option lora: {adapter.path} is active in no layer of {adapter.denoiser}")
             elif adapter.fuse and not all(layer.merged for layer in layers):
-                found.append(f"option lora: {adapter.path} is not fused")
-        return found
+                sentences.append(f"option lora: {adapter.path} is not fused")
+        return sentences
 
 
 def _layers_of(loaded: Loaded, number: int, adapter: Adapter) -> list[Any]:

@@ -1,8 +1,8 @@
 """Where a diffusers pipeline's parts are: on the device, or in host memory until they are used.
 
 model       whole parts, one at a time on the device
-sequential  single layers, the least memory and the slowest
-group       groups of layers. offload_type: block_level or leaf_level, num_blocks_per_group; use_stream: bring the next group while one runs
+sequential  single layers: the least memory, and the slowest
+group       groups of layers. offload_type: block_level or leaf_level, num_blocks_per_group; use_stream: copy the next group while one runs
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Group:
 
     def __post_init__(self) -> None:
         if self.num_blocks_per_group < 1:
-            raise ValueError(f"option 'num_blocks_per_group' is {self.num_blocks_per_group}; it must be at least 1")
+            raise ValueError(f"num_blocks_per_group must be at least 1, got {self.num_blocks_per_group}")
 
 
 class Placement(SpeedUp):
@@ -52,7 +52,7 @@ class Placement(SpeedUp):
         self.what = f"pipeline 'diffusers_t2v': offload {self.name!r}"
         self._group = build(Group, self.what, given) if self.name == "group" else None
         if given and not self._group:
-            raise ConfigError(f"{self.what} has no option {next(iter(given))!r}; it has none")
+            raise ConfigError(f"{self.what} has no options, got {next(iter(given))!r}.")
 
     @property
     def requested(self) -> bool:
@@ -62,11 +62,10 @@ class Placement(SpeedUp):
         if self.name == "none":
             return
         if target.device.type == "cpu":
-            raise ConfigError(f"{self.what} needs an accelerator, and there is none here; leave it out")
+            raise ConfigError(f"{self.what} needs an accelerator; this device is a CPU. Leave it out.")
         if self.name == "sequential" and (kind := name_of(self.options.quantisation)) != "none":
             raise ConfigError(
-                f"pipeline 'diffusers_t2v': quantisation {kind!r} and offload 'sequential' do not go together; "
-                "use offload 'model', 'group' or none"
+                f"{self.what} cannot be combined with quantisation {kind!r}. Use offload 'model' or 'group', or leave one of them out."
             )
 
     def apply(self, loaded: Loaded) -> None:
@@ -101,4 +100,4 @@ class Placement(SpeedUp):
             bare = [name for name, denoiser in denoisers.items() if not any(hasattr(m, "_hf_hook") for m in denoiser.modules())]
         else:
             bare = [name for name, denoiser in denoisers.items() if not hasattr(denoiser, "_hf_hook")]
-        return [f"option offload {self.name!r} is not in force in {name}" for name in bare]
+        return [f"option offload {self.name!r} is not effective in {name}" for name in bare]

@@ -1,8 +1,8 @@
-"""Denoisers whose weights come quantised: GGUF files, and folders written by AMD's Quark.
+"""Checkpoints of denoisers that are quantised already: GGUF files, and folders written by AMD's Quark.
 
-GGUF files are read by diffusers: weights stay packed and are unpacked at every use. Quark's folders are read by its own integration
-with diffusers (amd-quark 0.13): MXFP4 and its other formats stay packed as well and, unless `native`, are unpacked at every use;
-natively they are multiplied as they are by AITER.
+GGUF files are read by diffusers: weights stay packed and are unpacked at every use. Quark's folders are read by its integration with
+diffusers (amd-quark 0.13): MXFP4 and its other formats stay packed too and are unpacked at every use; with `native`, AITER multiplies
+the packed weights.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ class GgufFiles:
         if (self.file is None) == (self.files is None):
             raise ValueError("give 'file', or for a model with two denoisers 'files', such as {transformer: A.gguf, transformer_2: B.gguf}")
 
-    def of(self, what: str, denoisers: Sequence[str]) -> dict[str, Path]:
-        """The file of each denoiser. Raises ConfigError where one is missing, too many, or no GGUF file."""
+    def by_denoiser(self, what: str, denoisers: Sequence[str]) -> dict[str, Path]:
+        """The file of each denoiser. Raises ConfigError where one is missing, is not a GGUF file or belongs to no denoiser."""
         given = self.files if self.files is not None else {denoisers[0]: str(self.file)}
         if set(given) != set(denoisers):
             names = ", ".join(denoisers)
-            raise ConfigError(f"{what} has files for {', '.join(given)}, but the model has {names}; give one for each in 'files'")
+            raise ConfigError(f"{what} has files for {', '.join(given)}, but the model has {names}. Give one for each in 'files'.")
         for name, file in given.items():
             if not Path(file).is_file():
-                raise ConfigError(f"{what}: file {file!r} of {name} does not exist")
+                raise ConfigError(f"{what}: file {file!r} of {name} does not exist.")
             with Path(file).open("rb") as stream:
                 if stream.read(len(GGUF_MAGIC)) != GGUF_MAGIC:
-                    raise ConfigError(f"{what}: {file!r} is not a GGUF file")
+                    raise ConfigError(f"{what}: {file!r} is not a GGUF file.")
         return {name: Path(given[name]) for name in denoisers}
 
 
@@ -64,11 +64,11 @@ class QuarkFolder:
 
 
 def read_gguf(files: GgufFiles, what: str, place: Place, empty: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    """Each denoiser from its file. place: where their configuration is read. empty: the denoisers on the meta device."""
+    """Read each denoiser from its file. place: of the configuration. empty: the denoisers on the meta device. Raises ConfigError."""
     from diffusers import GGUFQuantizationConfig
 
     read = {}
-    for name, file in files.of(what, list(empty)).items():
+    for name, file in files.by_denoiser(what, list(empty)).items():
         kind: Any = type(empty[name])
         config = GGUFQuantizationConfig(compute_dtype=dtype)
         config.modules_to_not_convert = list(files.modules_to_not_convert or ())
@@ -81,7 +81,7 @@ def read_gguf(files: GgufFiles, what: str, place: Place, empty: Mapping[str, Any
         }
         try:
             model = kind.from_single_file(str(file), **given)
-        except Exception as error:  # diffusers and gguf raise many kinds, on damage as on another model's weights
+        except Exception as error:  # diffusers and gguf raise many kinds, for damaged files and for other models' weights
             raise ConfigError(f"{what}: {str(file)!r} cannot be read as the {kind.__name__} of {name!r}: {first_line(error)}") from error
         if missing := [n for n, p in model.named_parameters() if p.is_meta]:
             raise ConfigError(f"{what}: {str(file)!r} lacks {len(missing)} weights of the {kind.__name__}, first {missing[0]}")
@@ -89,8 +89,8 @@ def read_gguf(files: GgufFiles, what: str, place: Place, empty: Mapping[str, Any
     return read
 
 
-def know_quark(what: str) -> None:
-    """Make diffusers read Quark's folders. Raises ConfigError where amd-quark is not installed, or too old."""
+def register_quark(what: str) -> None:
+    """Enable diffusers to read Quark's folders. Raises ConfigError where amd-quark is not installed, or too old."""
     if importlib.util.find_spec("quark") is None:
         raise ConfigError(f"{what} needs a package: pip install amd-quark")
     try:
@@ -100,22 +100,22 @@ def know_quark(what: str) -> None:
 
 
 def check_native(what: str, device: torch.device) -> None:
-    """Refuse `native` where there are no kernels for it."""
+    """Raises ConfigError where the device or the installation has no kernels for `native`."""
     require(f"{what} with native: true", device, "aiter")
     if importlib.util.find_spec("aiter") is None:
-        raise ConfigError(f"{what} with native: true needs AITER, which is not installed; leave out native, or use an image that has it")
+        raise ConfigError(f"{what} with native: true needs AITER, which is not installed. Leave out native, or use an image that has it.")
 
 
-def compute_natively(what: str, denoisers: Mapping[str, Any]) -> None:
-    """Turn Quark's packed layers into AITER's. Raises ConfigError where a denoiser has none that can be."""
+def use_native_kernels(what: str, denoisers: Mapping[str, Any]) -> None:
+    """Convert Quark's packed layers to AITER's. Raises ConfigError where no layer of a denoiser can be converted."""
     library: Any = importlib.import_module("quark.torch.quantization.utils")
     for name, denoiser in denoisers.items():
         if not library.enable_native_inference(denoiser):
-            raise ConfigError(f"{what} with native: true: AITER has no kernel for the weights of {name!r}; leave out native")
+            raise ConfigError(f"{what} with native: true: AITER has no kernel for the weights of {name!r}. Leave out native.")
 
 
-def kind_of(layer: torch.nn.Module) -> str | None:
-    """What one of Quark's layers, or a GGUF weight, is stored as; None of any other."""
+def format_of(layer: torch.nn.Module) -> str | None:
+    """The format of a layer of Quark's or with a GGUF weight; None for any other."""
     if (quant_type := getattr(getattr(layer, "weight", None), "quant_type", None)) is not None and hasattr(quant_type, "name"):
         return f"GGUF {quant_type.name}"
     if not type(layer).__module__.startswith("quark."):
@@ -123,5 +123,5 @@ def kind_of(layer: torch.nn.Module) -> str | None:
     spec = getattr(getattr(layer, "weight_quantizer", None), "qspec", None)
     stored = getattr(getattr(spec, "dtype", None), "value", None) or type(layer).__name__
     scale = getattr(getattr(spec, "scale_format", None), "value", None) or getattr(spec, "scale_format", None)
-    by = "" if type(layer).__name__.startswith("QParams") else f" by {type(layer).__name__}"  # the classes that multiply natively
+    by = "" if type(layer).__name__.startswith("QParams") else f" by {type(layer).__name__}"  # any other class multiplies natively
     return f"Quark {'mx' if scale == 'e8m0' else ''}{stored}{by}"

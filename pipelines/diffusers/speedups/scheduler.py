@@ -1,4 +1,4 @@
-"""Another scheduler than the checkpoint's own, with the checkpoint's shift and prediction carried over."""
+"""A scheduler in place of the checkpoint's own, with the checkpoint's shift and type of prediction."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from configs.errors import ConfigError, first_line, unknown
 from pipelines.diffusers.library_options import named
 from pipelines.diffusers.speedups.base import DiffusersOptions, Loaded, SpeedUp
 
-SHIFTS = ("flow_shift", "shift")  # one thing under two names
+SHIFTS = ("flow_shift", "shift")  # two names of one parameter
 
 
 class Scheduler(SpeedUp):
@@ -36,27 +36,29 @@ class Scheduler(SpeedUp):
                 raise ConfigError(f"{self.what} has {unknown('option', option, self._takes)}")
         self._given = given
         if options.first_frame == "held":
-            raise ConfigError(f"{self.what} and first_frame 'held' do not go together: that has steps of its own; leave one out")
+            raise ConfigError(f"{self.what} cannot be combined with first_frame 'held', which has its own scheduler. Leave one out.")
 
     def apply(self, loaded: Loaded) -> None:
-        """Raises ConfigError where it cannot follow the model's predictions, or draws noise of its own."""
+        """Raises ConfigError where it does not support the model's type of prediction, or draws random numbers."""
         pipe, num_steps = loaded.pipe, loaded.family.value("num_inference_steps") or 1
         own = pipe.scheduler
         if _is_flow(own) and not (self.name.startswith("FlowMatch") or "use_flow_sigmas" in self._takes):
-            raise ConfigError(f"{self.what} knows no flow matching, which the model was trained for; give one that does, or leave it out")
+            raise ConfigError(
+                f"{self.what} does not support flow matching, for which the model was trained. Choose another, or leave it out."
+            )
         if not _is_flow(own) and self.name.startswith("FlowMatch"):
-            raise ConfigError(f"{self.what} is for flow matching, which the model was not trained for; leave it out")
+            raise ConfigError(f"{self.what} is for flow matching, for which the model was not trained. Leave it out.")
         try:
-            made = self._class.from_config(own.config, **self._carried_over(own), **self._given)
-            draws = _draws(made, num_steps)
+            scheduler = self._class.from_config(own.config, **self._inherited(own), **self._given)
+            is_random = _is_random(scheduler, num_steps)
         except (ValueError, TypeError, NotImplementedError, AttributeError, IndexError) as error:
             raise ConfigError(f"{self.what} does not work with {num_steps} steps: {first_line(error)}") from error
-        if draws:
+        if is_random:
             raise ConfigError(
-                f"{self.what} adds noise at every step, which a {type(pipe).__name__} draws without the query's seed; a query would "
-                "get another answer each time; give one that adds none"
+                f"{self.what} adds noise at every step, which a {type(pipe).__name__} draws without the query's seed: the same query would "
+                "get different answers. Choose one that adds none."
             )
-        pipe.scheduler = made
+        pipe.scheduler = scheduler
 
     def effective(self, loaded: Loaded) -> str:
         scheduler = loaded.pipe.scheduler
@@ -65,17 +67,17 @@ class Scheduler(SpeedUp):
 
     def fallbacks(self, loaded: Loaded) -> list[str]:
         scheduler = loaded.pipe.scheduler
-        found = [] if type(scheduler) is self._class else [f"scheduler is {type(scheduler).__name__}, not {self.name}"]
+        sentences = [] if type(scheduler) is self._class else [f"scheduler is {type(scheduler).__name__}, not {self.name}"]
         wrong = {o: scheduler.config.get(o) for o, v in self._given.items() if scheduler.config.get(o) != v}
-        return found + [f"scheduler option {option} is {value}, not {self._given[option]}" for option, value in wrong.items()]
+        return sentences + [f"scheduler option {option} is {value}, not {self._given[option]}" for option, value in wrong.items()]
 
-    def _carried_over(self, own: Any) -> dict[str, Any]:
-        carried: dict[str, Any] = {}
+    def _inherited(self, own: Any) -> dict[str, Any]:
+        inherited: dict[str, Any] = {}
         if _is_flow(own) and "use_flow_sigmas" in self._takes:
-            carried = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+            inherited = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
         shift = next((own.config[name] for name in SHIFTS if own.config.get(name) is not None), None)
-        carried |= {name: shift for name in SHIFTS if name in self._takes and shift is not None}
-        return {name: value for name, value in carried.items() if name in self._takes and name not in self._given}
+        inherited |= {name: shift for name in SHIFTS if name in self._takes and shift is not None}
+        return {name: value for name, value in inherited.items() if name in self._takes and name not in self._given}
 
 
 def _is_flow(scheduler: Any) -> bool:
@@ -87,8 +89,8 @@ def _is_flow(scheduler: Any) -> bool:
     )
 
 
-def _draws(scheduler: Any, num_steps: int) -> bool:
-    """Whether an answer of nothing but noughts depends on the process's own random numbers."""
+def _is_random(scheduler: Any, num_steps: int) -> bool:
+    """Whether the steps depend on the process's random numbers, for a model that predicts zeros."""
     ends = []
     for seed in (0, 1):
         with torch.random.fork_rng(devices=[]):

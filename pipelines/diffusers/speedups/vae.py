@@ -1,8 +1,8 @@
 """How a video VAE decodes: in tiles, in slices of the batch, or split over the ranks of a replica.
 
-Split over ranks, each rank decodes a strip of the picture, with some overlap. Strips lie along the longer side, are of one size, and
-are faded into each other where they overlap; a VAE that looks further than the overlap, as one with attention over the whole picture
-does, gives nearly but not quite the frames of one rank.
+Split over ranks, each rank decodes a strip of the picture, with some overlap. Strips lie along the longer side, have one size, and
+are blended where they overlap. A VAE whose receptive field exceeds the overlap, such as one with attention over the whole picture, gives
+nearly but not exactly the frames of one rank.
 
 Shape letters: B batch, C channels, T frames, H height, W width, N pixels along the side that is split.
 """
@@ -52,7 +52,7 @@ class VaeSlicing(SpeedUp):
 
 
 class VaeSplit(SpeedUp):
-    """Splits the decoding over the ranks of a replica. It works on the picture, so it comes after what splits the denoiser."""
+    """Splits the decoding over the ranks of a replica."""
 
     option = "vae_split"
     entry = "vae"
@@ -61,12 +61,12 @@ class VaeSplit(SpeedUp):
         super().__init__(options)
         self._decode: SplitDecode | None = None
         if options.vae_overlap < 0:
-            raise ConfigError(f"pipeline 'diffusers_t2v': option 'vae_overlap' is {options.vae_overlap}; it must not be below 0")
+            raise ConfigError(f"pipeline 'diffusers_t2v': vae_overlap must be at least 0, got {options.vae_overlap}.")
 
     def check(self, target: Target) -> None:
         if self.options.replica.size == 1:
             raise ConfigError(
-                "pipeline 'diffusers_t2v': option 'vae_split' needs replicas of several ranks, by parallel.cfg or .context; leave it out"
+                "pipeline 'diffusers_t2v': option 'vae_split' needs replicas of several ranks (parallel.cfg or .context). Leave it out."
             )
 
     def apply(self, loaded: Loaded) -> None:
@@ -76,19 +76,19 @@ class VaeSplit(SpeedUp):
         return f"split over {self.options.replica.size} ranks" if self._decode and self._decode.num_split else None
 
     def fallbacks(self, loaded: Loaded) -> list[str]:
-        return [] if self.effective(loaded) else ["option vae_split: nothing was decoded by several ranks"]
+        return [] if self.effective(loaded) else ["option vae_split: no clip was decoded by several ranks"]
 
 
 def _enable(vae: Any, method: str, speed_up: SpeedUp) -> None:
     if not hasattr(vae, method):
-        raise ConfigError(f"model {speed_up.options.model!r} has a VAE without option {speed_up.option!r}; leave it out")
+        raise ConfigError(f"model {speed_up.options.model!r} has a VAE that does not support option {speed_up.option!r}. Leave it out.")
     getattr(vae, method)()
 
 
 class SplitDecode:
     """Takes the place of a VAE's `decode`. Every rank of the replica must call it with the same latents; the leader gets the frames.
 
-    overlap: latents on either side of a strip that its neighbour decodes as well.
+    overlap: latents on either side of a strip that its neighbour decodes too.
     """
 
     def __init__(self, vae: Any, replica: Replica, overlap: int) -> None:
@@ -101,7 +101,7 @@ class SplitDecode:
         axis = -1 if z.shape[-1] >= z.shape[-2] else -2
         total, ranks = z.shape[axis], self._replica.size
         if total < ranks:
-            raise RuntimeError(f"latents of {total} along the longer side cannot be split over {ranks} ranks; leave out vae_split")
+            raise RuntimeError(f"latents of {total} along the longer side cannot be split over {ranks} ranks. Leave out vae_split.")
         starts, size = strips(total, ranks, self._overlap)
         mine = z.narrow(axis, starts[self._replica.position], size)
         frames = self._decode(mine, return_dict=False, **kwargs)[0].contiguous()
@@ -118,14 +118,14 @@ class SplitDecode:
 
 
 def strips(total: int, ranks: int, overlap: int) -> tuple[list[int], int]:
-    """Where each rank's strip begins, and how long all of them are: a share and the overlap, moved inwards at the edges."""
+    """The start of each rank's strip, and the length of all: a share and the overlap, moved inwards at the edges."""
     share = -(-total // ranks)
     size = min(total, share + 2 * overlap)
     return [min(max(rank * share - overlap, 0), total - size) for rank in range(ranks)], size
 
 
 def merge(parts: list[torch.Tensor], starts: list[int], total: int, axis: int) -> torch.Tensor:
-    """The parts laid over each other from `starts` on, each faded in and out over what it shares with its neighbours."""
+    """Blend the parts, each from its start, with linear ramps over what it shares with its neighbours."""
     size = parts[0].shape[axis]
     shape = list(parts[0].shape)
     shape[axis] = total

@@ -110,31 +110,31 @@ def test_an_image_that_cannot_be_read_fails_its_query(loaded: Callable[[str], Di
 @pytest.mark.parametrize(
     ("name", "workload", "changes", "message"),
     [
-        ("ltx", "i2v", {}, "is a LTXPipeline, which takes no image; give the family's image-to-video checkpoint"),
-        ("wan22", "i2v", {}, "is a WanPipeline, which takes no image; .* for a Wan, give option first_frame: held"),
-        ("ltx_i2v", "t2v", {}, "is a LTXImageToVideoPipeline, which needs an image to begin with; use --workload i2v"),
-        ("wan22", "t2v", {"first_frame": "held"}, "'first_frame' is 'held', but workload 't2v' gives no image"),
-        ("ltx", "i2v", {"first_frame": "held"}, "'first_frame' is 'held', which is for a WanPipeline with one timestep a pass"),
-        ("wan22_5b", "i2v", {"first_frame": "held"}, "'first_frame' is 'held', which is for a WanPipeline with one timestep a pass"),
-        ("hunyuan_i2v", "i2v", {"guidance_scale": 3.0}, "a denoiser that sees no guidance; option 'guidance_scale' would do nothing"),
+        ("ltx", "i2v", {}, "is a LTXPipeline, which takes no image. Give the family's image-to-video checkpoint"),
+        ("wan22", "i2v", {}, "is a WanPipeline, which takes no image. .* or set first_frame: held for a Wan"),
+        ("ltx_i2v", "t2v", {}, "is a LTXImageToVideoPipeline, which needs an image. Use --workload i2v"),
+        ("wan22", "t2v", {"first_frame": "held"}, "'first_frame' is 'held', but workload 't2v' has no images"),
+        ("ltx", "i2v", {"first_frame": "held"}, "'first_frame' is 'held', which needs a WanPipeline with one timestep a pass"),
+        ("wan22_5b", "i2v", {"first_frame": "held"}, "'first_frame' is 'held', which needs a WanPipeline with one timestep a pass"),
+        ("hunyuan_i2v", "i2v", {"guidance_scale": 3.0}, "has no guidance embeddings, so option 'guidance_scale' has no effect"),
         (
             "hunyuan_i2v",
             "i2v",
             {"true_cfg_scale": 2.0, "negative_prompt": "", "batch_size": 2},
-            "'batch_size' is 2, but a HunyuanVideoImageToVideoPipeline guides against one black image",
+            "batch_size must be 1, got 2: a HunyuanVideoImageToVideoPipeline uses one black image",
         ),
         pytest.param(
             "wan21_i2v",
             "i2v",
             {"batch_size": 2},
-            "option 'batch_size' is 2, but a WanImageToVideoPipeline takes one image a call; give 1",
+            "batch_size must be 1, got 2: a WanImageToVideoPipeline takes one image a call",
             marks=pytest.mark.feature("diffusers_t2v", "image to video in batches: Wan", refused="diffusers takes one image a call"),
         ),
         pytest.param(
             "hunyuan_i2v",
             "i2v",
             {"cache": {"name": "first_block"}},
-            "needs a pipeline that tells its denoiser's passes apart",
+            "needs a pipeline that runs its denoiser in named cache contexts",
             marks=pytest.mark.feature(
                 "diffusers_t2v", "caches in HunyuanVideo's image to video", refused="its pipeline does not tell passes apart"
             ),
@@ -150,7 +150,7 @@ def test_an_option_that_image_to_video_does_not_support_is_refused_by_name(
 
 
 def test_a_cache_cannot_be_combined_with_a_held_frame() -> None:
-    with pytest.raises(ConfigError, match="'first_block' goes by steps that follow one another, and first_frame: held takes several"):
+    with pytest.raises(ConfigError, match="'first_block' cannot be combined with first_frame 'held'"):
         make("pipelines", "diffusers_t2v", {"cache": "first_block", "first_frame": "held"})
 
 

@@ -107,9 +107,9 @@ def test_a_clip_with_nan_is_not_finite(tiny_wan: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"offload": "model"}, "offload 'model' needs an accelerator, and there is none here"),
-        ({"height": 40}, "option 'height' is 40; .* needs a multiple of 16"),
-        ({"num_frames": 6}, "option 'num_frames' is 6; .* needs a multiple of 4, plus 1"),
+        ({"offload": "model"}, "offload 'model' needs an accelerator; this device is a CPU"),
+        ({"height": 40}, "height must be a multiple of 16 for .*, got 40"),
+        ({"num_frames": 6}, "num_frames must be a multiple of 4, plus 1, for .*, got 6"),
         ({"model": "/no/such/folder"}, "cannot be loaded"),
     ],
 )

@@ -261,7 +261,7 @@ def test_no_second_guidance_pass_no_second_rank(tiny_wan: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "options", "message"),
     [
-        ({"context": 5}, {}, "a WanTransformer3DModel of 2 heads is split"),
+        ({"context": 5}, {}, "the WanTransformer3DModel has 2 heads"),
         ({"context": 2, "context_kind": "ring"}, {}, "diffusers has none for a CPU; use ulysses"),
         ({"context": 2}, {"num_frames": 1, "height": 16, "width": 48}, "a clip of this size has 3 tokens"),
     ],

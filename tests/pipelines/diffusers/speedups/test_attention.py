@@ -50,8 +50,8 @@ def test_a_layer_without_the_requested_backend_is_a_fallback(tiny_wan: Path) -> 
     ("name", "why"),
     [
         ("flsh", "unknown attention 'flsh' (did you mean 'flash'?)"),
-        ("_native_efficient", "does not work here, on cpu in float32: No viable backend"),
-        ("_native_cudnn", "is for NVIDIA's GPUs, not a processor"),
+        ("_native_efficient", "does not run on cpu in float32: No viable backend"),
+        ("_native_cudnn", "requires an NVIDIA GPU; this device is a CPU"),
         ("aiter_fa2_hub", "needs AITER's kernels, which cpu (a processor) has not"),
     ],
 )

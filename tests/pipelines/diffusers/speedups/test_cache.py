@@ -67,7 +67,7 @@ def test_a_batch_that_fails_leaves_nothing_to_the_next(tiny_wan: Path, monkeypat
     step = pipeline._pipe.scheduler.step
 
     def out_of_memory(*arguments: Any, **options: Any) -> Any:
-        if len(pipeline._clock._steps) == 5:
+        if len(pipeline._timer._steps) == 5:
             raise MemoryError
         return step(*arguments, **options)
 
@@ -84,14 +84,14 @@ def test_a_cache_that_skips_nothing_is_a_fallback(tiny_wan: Path, uncached: Any)
     assert np.array_equal(clips(pipeline, 1)[0], uncached)
     assert "0% of the last batch's work skipped" in pipeline.effective()["cache"]
     assert pipeline.fallbacks() == [
-        "cache 'first_block' skipped nothing in the last batch; give it a bolder setting or more steps, or leave it out"
+        "cache 'first_block' skipped nothing in the last batch. Raise its threshold or the number of steps, or leave it out."
     ]
 
 
 def test_a_cache_removed_from_a_denoiser_is_a_fallback(tiny_wan: Path) -> None:
     pipeline = load_with(tiny_wan, {"name": "first_block", "threshold": 0.5})
     pipeline._pipe.transformer_2.disable_cache()
-    assert pipeline.fallbacks() == ["cache 'first_block' is not in force in transformer_2"]
+    assert pipeline.fallbacks() == ["cache 'first_block' is not enabled in transformer_2"]
     assert "transformer: first_block(threshold=0.5) in 2 modules; transformer_2: none" in pipeline.effective()["cache"]
 
 
@@ -154,7 +154,7 @@ def test_measured_mag_ratios_give_the_same_clip_when_they_are_given(tiny_wan: Pa
 
 def test_a_range_that_includes_a_denoisers_first_step_is_refused(tiny_wan: Path) -> None:
     cache = {"name": "faster", "is_guidance_distilled": True, "spatial_attention_timestep_skip_range": [-1, 1000]}
-    with pytest.raises(ConfigError, match=r"takes in the first step of transformer, timestep \d+, .*; let it end at \d+ or below"):
+    with pytest.raises(ConfigError, match=r"includes the first step of transformer, timestep \d+, .* It must end at \d+ or below"):
         load_with(tiny_wan, cache)
 
 
@@ -174,11 +174,11 @@ def test_attention_shared_by_both_guidance_passes_is_reported(tiny_wan: Path) ->
             {"name": "first_block", "threshold": "high"},
             r"cache 'first_block': option 'threshold' is 'high': input should be a valid number",
         ),
-        ({"name": "first_block", "threshold": -0.1}, r"option 'threshold' is -0.1; it must be at least 0"),
+        ({"name": "first_block", "threshold": -0.1}, r"threshold must be at least 0, got -0.1"),
         ({"name": "sea", "residual_order": 2}, r"cache 'sea': `residual_order` must be 0 or 1, got 2"),
-        ({"name": "taylorseer", "cache_interval": 0}, r"option 'cache_interval' is 0; it must be at least 1"),
+        ({"name": "taylorseer", "cache_interval": 0}, r"cache_interval must be at least 1, got 0"),
         ({"name": "taylorseer", "taylor_factors_dtype": "float33"}, r"option 'taylor_factors_dtype' is 'float33'"),
-        ({"name": "mag", "mag_ratios": [1.0, 0.0]}, r"option 'mag_ratios' is \[1.0, 0.0\]; give a list of numbers above 0"),
+        ({"name": "mag", "mag_ratios": [1.0, 0.0]}, r"mag_ratios must be a list of positive numbers, .* got \[1.0, 0.0\]"),
         ({"name": "faster", "attention_weight_callback": 1}, r"has unknown option 'attention_weight_callback'"),
     ],
 )
@@ -190,24 +190,24 @@ def test_wrong_parameters_are_refused_at_once(cache: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("cache", "parallel", "message"),
     [
-        ("taylorseer", {}, r"cache 'taylorseer' finds nothing to cache in a WanTransformer3DModel; give it cache_identifiers"),
+        ("taylorseer", {}, r"cache 'taylorseer' finds nothing to cache in a WanTransformer3DModel\. Give cache_identifiers"),
         pytest.param(
             "text_kv",
             {},
-            r"cache 'text_kv' finds nothing to cache in a WanTransformer3DModel; leave it out",
+            r"cache 'text_kv' finds nothing to cache in a WanTransformer3DModel\. Leave it out",
             marks=pytest.mark.feature("diffusers_t2v", "cache: text_kv", refused="diffusers has it for Nucleus's blocks alone"),
         ),
         pytest.param(
             "faster",
             {},
-            r"cache 'faster' takes the first half of a batch for the guidance pass, .* give is_guidance_distilled: true",
+            r"cache 'faster' takes the first half of a batch for the guidance pass, .* Set is_guidance_distilled: true",
             marks=pytest.mark.feature(
                 "diffusers_t2v", "cache: faster, its guidance part", refused="Wan's pipeline makes its guidance passes apart"
             ),
         ),
-        ({"name": "mag", "mag_ratios": [[1.0]] * 3}, {}, r"3 lists of mag_ratios, but 2 denoisers"),
-        ("first_block", {"context": 2}, r"cache 'first_block' and parallel.context 2 do not go together"),
-        ("pyramid_attention_broadcast", {"cfg": 2}, r"keeps one state for both guidance passes, which parallel.cfg parts"),
+        ({"name": "mag", "mag_ratios": [[1.0]] * 3}, {}, r"mag_ratios has 3 lists, but the model has 2 denoisers"),
+        ("first_block", {"context": 2}, r"cache 'first_block' cannot be combined with parallel.context 2"),
+        ("pyramid_attention_broadcast", {"cfg": 2}, r"keeps one state for both guidance passes, which parallel.cfg separates"),
     ],
 )
 def test_a_cache_that_the_model_or_split_cannot_have_is_refused_before_weights_are_read(

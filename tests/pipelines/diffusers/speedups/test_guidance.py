@@ -38,7 +38,10 @@ def test_one_batch_for_both_passes_can_be_combined_with_a_cache(tiny_wan: Path) 
     ("options", "why"),
     [
         ({"guidance_scale": 1.0}, "option 'guidance_batch' is on, but with guidance_scale 1.0 there is no second guidance pass"),
-        ({"replica": Replica(ParallelSettings.model_validate({"cfg": 2}))}, "leave out option 'guidance_batch'"),
+        (
+            {"replica": Replica(ParallelSettings.model_validate({"cfg": 2}))},
+            "cannot be combined with parallel.cfg 2",
+        ),
     ],
 )
 def test_one_batch_is_refused_where_there_are_no_two_passes_to_join(tiny_wan: Path, options: dict[str, Any], why: str) -> None:

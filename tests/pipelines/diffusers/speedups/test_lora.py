@@ -73,15 +73,15 @@ def test_an_adapter_goes_into_the_denoiser_that_is_named(tiny_wan: Path, lora: P
 def test_a_disabled_adapter_is_a_fallback(tiny_wan: Path, lora: Path) -> None:
     pipeline = load(tiny_wan, lora=str(lora))
     pipeline._pipe.transformer.disable_adapters()
-    assert pipeline.fallbacks() == [f"option lora: {lora} is in force in no layer of transformer"]
+    assert pipeline.fallbacks() == [f"option lora: {lora} is active in no layer of transformer"]
 
 
 def test_an_adapter_that_cannot_be_used_is_refused_by_name(tiny_wan: Path, lora: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(lora.read_bytes()[:200])
     cases: list[tuple[Any, str]] = [
-        ("gone.safetensors", "'gone.safetensors' does not exist"),
-        ("lora.bin", "may run a program when it is read"),
+        ("gone.safetensors", "file 'gone.safetensors' does not exist"),
+        ("lora.bin", "is a pickle, which can run code"),
         (str(damaged), f"{str(damaged)!r} cannot be used in 'transformer'"),
         ({"path": str(lora), "denoiser": "unet"}, "denoiser is 'unet', but the model has transformer, transformer_2"),
         ({"path": str(lora), "strength": 1}, "unknown option 'strength'"),

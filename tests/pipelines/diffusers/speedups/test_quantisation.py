@@ -65,7 +65,7 @@ def test_a_layer_that_is_not_quantised_is_a_fallback(tiny_wan: Path) -> None:
     with torch.no_grad():
         pipeline._pipe.transformer_2.blocks[0].attn1.to_q.weight.normal_()
     assert pipeline.fallbacks() == [
-        f"quantisation 'round' left 1 of {NUM_LAYERS - NUM_KEPT} linear layers as they were, first blocks.0.attn1.to_q"
+        f"quantisation 'round' left 1 of {NUM_LAYERS - NUM_KEPT} linear layers unquantised, first blocks.0.attn1.to_q"
     ]
     pipeline = load(tiny_wan, quantisation={"name": "round", "bits": 8})
     quantisation: Any = next(one for one in pipeline._speed_ups if one.option == "quantisation")
@@ -123,7 +123,7 @@ def test_torchao_weights_are_effective(tiny_wan: Path, plain: Any, options: dict
         ({"quant_type": "Int8WeightOnly"}, r"unknown quant_type 'Int8WeightOnly' \(did you mean 'Int8WeightOnlyConfig'\?\)"),
         ({"quant_type": "IntxWeightOnlyConfig", "weight_dtyp": "int4"}, r"unknown option 'weight_dtyp' \(did you mean 'weight_dtype'\?\)"),
         ({"quant_type": "IntxWeightOnlyConfig", "granularity": "PerLine"}, "option 'granularity' is 'PerLine': give one of .*PerGroup"),
-        ({"quant_type": "IntxWeightOnlyConfig", "granularity": {"PerGroup": 7}}, "'torchao' does not work here, on cpu in float32: "),
+        ({"quant_type": "IntxWeightOnlyConfig", "granularity": {"PerGroup": 7}}, "'torchao' does not run on cpu in float32: "),
     ],
 )
 def test_wrong_torchao_options_are_refused(tiny_wan: Path, options: dict[str, Any], message: str) -> None:
@@ -137,7 +137,7 @@ def test_wrong_torchao_options_are_refused(tiny_wan: Path, options: dict[str, An
         ("ggml", r"unknown quantisation 'ggml' \(did you mean 'gguf'\?\); known: bitsandbytes, gguf, layerwise, quark, round, torchao"),
         ({"bits": 4}, r"option 'quantisation' has no 'name'; known: round"),
         ("round", r"quantisation 'round': option 'bits' is required"),
-        ({"name": "round", "bits": 1}, r"quantisation 'round': option 'bits' is 1; it must be from 2 to 8"),
+        ({"name": "round", "bits": 1}, r"quantisation 'round': bits must be from 2 to 8, got 1"),
         ({"name": "round", "bit": 4}, r"quantisation 'round' has unknown option 'bit' \(did you mean 'bits'\?\)"),
     ],
 )
@@ -149,7 +149,7 @@ def test_wrong_options_are_refused_at_once(quantisation: Any, message: str) -> N
 @pytest.mark.feature("diffusers_t2v", "quantisation: bitsandbytes on a processor", refused="diffusers 0.42 quantises with it on GPUs alone")
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None or torch.cuda.is_available(), reason="needs bitsandbytes, and no GPU")
 def test_bitsandbytes_is_refused_on_a_cpu(tiny_wan: Path) -> None:
-    with pytest.raises(ConfigError, match="quantisation 'bitsandbytes' does not work here, on cpu in float32: No GPU found"):
+    with pytest.raises(ConfigError, match="quantisation 'bitsandbytes' does not run on cpu in float32: No GPU found"):
         load(tiny_wan, quantisation={"name": "bitsandbytes", "load_in_8bit": True})
 
 

@@ -154,23 +154,23 @@ def test_quark_layers_are_multiplied_natively(quark_folder: Path) -> None:
 
 
 def test_quark_is_refused_for_other_folders_and_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="is for a folder that Quark has written, but the model's transformer is not quantised"):
+    with pytest.raises(ConfigError, match="needs a folder written by Quark, but the model's transformer is not quantised"):
         load(VIDEO, "quark")
     folder = tmp_path / "t2v"
     shutil.copytree(VIDEO, folder)
     for expert in EXPERTS:
         config = json.loads((folder / expert / "config.json").read_text())
         (folder / expert / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "quark"}}))
-    with pytest.raises(ConfigError, match="the model's transformer is quantised already, by quark; leave it out"):
-        load(folder, {"name": "round", "bits": 8}) if importlib.util.find_spec("quark") else _as_if_quark_were_there(monkeypatch, folder)
+    with pytest.raises(ConfigError, match="the model's transformer is quantised already, by quark"):
+        load(folder, {"name": "round", "bits": 8}) if importlib.util.find_spec("quark") else _load_as_if_installed(monkeypatch, folder)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="whose denoisers AMD's Quark has quantised, needs a package: pip install amd-quark"):
         load(folder)
 
 
-def _as_if_quark_were_there(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+def _load_as_if_installed(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     from pipelines.diffusers.speedups import quantised_files
 
     with monkeypatch.context() as patched:
-        patched.setattr(quantised_files, "know_quark", lambda what: None)
+        patched.setattr(quantised_files, "register_quark", lambda what: None)
         load(folder, {"name": "round", "bits": 8})

@@ -45,8 +45,8 @@ def test_another_scheduler_is_effective_with_the_shift_of_the_checkpoint(tiny_wa
     [
         ("FlowMatchEulerScheduler", "did you mean 'FlowMatchEulerDiscreteScheduler'?"),
         ({"name": "UniPCMultistepScheduler", "solver_ordre": 1}, "did you mean 'solver_order'?"),
-        ("DDIMScheduler", "knows no flow matching, which the model was trained for"),
-        ("FlowMatchLCMScheduler", "a query would get another answer each time"),
+        ("DDIMScheduler", "does not support flow matching, for which the model was trained"),
+        ("FlowMatchLCMScheduler", "the same query would get different answers"),
     ],
 )
 def test_a_scheduler_that_the_model_cannot_use_is_refused(tiny_wan: Path, choice: Any, why: str) -> None:
