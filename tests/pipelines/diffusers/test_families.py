@@ -2,89 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from configs.errors import ConfigError
-from configs.settings import ParallelSettings
-from pipelines.base import Response
 from pipelines.diffusers.t2v import DiffusersT2V
-from pipelines.distributed.replica import Replica
 from tests.conftest import QUICK, SuiteRun, read_report
+from tests.pipelines.diffusers.conftest import CPU, NAMES, SHAPES, Folder, generate, load, options, pixels
 from tests.pipelines.diffusers.tiny_families import TEXT_TO_VIDEO
-from workloads.records import Query, Sample
-
-CPU = torch.device("cpu")
-Folder = Callable[[str], Path]
-NAMES = {
-    "wan21": "Wan 2.1",
-    "wan22": "Wan 2.2",
-    "wan22_5b": "Wan 2.2 5B",
-    "ltx": "LTX-Video",
-    "cogvideox": "CogVideoX",
-    "hunyuan": "HunyuanVideo",
-    "mochi": "Mochi",
-}
-# frames, height, width, and the frame rate of a clip
-SHAPES = {
-    "wan21": (5, 32, 48, 16),
-    "wan22": (5, 32, 48, 16),
-    "wan22_5b": (5, 32, 64, 24),
-    "ltx": (9, 32, 64, 25),
-    "cogvideox": (9, 32, 48, 8),
-    "hunyuan": (5, 32, 48, 24),
-    "mochi": (7, 32, 48, 30),
-}
-GUIDED: dict[str, dict[str, Any]] = {"hunyuan": {"true_cfg_scale": 3.0, "negative_prompt": "a blue ring"}}
-STRONG: dict[str, dict[str, Any]] = {
-    "first_block": {"threshold": 0.5},
-    "taylorseer": {"cache_identifiers": [r".*blocks\.\d+$"]},
-    "mag": {"threshold": 10.0},
-    "pyramid_attention_broadcast": {"spatial_attention_block_skip_range": 4, "spatial_attention_timestep_skip_range": [0, 990]},
-    "faster": {"spatial_attention_timestep_skip_range": [0, 850]},
-}
-CACHES = {
-    "first_block": "First-block cache",
-    "taylorseer": "TaylorSeer",
-    "mag": "MagCache",
-    "pyramid_attention_broadcast": "Pyramid attention broadcast",
-    "faster": "FasterCache",
-}
-QUICK_CACHES = (("ltx", "faster"), ("cogvideox", "faster"), ("hunyuan", "first_block"), ("mochi", "mag"))  # where families differ
-
-
-def options(name: str, **others: Any) -> dict[str, Any]:
-    frames, height, width, _ = SHAPES[name]
-    small = {"num_frames": frames, "height": height, "width": width, "num_inference_steps": 2, "max_sequence_length": 32}
-    return {**small, **GUIDED.get(name, {}), **others}
-
-
-def load(folder: Path, options: dict[str, Any]) -> DiffusersT2V:
-    pipeline = DiffusersT2V(model=str(folder), **options)
-    pipeline.load(CPU)
-    return pipeline
-
-
-def generate(pipeline: DiffusersT2V, *seeds: int, prompt: str = "a red disc moves slowly to the left") -> Sequence[Response]:
-    samples = [Sample(i, prompt) for i in range(len(seeds))]
-    return pipeline.generate(samples, [Query(i, i, seed) for i, seed in enumerate(seeds)])
-
-
-def pixels(response: Response) -> Any:
-    assert response.video_THWC is not None
-    return response.video_THWC.astype(int)
-
-
-@pytest.fixture(scope="module")
-def loaded(tiny_family: Folder) -> Callable[[str], DiffusersT2V]:
-    return functools.cache(lambda name: load(tiny_family(name), options(name)))
 
 
 @pytest.mark.parametrize(
@@ -114,54 +44,8 @@ def test_prompt_and_negative_prompt_change_the_clip(loaded: Callable[[str], Diff
 
 
 @pytest.mark.parametrize(
-    ("name", "cache"),
-    [
-        pytest.param(
-            name,
-            cache,
-            marks=[
-                pytest.mark.feature("diffusers_t2v", f"{CACHES[cache]} on {NAMES[name]}"),
-                *([] if (name, cache) in QUICK_CACHES else [pytest.mark.slow]),
-            ],
-        )
-        for name in ("ltx", "cogvideox", "hunyuan", "mochi")
-        for cache in STRONG
-    ],
-)
-def test_a_cache_skips_work_in_a_family(tiny_family: Folder, name: str, cache: str) -> None:
-    parameters = {"name": cache, **STRONG[cache]}
-    if cache == "faster" and name in ("ltx", "hunyuan"):
-        parameters["is_guidance_distilled"] = True
-    pipeline = load(tiny_family(name), options(name, num_inference_steps=8, cache=parameters))
-    (first,) = generate(pipeline, 1)
-    share = float(pipeline.effective()["cache"].rsplit("; ", 1)[1].split("%")[0]) / 100
-    assert 0.02 < share < 0.9
-    assert pipeline.fallbacks() == []
-    assert np.array_equal(pixels(generate(pipeline, 1)[0]), pixels(first))
-
-
-@pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        pytest.param(
-            n,
-            {"cache": {"name": "sea"}},
-            "cache 'sea' needs a pipeline that passes the step and its noise level",
-            marks=pytest.mark.feature(
-                "diffusers_t2v", f"SeaCache on {NAMES[n]}", refused="its pipeline does not tell caches the noise level"
-            ),
-        )
-        for n in ("ltx", "cogvideox", "hunyuan", "mochi")
-    ]
-    + [
-        pytest.param(
-            "ltx",
-            {"cache": {"name": "faster"}},
-            "passes them as a sequence of tokens. Set is_guidance_distilled: true",
-            marks=pytest.mark.feature(
-                "diffusers_t2v", "FasterCache's guidance on LTX-Video", refused="diffusers filters latents as a picture"
-            ),
-        ),
         ("ltx", {"num_frames": 10}, "num_frames must be a multiple of 8, plus 1, for .*, got 10"),
         ("ltx", {"width": 48}, "width must be a multiple of 32 for .*, got 48"),
         ("mochi", {"num_frames": 9}, "must be a multiple of 6, plus 1"),
@@ -189,44 +73,6 @@ def test_an_option_that_a_family_would_ignore_is_refused_by_name(
     tiny_family: Folder, name: str, changes: dict[str, Any], message: str
 ) -> None:
     pipeline = DiffusersT2V(model=str(tiny_family(name)), **options(name, **changes))
-    with pytest.raises(ConfigError, match=message):
-        pipeline.load(CPU)
-
-
-@pytest.mark.parametrize(
-    ("name", "parallel", "message"),
-    [
-        pytest.param(
-            n,
-            {"cfg": 2},
-            "makes both guidance passes in one batch",
-            marks=pytest.mark.feature("diffusers_t2v", f"parallel.cfg on {NAMES[n]}", refused="both guidance passes are one batch"),
-        )
-        for n in ("ltx", "cogvideox", "mochi")
-    ]
-    + [
-        pytest.param(
-            n,
-            {"context": 2},
-            "but diffusers cannot split a",
-            marks=pytest.mark.feature("diffusers_t2v", f"parallel.context on {NAMES[n]}", refused="diffusers has no plan for splitting it"),
-        )
-        for n in ("cogvideox", "hunyuan", "mochi")
-    ]
-    + [
-        pytest.param(
-            "ltx",
-            {"context": 2},
-            "splits the attention mask of a LTXPipeline's text",
-            marks=pytest.mark.feature("diffusers_t2v", "parallel.context on LTX-Video", refused="diffusers splits its text's mask wrongly"),
-        )
-    ],
-)
-def test_a_split_over_ranks_that_a_family_does_not_support_is_refused(
-    tiny_family: Folder, name: str, parallel: dict[str, int], message: str
-) -> None:
-    pipeline = DiffusersT2V(model=str(tiny_family(name)), **options(name))
-    pipeline.replica = Replica(ParallelSettings.model_validate(parallel), (0, 1))
     with pytest.raises(ConfigError, match=message):
         pipeline.load(CPU)
 

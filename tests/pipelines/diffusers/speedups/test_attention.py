@@ -52,7 +52,7 @@ def test_a_layer_without_the_requested_backend_is_a_fallback(tiny_wan: Path) -> 
         ("flsh", "unknown attention 'flsh' (did you mean 'flash'?)"),
         ("_native_efficient", "does not run on cpu in float32: No viable backend"),
         ("_native_cudnn", "requires an NVIDIA GPU; this device is a CPU"),
-        ("aiter_fa2_hub", "needs AITER's kernels, which cpu (a processor) has not"),
+        ("aiter_fa2_hub", "needs AITER's kernels, which cpu (a CPU) lacks"),
     ],
 )
 def test_a_backend_that_cannot_run_here_is_refused_before_weights_are_read(
