@@ -1,12 +1,12 @@
-"""How much of uneven replicas' time the dispatch puts to use, Offline, beside static slices.
+"""Efficiency of the dispatch to uneven replicas, Offline, compared with static slices.
 
 python benchmarks/dispatch.py [--replicas 8 96 1024] [--seconds 20]
 
-The conductor is the real one, with LoadGen and the wire; the replicas are simulated: they keep every batch for as long as their
-own speed says. Speeds differ by 15 % either way, every batch by 3 %; one replica is three times slower than the others and does not
-say so, and one stands still for a tenth of the run in the middle of a batch. Efficiency is the time of a perfect schedule, which
-knows all speeds and ends everywhere at once, over the time taken from the first query to the last answer. Static slices are worked out
-from the same speeds: equal ones, and ones in proportion to the speeds that replicas claim. Prints a table, and one JSON line last.
+The conductor is the real one, with LoadGen and its messages; the replicas are simulated and answer every batch after the time that their
+speed requires. Speeds differ by +- 15 %, batches by +- 3 %; one replica is three times slower than it reports, and one stalls for a tenth
+of the run in the middle of a batch. Efficiency is the time of a perfect schedule, which knows all speeds and ends on all replicas at once,
+over the time from the first query to the last answer. Static slices are computed from the same speeds: equal ones, and ones in proportion
+to the speeds that replicas report. Prints a table; the last line is JSON.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SLOW, STALLED = 0, 1  # these replicas
 
 @dataclass
 class Simulated:
-    """A replica. sample_s: what a sample really takes; claimed_s: what its warm-up said."""
+    """A replica. sample_s: seconds of a sample; claimed_s: seconds that its warm-up measured."""
 
     rank: int
     socket: zmq.Socket[bytes]
@@ -61,11 +61,11 @@ def main() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     print(f"{'replicas':>8} {'samples':>8} {'perfect':>8} {'taken':>8} {'efficiency':>11} {'equal slices':>13} {'by claimed speed':>17}")
-    found = {}
+    results = {}
     for count in given.replicas:
-        found[count] = measure(count, given.seconds, np.random.default_rng((given.seed, count)))
-    at = 96 if 96 in found else given.replicas[-1]
-    efficiency, equal, claimed = found[at]
+        results[count] = measure(count, given.seconds, np.random.default_rng((given.seed, count)))
+    at = 96 if 96 in results else given.replicas[-1]
+    efficiency, equal, claimed = results[at]
     conclude(
         "dispatch",
         efficiency,
@@ -74,12 +74,12 @@ def main() -> None:
         efficiency >= GOAL and equal < 0.9,
         equal_slices=round(equal, 4),
         slices_by_claimed_speed=round(claimed, 4),
-        by_replicas={str(n): round(e, 4) for n, (e, _, _) in found.items()},
+        by_replicas={str(n): round(e, 4) for n, (e, _, _) in results.items()},
     )
 
 
 def measure(count: int, seconds: float, rng: np.random.Generator) -> tuple[float, float, float]:
-    """Efficiencies: of the dispatch, of equal slices, of slices by claimed speed."""
+    """Return the efficiencies of the dispatch, of equal slices, and of slices by claimed speed."""
     claimed_s = SAMPLE_S * rng.uniform(1 - SPREAD, 1 + SPREAD, count)
     sample_s = claimed_s.copy()
     sample_s[SLOW] *= SLOWNESS
@@ -92,12 +92,12 @@ def measure(count: int, seconds: float, rng: np.random.Generator) -> tuple[float
     stalls = np.where(np.arange(count) == STALLED, stall_s, 0.0)
     equal_s = (num_samples / count * sample_s + stalls).max()
     claimed_slices_s = (num_samples * (1 / claimed_s) / (1 / claimed_s).sum() * sample_s + stalls).max()
-    found = (float(perfect_s / taken_s), float(perfect_s / equal_s), float(perfect_s / claimed_slices_s))
+    dispatched, equal, claimed = float(perfect_s / taken_s), float(perfect_s / equal_s), float(perfect_s / claimed_slices_s)
     print(
-        f"{count:8} {num_samples:8,} {perfect_s:6.1f} s {taken_s:6.1f} s {found[0]:11.2%} {found[1]:13.2%} {found[2]:17.2%}",
+        f"{count:8} {num_samples:8,} {perfect_s:6.1f} s {taken_s:6.1f} s {dispatched:11.2%} {equal:13.2%} {claimed:17.2%}",
         flush=True,
     )
-    return found
+    return dispatched, equal, claimed
 
 
 def _run(
@@ -116,9 +116,9 @@ def _run(
     context = zmq.Context()
     context.set(zmq.MAX_SOCKETS, 2 * len(sample_s) + 8)
     replicas = []
-    for rank, (real, said) in enumerate(zip(sample_s, claimed_s, strict=True)):
+    for rank, (real, claimed) in enumerate(zip(sample_s, claimed_s, strict=True)):
         work, beats = (_connect(context, conductor.address.url, f"{name}-{rank}") for name in ("worker", "beat"))
-        replicas.append(Simulated(rank, work, beats, float(real), float(said)))
+        replicas.append(Simulated(rank, work, beats, float(real), float(claimed)))
     replicas[STALLED].stall_s, replicas[STALLED].stall_after = stall_s, stall_after
     _answer(replicas, rng)
     outcome = conductor.outcome()
@@ -130,14 +130,14 @@ def _run(
 
 
 def _answer(replicas: list[Simulated], rng: np.random.Generator) -> None:
-    """Be all replicas until each is told to stop."""
+    """Act as all replicas until each receives Stop."""
     poller, by_socket = zmq.Poller(), {r.socket: r for r in replicas}
     for r in replicas:
         poller.register(r.socket, zmq.POLLIN)
         r.beats.send(messages.encode(messages.Hello(r.rank, "simulated")))
         r.socket.send(messages.encode(messages.Ready(r.rank, BATCH_SIZE, r.claimed_s, "none", {}, [])))
     due: list[tuple[float, int, messages.Done]] = []
-    began: float | None = None
+    start: float | None = None
     beat_at, stopped = time.perf_counter(), 0
     while stopped < len(replicas):
         now = time.perf_counter()
@@ -149,9 +149,9 @@ def _answer(replicas: list[Simulated], rng: np.random.Generator) -> None:
                 socket.send(messages.encode(messages.Bye(r.rank, {})))
                 stopped += 1
                 continue
-            began = began or now
+            start = start or now
             service_s = len(message.queries) * r.sample_s * rng.uniform(1 - NOISE, 1 + NOISE)
-            if now - began > r.stall_after:
+            if now - start > r.stall_after:
                 service_s += r.stall_s
                 r.stall_after = float("inf")
             done = messages.Done(r.rank, [messages.Result(q.id, "done", num_units=1) for q in message.queries])

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Everything that only a GPU can show, on one GPU, within 8 minutes, in one JSON file: docs/engines.md, "GPU proof".
+# All measurements that need a GPU, on one GPU, within 8 minutes, in one JSON file: docs/engines.md, "GPU proof".
 #
 #   benchmarks/gpu.sh [--output FILE] [--budget SECONDS] [--only PART,PART] [--shrink]
 #   PYTHON=/path/to/python benchmarks/gpu.sh
 #
-# --shrink: the same parts with tiny shapes, on a processor too. It tries the code out, and measures nothing.
+# --shrink: the same parts with tiny shapes, on a CPU too. It tries the code out, and measures nothing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [[ -z "${PYTHON:-}" ]]; then
   PYTHON=.venv/bin/python
   [[ -x "$PYTHON" ]] || PYTHON=python3
 fi
-export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}"  # nothing is asked of a hub
+export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}"  # no request to a hub
 exec "$PYTHON" -m benchmarks.gpu "$@"

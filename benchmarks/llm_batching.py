@@ -1,12 +1,12 @@
-"""Tokens a second of `transformers_llm` under each kind of batching, against one-at-a-time `generate`, side by side.
+"""Tokens a second of `transformers_llm` under each kind of batching, compared with `generate` for one prompt at a time.
 
 python benchmarks/llm_batching.py [--model embedded] [--prompts 128]
 
-Every round runs each way once, in turn; the best round of each counts, since other work on the machine only slows.
-Prints a table, and one JSON line last.
+Every round runs each way once, in turn; the best round of each counts, because other work on the machine only slows it down.
+Prints a table; the last line is JSON.
 
 Under transformers' own `sdpa` path continuous batching attends over all requests' keys at once, with work that grows with the square of
-the batch; on a processor the pipeline attends request by request instead (pipelines/transformers/paged_attention.py).
+the batch; on a CPU the pipeline attends request by request instead (pipelines/transformers/paged_attention.py).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "continuous, 64": {"batching": "continuous", "batch_size": 64},
     "continuous, 128": {"batching": "continuous", "batch_size": 128},
 }
-GOAL = 5.0  # times one prompt at a time, in the way that the embedded preset takes Offline
+GOAL = 5.0  # times one prompt at a time, for the way of the embedded Offline preset
 PRESET = "continuous, 64"
 ALONE = "generate, one at a time"
 
@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="embedded", help="as the pipeline's option of that name")
     parser.add_argument("--prompts", type=int, default=528)
-    parser.add_argument("--alone", type=int, default=33, help="of them, how many the one-at-a-time way answers")
+    parser.add_argument("--alone", type=int, default=33, help="the number of them that are answered one at a time")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
@@ -63,7 +63,7 @@ def main() -> None:
             rates.setdefault(name, []).append(sum(r.num_units for r in responses) / (time.perf_counter() - started))
             answers[name] = [r.text for r in responses]
             pipeline.close()
-    best = {name: max(found) for name, found in rates.items()}
+    best = {name: max(values) for name, values in rates.items()}
     print(f"{'way':26} {'tokens/s':>9} {'ratio':>6}")
     for name, rate in best.items():
         print(f"{name:26} {rate:9.0f} {rate / best[ALONE]:6.1f}")

@@ -1,4 +1,4 @@
-"""Engines that answer at once and compute nothing: what is left is the suite itself. For benchmarks/rate.py."""
+"""An engine that answers immediately and computes nothing, so that only the suite itself is measured. For benchmarks/rate.py."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @register("null_llm")
 @dataclass
 class NullLLM(StreamingPipeline):
-    """num_tokens: how long every answer claims to be."""
+    """num_tokens: the reported length of every answer."""
 
     batch_size: int = 64
     num_tokens: int = 294

@@ -1,4 +1,4 @@
-"""How every benchmark ends: one JSON line, kept under benchmarks/results/."""
+"""The last line of every benchmark: JSON, also written to benchmarks/results/."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def conclude(name: str, value: float, unit: str, goal: float, holds: bool, **mor
 
 
 def line(name: str, value: float, unit: str, goal: float, holds: bool, **more: Any) -> dict[str, Any]:
-    """goal: what `value` was to reach; holds: whether everything asked for did."""
-    found = {"name": name, "value": round(value, 4), "unit": unit, "goal": goal, "holds": holds}
-    return found | {"machine": platform.machine(), "cpus": _cpus()} | more
+    """goal: the value to reach. holds: whether all goals were reached."""
+    fields = {"name": name, "value": round(value, 4), "unit": unit, "goal": goal, "holds": holds}
+    return fields | {"machine": platform.machine(), "cpus": _cpus()} | more
 
 
 def _cpus() -> int:

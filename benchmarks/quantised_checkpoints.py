@@ -1,4 +1,4 @@
-"""The embedded video model with its blocks quantised, as files that others write: GGUF, and folders of AMD's Quark."""
+"""Writes the embedded video model with quantised blocks in other libraries' formats: GGUF, and folders of AMD's Quark."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ EXPERTS = ("transformer", "transformer_2")
 
 
 def write_gguf(file: Path, expert: str, kind: str, named: Callable[[str], str] = str) -> str:
-    """One expert's linear layers in blocks in that kind, such as Q8_0, all else as it is; the file's name. Needs the package gguf.
+    """Write one expert with the linear layers of its blocks in `kind`, such as Q8_0. Returns the file's name. Requires the package gguf.
 
-    named: a tensor's name in the file, from diffusers' own.
+    named: returns a tensor's name in the file, from diffusers' own.
     """
     import gguf
     from diffusers import WanTransformer3DModel
@@ -37,9 +37,9 @@ def write_gguf(file: Path, expert: str, kind: str, named: Callable[[str], str] =
 
 
 def write_quark(folder: Path) -> Path:
-    """The model with its experts' blocks in MXFP4, quantised and written by Quark itself; the folder. Needs amd-quark.
+    """Write the model with its experts' blocks in MXFP4, by Quark itself. Returns the folder. Requires amd-quark.
 
-    The time embedder stays out of it, since Wan takes the dtype of its input from its weights.
+    The time embedder is not quantised, because Wan takes the dtype of its input from the time embedder's weights.
     """
     import importlib
 

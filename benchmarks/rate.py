@@ -1,11 +1,11 @@
-"""The highest server rate that LoadGen calls VALID with engines that answer at once: what conductor and wire allow.
+"""The highest server rate that LoadGen calls VALID with engines that answer immediately: the limit of the conductor and its messages.
 
 python benchmarks/rate.py [--rates 10000 20000 ...] [--seconds 10] [--repeats 3] [--policy least_tokens] [--picture FILE]
 
 Two ranks under `accelerate launch`, the limits of MLPerf's Llama 2 70B server (TTFT 2 s, TPOT 200 ms at p99) and answers of
-294 tokens. Everything is on: first tokens and ends as separate events, the dispatch policy, one Record a query on disk.
-The engines add nothing, so the time to first token is what the suite adds. Every rate is tried several times, and the trial with the
-median p99 counts: on a shared machine one trial says as much about its neighbours. Prints a table and a histogram, one JSON line last.
+294 tokens. Everything is on: first tokens and completions as separate events, the dispatch policy, one Record a query on disk.
+The engines compute nothing, so the time to first token is what the suite adds. Every rate is tested several times, and the trial with the
+median p99 counts, because one trial on a shared machine depends on the other work. Prints a table and a histogram; the last line is JSON.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ BINS_MS = (0, 0.25, 0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30, 50, 100, float("inf"))
 
 @dataclass(frozen=True)
 class Trial:
-    """One LoadGen test at one rate. ttft_s: of every Record; complete: there is one of every query that was issued."""
+    """One LoadGen test at one rate. ttft_s: of every Record. complete: every query that was issued has a Record."""
 
     verdict: str
     completed_per_s: float
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def measure(given: argparse.Namespace, folder: Path) -> None:
-    """On every rank: some LoadGen tests a rate, and what they come to."""
+    """Run the LoadGen tests of every rate, on every rank, and report on the first."""
     import benchmarks.null_engine  # noqa: F401  (registers the pipeline)
     from configs.load_config import parse_config
     from configs.registry import make
@@ -112,7 +112,7 @@ def measure(given: argparse.Namespace, folder: Path) -> None:
 
 
 def run_trial(session: Session, config: RunConfig, folder: Path) -> Trial | None:
-    """One test, with a line about it; None on ranks other than the first."""
+    """Run one test and print a line about it. Returns None on ranks other than the first."""
     from workloads.loadgen.load_test import read_summary
     from workloads.run_folder.files import begin_run
 
@@ -145,9 +145,9 @@ def first_token_times(folder: Path) -> NDArray[np.float64]:
 
 
 def report(given: argparse.Namespace, middle: Mapping[int, Trial], p99_ms: Mapping[int, Sequence[float]], num_ranks: int) -> None:
-    """The histogram and the last line. middle: of each rate whose tests were all VALID, the one with the median p99."""
-    held = [rate for rate, t in middle.items() if t.complete and t.p99_s < GOAL_P99_S]
-    best = max(held, default=0)
+    """Print the histogram and the last line. middle: the trial with the median p99, of each rate whose tests were all VALID."""
+    passed = [rate for rate, t in middle.items() if t.complete and t.p99_s < GOAL_P99_S]
+    best = max(passed, default=0)
     if best:
         print_histogram(best, middle[best].ttft_s)
         if given.picture:
@@ -159,7 +159,7 @@ def report(given: argparse.Namespace, middle: Mapping[int, Trial], p99_ms: Mappi
         GOAL_QPS,
         best >= GOAL_QPS,
         ttft_p50_ms=round(float(np.median(middle[best].ttft_s)) * 1e3, 2) if best else None,
-        ttft_p99_ms={str(rate): list(found) for rate, found in p99_ms.items()},
+        ttft_p99_ms={str(rate): list(values) for rate, values in p99_ms.items()},
         tokens_per_s=round(middle[best].completed_per_s * NUM_TOKENS) if best else 0,
         highest_valid=max(middle, default=0),
         ranks=num_ranks,
@@ -171,7 +171,7 @@ def report(given: argparse.Namespace, middle: Mapping[int, Trial], p99_ms: Mappi
 
 def print_histogram(rate: int, ttft_s: NDArray[np.float64]) -> None:
     counts, _ = np.histogram(ttft_s * 1e3, [-float("inf"), *BINS_MS[1:]])
-    print(f"\nadded by conductor and wire at {rate:,} queries/s:")
+    print(f"\nadded by conductor and messages at {rate:,} queries/s:")
     for low, high, count in zip(BINS_MS, BINS_MS[1:], counts, strict=False):
         label = f"{low:g} to {high:g} ms" if high != float("inf") else f"over {low:g} ms"
         print(f"{label:>16} {count / len(ttft_s):7.2%} {'#' * round(60 * count / max(counts))}")
@@ -194,7 +194,7 @@ def draw_histogram(path: Path, rate: int, trial: Trial) -> None:
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set(
         xscale="log",
-        xlabel="added by conductor and wire, ms",
+        xlabel="added by conductor and messages, ms",
         ylabel="% of queries",
         title=f"{rate:,} queries/s, {len(trial.ttft_s):,} queries",
     )

@@ -1,10 +1,10 @@
-"""What options of diffusers_t2v save on this processor: the embedded video model with each, beside itself without, in one process.
+"""Speed-ups of options of diffusers_t2v on this CPU: the embedded video model with and without each, in one process.
 
 python benchmarks/video_options.py [--rounds 3] [--folder FOLDER]
 
-Each candidate takes turns with the baseline on the same four prompts, 20 steps, one thread. Told is the ratio of processor seconds, which
-other work on the machine disturbs less than the clock: the median over the rounds, and how far pixels moved. Options whose package is
-missing, or that cannot be here, are named with the reason. Prints a table and one JSON line. Ten minutes on one core.
+Each candidate alternates with the baseline on the same four prompts, 20 steps, one thread. The result is the ratio of CPU seconds, which
+depends less on other work than wall time: the median over the rounds, and the mean difference of pixels. Options whose package is missing,
+or that this machine cannot run, are listed with the reason. Prints a table; the last line is JSON. Ten minutes on one core.
 """
 
 from __future__ import annotations
@@ -34,37 +34,37 @@ NUM_CLIPS = 4
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3, help="how often each candidate takes its turn")
-    parser.add_argument("--folder", type=Path, default=Path("outputs/video_options"), help="where checkpoints are kept that some need")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each candidate")
+    parser.add_argument("--folder", type=Path, default=Path("outputs/video_options"), help="the folder of checkpoints that some need")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    wanted = {name: one for name, one in candidates(given.folder).items() if one.ranks == 1}
-    baseline = loaded(())
+    selected = {name: one for name, one in candidates(given.folder).items() if one.ranks == 1}
+    baseline = load(())
     rows: list[dict[str, Any]] = []
     print(f"{'candidate':42}{'speed':>8}{'pixels moved':>14}")
-    for name, one in wanted.items():
+    for name, one in selected.items():
         try:
             write_checkpoints(given.folder, {name: one})
-            pipeline = loaded(one.settings)
+            pipeline = load(one.settings)
         except (ConfigError, ImportError) as error:
             rows.append({"candidate": name, "speed": None, "why": str(error)})
             print(f"{name:42}       -  {error}", flush=True)
             continue
-        answer(pipeline)  # compiles, and imports what it has not yet
+        answer(pipeline)  # compiles and imports on first use
         times: list[tuple[float, float]] = []
         for _ in range(given.rounds):
             before, expected = answer(baseline)
-            after, found = answer(pipeline)
+            after, pixels = answer(pipeline)
             times.append((before, after))
         ratio = statistics.median(before / after for before, after in times)
-        moved = float(np.abs(found - expected).mean())
+        moved = float(np.abs(pixels - expected).mean())
         rows.append({"candidate": name, "speed": round(ratio, 2), "pixels_moved": round(moved, 2)})
         print(f"{name:42}{ratio:7.2f}x{moved:14.2f}", flush=True)
     tried = sum(row["speed"] is not None for row in rows)
     conclude("video_options", tried, "options timed", 1, tried > 0, rounds=given.rounds, rows=rows)
 
 
-def loaded(settings: tuple[str, ...]) -> Any:
+def load(settings: tuple[str, ...]) -> Any:
     changes = ["pipeline.num_inference_steps=20", *(s for s in settings if s.startswith("pipeline."))]
     config = load_config("t2v", None, changes)
     pipeline = make("pipelines", config.pipeline_name, config.pipeline_options)
@@ -74,11 +74,11 @@ def loaded(settings: tuple[str, ...]) -> Any:
 
 
 def answer(pipeline: Any) -> tuple[float, Any]:
-    """Processor seconds of one batch, and its pixels."""
+    """CPU seconds of one batch, and its pixels."""
     samples = [Sample(i, text) for i, (_, text) in enumerate(draw_captions("simple", NUM_CLIPS, "any"))]
-    begun = time.process_time()
+    start = time.process_time()
     responses = pipeline.generate(samples, [Query(i, i, i) for i in range(NUM_CLIPS)])
-    return time.process_time() - begun, np.array([r.video_THWC for r in responses]).astype(int)
+    return time.process_time() - start, np.array([r.video_THWC for r in responses]).astype(int)
 
 
 if __name__ == "__main__":

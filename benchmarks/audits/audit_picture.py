@@ -10,14 +10,14 @@ from benchmarks.audits.audit_simulations import ALPHA, PAIRS, POWER, SHAPES
 COVERAGE = (0.935, 0.965)
 
 
-def draw_picture(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """A row a setting: false PASS rate at the margin, coverage, and power beyond what was planned."""
+def draw_picture(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Plot one row for each setting: false PASS rate at the margin, coverage, and power above the planned one."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
     figure = Figure(figsize=(15, 7.6), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
-    rows = found["means"] + found["shares"]
+    rows = results["means"] + results["shares"]
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
     shades = dict(zip(PAIRS, ("#9ec5f4", "#6ba3ea", "#2f6fde", "#1c4aa0", "#0d2a63"), strict=True))
     for axes, rate, other in (
@@ -39,15 +39,15 @@ def draw_picture(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
     middle.set_yticklabels([])
     middle.axvspan(*COVERAGE, color="#e3e6ec", zorder=0)
     middle.axvline(0.95, color="#e5484d", linewidth=1)
-    middle.set(title="95 % interval holds the true difference\n(band: 0.95 +- 0.015)", xlabel="share of audits", xlim=(0.77, 1.005))
-    powers = found["power"]
+    middle.set(title="95 % interval contains the true difference\n(band: 0.95 +- 0.015)", xlabel="share of audits", xlim=(0.77, 1.005))
+    powers = results["power"]
     names = list(dict.fromkeys(row["kind"] for row in powers))
     for row in powers:
         y = names.index(row["kind"]) + (0.15 if row["planned"] == POWER else -0.15)
         right.plot([row["power"] - row["planned"]], [y], "s" if row["planned"] == POWER else "^", markersize=5, color="#2f6fde")
     right.axvline(0, color="#e5484d", linewidth=1)
     right.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6), xlim=(-0.2, 0.22))
-    right.set(title="power at the planned number of pairs,\nover (+) or under (-) what was planned", xlabel="share of audits")
+    right.set(title="power at the planned number of pairs,\nabove (+) or below (-) the planned power", xlabel="share of audits")
     right.axhline(len(SHAPES) - 0.5, color="#687076", linewidth=0.8)
     right.legend(
         handles=[Line2D([], [], marker=m, linestyle="", color="#2f6fde", label=f"planned {p}") for m, p in (("^", 0.8), ("s", POWER))],

@@ -1,4 +1,4 @@
-"""Simulated audits whose true difference is known: one function a part of audit_statistics.py, a row a setting."""
+"""Simulates audits whose true difference is known. Each function is one part of audit_statistics.py and returns one row a setting."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Draw = Callable[[np.random.Generator, tuple[int, int]], Floats]
 
 
 class Shape(NamedTuple):
-    """How paired differences are distributed. mean: their true one. beyond: too extreme for a promise."""
+    """A distribution of paired differences. mean: its true mean. beyond: too extreme for the tests to hold their level."""
 
     draw: Draw
     mean: float
@@ -49,29 +49,29 @@ DISCORDANCE = ((0.02, 0.01), (0.05, 0.02), (0.05, 0.05), (0.1, 0.05), (0.2, 0.05
 
 
 def mean_row(name: str, n: int, num: int, rng: np.random.Generator) -> dict[str, Any]:
-    """False PASS and FAIL rates at the margin, by the test in use and by t alone; coverage of the interval in use, of BCa and of t."""
+    """False PASS and FAIL rates at the margin, of the suite's test and of t; coverage of the suite's interval, of BCa and of t."""
     shape = SHAPES[name]
     d = shape.draw(rng, (num, n))
     spread = d.std(axis=1, ddof=1)
-    told = spread > 0
-    t = (d.mean(axis=1) - shape.mean) / np.where(told, spread, 1) * math.sqrt(n)
-    low, high = mean_intervals(d[told], 0.95, rng, NUM_RESAMPLES)
-    bca = bca_mean(d[told], 0.95, rng, NUM_RESAMPLES)
+    varies = spread > 0
+    t = (d.mean(axis=1) - shape.mean) / np.where(varies, spread, 1) * math.sqrt(n)
+    low, high = mean_intervals(d[varies], 0.95, rng, NUM_RESAMPLES)
+    bca = bca_mean(d[varies], 0.95, rng, NUM_RESAMPLES)
     return {
         "kind": name,
         "n": n,
         "false_pass": float((p_mean_at_most(d, shape.mean) <= ALPHA).mean()),
         "false_fail": float((p_mean_at_most(-d, -shape.mean) <= ALPHA).mean()),
-        "false_pass_t": float((told & (t > stats.t.ppf(1 - ALPHA, n - 1))).mean()),
+        "false_pass_t": float((varies & (t > stats.t.ppf(1 - ALPHA, n - 1))).mean()),
         "coverage": float(((low <= shape.mean) & (shape.mean <= high)).mean()),
         "coverage_bca": float(((bca[0] <= shape.mean) & (shape.mean <= bca[1])).mean()),
-        "coverage_t": float((np.abs(t[told]) <= stats.t.ppf(0.975, n - 1)).mean()),
+        "coverage_t": float((np.abs(t[varies]) <= stats.t.ppf(0.975, n - 1)).mean()),
         "beyond": shape.beyond,
     }
 
 
 def share_row(differing: float, margin: float, n: int, num: int, rng: np.random.Generator) -> dict[str, Any]:
-    """The same for shares, the candidate being worse by the margin, and of Tango's score test beside the exact one."""
+    """The same for shares, where the candidate is worse by the margin: of the exact test and of Tango's score test."""
     losses, gains = (differing + margin) / 2, (differing - margin) / 2
     counts = rng.multinomial(n, [losses, gains, 1 - losses - gains], size=num)[:, :2]
     unique, times = np.unique(counts, axis=0, return_counts=True)
@@ -97,7 +97,7 @@ def share_of(times: NDArray[np.int64], which: NDArray[np.bool_]) -> float:
 
 
 def mean_powers(num: int, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Power at the number of pairs that was planned, for a candidate as good as the reference."""
+    """Power at the planned number of pairs, for a candidate as good as the reference."""
     rows = []
     for name, shape in SHAPES.items():
         spread, tail = first_look(shape, rng)
@@ -121,7 +121,7 @@ def mean_powers(num: int, rng: np.random.Generator) -> list[dict[str, Any]]:
 
 
 def first_look(shape: Shape, rng: np.random.Generator) -> tuple[float, Tail]:
-    """The spread, and the tail as 64 pairs would show it: the median of many such looks."""
+    """The spread and the tail that 64 pairs show: the median of many such samples."""
     d = shape.draw(rng, (4000, 64)) - shape.mean
     d = d[np.ptp(d, axis=1) > 0]
     spread = float(d.std())
@@ -150,7 +150,7 @@ def share_powers(num: int, rng: np.random.Generator) -> list[dict[str, Any]]:
 
 
 def ratio_row(num_clusters: int, size: int, num: int, rng: np.random.Generator) -> dict[str, Any]:
-    """Coverage of a speed-up's interval where the answers of a batch share their time: clusters drawn whole, and pairs drawn singly."""
+    """Coverage of a speed-up's interval where the answers of a batch share their time: with clusters resampled, and with single pairs."""
     own = rng.lognormal(0.0, 0.3, (num, num_clusters, 1)) * np.ones(size)
     reference, candidate = (own * rng.lognormal(shift, 0.2, (num, num_clusters, 1)) for shift in (0.5, 0.0))
     low, high = log_ratio_intervals(reference.sum(axis=2), candidate.sum(axis=2), 0.95, rng, NUM_RESAMPLES)
@@ -177,15 +177,15 @@ def several_metrics(num: int, rng: np.random.Generator) -> list[dict[str, Any]]:
     ):
         d = rng.normal(size=(6, num, n)) * math.sqrt(0.5) + rng.normal(size=(1, num, n)) * math.sqrt(0.5) + np.array(true)[:, None, None]
         fine, worse = (np.array([p_mean_at_most(s * x, -s * 0.3) for x in d]) for s in (1, -1))
-        found = [verdicts([bare(p, q) for p, q in zip(fine[:, i], worse[:, i], strict=True)]) for i in range(num)]
-        wrong_pass = [any(v.verdict == "PASS" and m < 0 for v, m in zip(one.each, true, strict=True)) for one in found]
+        audits = [verdicts([bare(p, q) for p, q in zip(fine[:, i], worse[:, i], strict=True)]) for i in range(num)]
+        wrong_pass = [any(v.verdict == "PASS" and m < 0 for v, m in zip(one.each, true, strict=True)) for one in audits]
         rows.append(
             {
                 "kind": kind,
                 "n": n,
-                "each_passes": float(np.mean([one.each[0].verdict == "PASS" for one in found])),
-                "overall_pass": float(np.mean([one.overall == "PASS" for one in found])),
-                "overall_fail": float(np.mean([one.overall == "FAIL" for one in found])),
+                "each_passes": float(np.mean([one.each[0].verdict == "PASS" for one in audits])),
+                "overall_pass": float(np.mean([one.overall == "PASS" for one in audits])),
+                "overall_fail": float(np.mean([one.overall == "FAIL" for one in audits])),
                 "any_false_pass": float(np.mean(wrong_pass)),
             }
         )
@@ -197,9 +197,9 @@ def bare(p_not_worse: float, p_worse: float) -> Comparison:
 
 
 def carried_on(num: int, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """False PASS rate at the margin of an audit of 64 pairs that goes on, where it is INCONCLUSIVE, as `further_samples` says.
+    """False PASS rate at the margin of an audit of 64 pairs that, if INCONCLUSIVE, is continued by `further_samples`.
 
-    pooled: all pairs are judged together; fresh: the further ones alone.
+    pooled: all pairs are judged together. fresh: only the further ones.
     """
     rows = []
     for differing in (0.1, 0.2):
@@ -235,7 +235,7 @@ def carried_on(num: int, rng: np.random.Generator) -> list[dict[str, Any]]:
 
 
 def largest_size() -> float:
-    """Largest false PASS rate of the exact test at the margin, by adding up the chances of all outcomes that pass."""
+    """Largest false PASS rate of the exact test at the margin, by summing the probabilities of all outcomes that pass."""
     worst = 0.0
     for n in PAIRS:
         for margin in (0.01, 0.02, 0.05, 0.1):

@@ -1,12 +1,12 @@
-"""How often an audit's statistics are wrong: simulated pairs of runs whose true difference is known.
+"""Error rates of an audit's statistics: simulated pairs of runs whose true difference is known.
 
 python benchmarks/audits/audit_statistics.py [--simulations 2000] [--picture docs/audit_statistics.png]
 
 For means of normal, heavy-tailed, skewed and few-valued differences and for shares at several rates of disagreement, with 30 to
-300 pairs: how often a candidate that is worse by exactly the margin passes, how often the 95 % interval holds the truth, and
+300 pairs: how often a candidate that is worse by exactly the margin passes, how often the 95 % interval contains the true value, and
 whether the planned number of pairs gives the planned power. Then ratios over batches, several metrics under Holm, and
-audits that are carried on. The tails marked "beyond" are there to show what no test of that many pairs can see. Prints tables,
-draws a picture, and ends with one JSON line. Twelve minutes or so on one core.
+audits that are continued. The tails marked "beyond" show what no test of that many pairs can detect. Prints tables and draws a
+picture; the last line is JSON. About twelve minutes on one core.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ def main() -> None:
         "several": lambda: several_metrics(num, rng),
         "carried_on": lambda: carried_on(num, rng),
     }
-    found = {}
+    results = {}
     for name, part in parts.items():
-        found[name] = part()
-        print_rows(name, found[name])
+        results[name] = part()
+        print_rows(name, results[name])
     worst = largest_size()
-    print(f"\nshares, by adding up all outcomes: largest false PASS rate over n of 30 to 300 and all rates of disagreement {worst:.4f}")
-    draw_picture(found, given.picture)
-    judge(found, worst, num)
+    print(f"\nshares, by summing all outcomes: largest false PASS rate over n of 30 to 300 and all rates of disagreement {worst:.4f}")
+    draw_picture(results, given.picture)
+    judge(results, worst, num)
 
 
 def print_rows(name: str, rows: Sequence[dict[str, Any]]) -> None:
@@ -82,15 +82,15 @@ def rounded(row: dict[str, Any]) -> dict[str, Any]:
     return {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
 
 
-def judge(found: dict[str, list[dict[str, Any]]], worst: float, num: int) -> None:
-    """Say what held. A rate may miss its goal by two standard deviations of the simulation itself."""
-    rows = found["means"] + found["shares"]
+def judge(results: dict[str, list[dict[str, Any]]], worst: float, num: int) -> None:
+    """Conclude. A rate may miss its goal by two standard deviations of the simulation."""
+    rows = results["means"] + results["shares"]
     allowed = ALPHA + 2 * math.sqrt(ALPHA * (1 - ALPHA) / num)
     promised = [row for row in rows if not row["beyond"]]
     highest = max(max(row["false_pass"], row["false_fail"]) for row in promised)
     low = [f"{row['kind']}, n {row['n']}: {row['coverage']:.3f}" for row in rows if row["coverage"] < COVERAGE[0]]
     high = [f"{row['kind']}, n {row['n']}: {row['coverage']:.3f}" for row in rows if row["coverage"] > COVERAGE[1]]
-    short = min(row["power"] - row["planned"] for row in found["power"] if not row["beyond"])
+    short = min(row["power"] - row["planned"] for row in results["power"] if not row["beyond"])
     for title, cases in (("below", low), ("above", high)):
         print(f"\ncoverage {title} 95 % +- 1.5:", *(cases or ["none"]), sep="\n  ")
     conclude(
@@ -109,9 +109,9 @@ def judge(found: dict[str, list[dict[str, Any]]], worst: float, num: int) -> Non
         coverage_above=high,
         power_least_minus_planned=round(short, 4),
         allowed=round(allowed, 4),
-        rows={part: [rounded(row) for row in found[part]] for part in ("means", "shares", "power", "ratios")},
-        several={row["kind"]: {k: v for k, v in row.items() if k != "kind"} for row in found["several"]},
-        carried_on={row["kind"]: {k: round(v, 4) for k, v in row.items() if k != "kind"} for row in found["carried_on"]},
+        rows={part: [rounded(row) for row in results[part]] for part in ("means", "shares", "power", "ratios")},
+        several={row["kind"]: {k: v for k, v in row.items() if k != "kind"} for row in results["several"]},
+        carried_on={row["kind"]: {k: round(v, 4) for k, v in row.items() if k != "kind"} for row in results["carried_on"]},
     )
 
 

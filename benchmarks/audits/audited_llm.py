@@ -1,10 +1,10 @@
-"""Do audits of texts tell the truth? As audited_speedups.py, for the embedded language model.
+"""Are the verdicts of audits of texts right? As audited_speedups.py, for the embedded language model.
 
 python benchmarks/audits/audited_llm.py [--prompts 100] [--margin 5%] [--folder FOLDER]
 
-The reference is the dense model in float32, answering with its likeliest tokens. Candidates: bfloat16; weights rounded row by row to
-fewer bits, computed with as they were; a layer left out; tokens drawn at a temperature; static batches. Each is audited on exact matches,
-and held against the exact matches of ten times as many prompts. Ten minutes on one core.
+The reference is the dense model in float32 with greedy decoding. Candidates: bfloat16; weights rounded row by row to fewer bits but
+computed in float32; a layer left out; tokens sampled at a temperature; static batches. Each is audited on exact matches, and compared with
+the exact matches of ten times as many prompts. Ten minutes on one core.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from metrics.statistics.paired import compare_shares, verdicts
 
 METRIC = "exact_match"
 MODEL = ROOT / "pipelines/embedded/llm_dense"
-MADE = "MADE"  # in a setting: the folder of models made of the embedded one
+MADE = "MADE"  # in a setting: the folder of models derived from the embedded one
 CANDIDATES = {
     "bfloat16": ["pipeline.dtype=bfloat16"],
     "static batches": ["pipeline.batching=static"],
@@ -40,9 +40,9 @@ CANDIDATES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--prompts", type=int, default=100, help="of the audits; the runs they are held against have ten times as many")
+    parser.add_argument("--prompts", type=int, default=100, help="of the audits; the runs for comparison have ten times as many")
     parser.add_argument("--margin", default="5%", help="of the reference's exact matches")
-    parser.add_argument("--folder", type=Path, default=ROOT / "outputs/audited_llm", help="where models, runs and audits are kept")
+    parser.add_argument("--folder", type=Path, default=ROOT / "outputs/audited_llm", help="the folder of models, runs and audits")
     given = parser.parse_args()
     folder = given.folder.resolve()
     make_models(folder / "models")
@@ -52,7 +52,7 @@ def main() -> None:
         for place in (few, many):
             make_run(place / "reference", int(place.name), [])
             make_run(place / slug(name), int(place.name), [s.replace(MADE, str(folder / "models")) for s in settings])
-        rows.append(judged(few, many, name, given.margin))
+        rows.append(judge(few, many, name, given.margin))
         print_row(rows[-1], first=len(rows) == 1)
     wrong = [row["candidate"] for row in rows if row["agrees"] is False]
     settled = sum(row["agrees"] is not None for row in rows)
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def make_models(folder: Path) -> None:
-    """Folders of the embedded model with rounded weights, and with its last layer left out."""
+    """Write copies of the embedded model with rounded weights, and without its last layer."""
     from safetensors.torch import load_file, save_file
 
     config = json.loads((MODEL / "config.json").read_text(encoding="utf-8"))
@@ -80,38 +80,38 @@ def make_models(folder: Path) -> None:
 
 
 def make_run(folder: Path, num_prompts: int, settings: list[str]) -> None:
-    """An accuracy run, if it is not there."""
+    """Make an accuracy run, unless it exists."""
     if (folder / "report.json").exists():
         return
     changes = [f"dataset.num_prompts={num_prompts}", f"metrics=[throughput, {METRIC}]", "truth.replays=0", *settings]
     suite(["--workload", "llm", "--mode", "accuracy", "--output", str(folder)] + [w for c in changes for w in ("--set", c)], {0, 3})
 
 
-def judged(few: Path, many: Path, name: str, margin: str) -> dict[str, Any]:
-    """What the audit of few prompts says, and whether many bear it out."""
+def judge(few: Path, many: Path, name: str, margin: str) -> dict[str, Any]:
+    """The verdict of the audit of few prompts, and whether many prompts confirm it."""
     page = few / f"audit-{slug(name)}.html"
     words = ["--margin", margin, "--metric", METRIC, "--allow-invalid", "--output", str(page)]
     suite(["audit", str(few / "reference"), str(few / slug(name)), *words], {0, 1, 2})
-    found = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
-    told = found["metrics"][0]
-    true = compare_shares(name, scores(many / "reference"), scores(many / slug(name)), float(told["margin"]))
+    data = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+    metric = data["metrics"][0]
+    true = compare_shares(name, scores(many / "reference"), scores(many / slug(name)), float(metric["margin"]))
     ends = true.ci95 or (true.difference, true.difference)
     return {
         "candidate": name,
-        "speed": round((found["speed"]["paired"] or {"value": float("nan")})["value"], 2),
-        "difference": round(told["difference"], 4),
-        "verdict": told["verdict"],
-        "further_samples": told["further_samples"],
-        "all_metrics": found["verdict"],
+        "speed": round((data["speed"]["paired"] or {"value": float("nan")})["value"], 2),
+        "difference": round(metric["difference"], 4),
+        "verdict": metric["verdict"],
+        "further_samples": metric["further_samples"],
+        "all_metrics": data["verdict"],
         "long_difference": round(true.difference, 4),
         "long_ci95": [round(end, 4) for end in ends],
         "long_verdict": verdicts([true]).overall,
-        "agrees": {"PASS": true.difference > -true.margin, "FAIL": true.difference < -true.margin}.get(told["verdict"]),
+        "agrees": {"PASS": true.difference > -true.margin, "FAIL": true.difference < -true.margin}.get(metric["verdict"]),
     }
 
 
 def scores(folder: Path) -> list[float]:
-    """Exact matches, by prompt; some tasks have another measure."""
+    """Exact matches by prompt; some tasks have another measure."""
     samples = json.loads((folder / "report.json").read_text(encoding="utf-8"))["samples"]
     return [float(value) for _, value in sorted((s["sample_index"], s["scores"][METRIC]) for s in samples if METRIC in s["scores"])]
 

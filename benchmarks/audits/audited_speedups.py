@@ -1,13 +1,12 @@
-"""Do audits tell the truth? Speed-ups of the embedded video model, audited on few prompts and held against ten times as many.
+"""Are the verdicts of audits right? Speed-ups of the embedded video model, audited on few prompts and on ten times as many.
 
 python benchmarks/audits/audited_speedups.py [--prompts 64] [--margin 10%] [--folder FOLDER]
 
-The reference makes 20 steps in float32 without a cache. Each candidate is audited against it by `suite.py audit`, on the world
-checker's score. What is true is then looked up in runs of the same settings on ten times as many prompts: how far the
-candidate's score lies below the reference's. PASS is wrong where that is more than the margin, FAIL where it is less; INCONCLUSIVE
-is never wrong, but says little. Those marked `short` are audited and held against nothing: what they do should not show, or a longer
-run would cost more than it tells. A candidate whose package is missing is left out with the reason. Runs that stand in FOLDER are not
-made again, so that it can be broken off at any time. Prints a table and one JSON line. Three hours on one core.
+The reference runs 20 steps in float32 without a cache. `suite.py audit` compares each candidate with it on the world checker's score.
+The true difference is then taken from runs of the same settings on ten times as many prompts. PASS is wrong if the loss is more than the
+margin, FAIL if it is less; INCONCLUSIVE is never wrong. Candidates marked `short` are audited only, without longer runs: they should
+make no difference, or a longer run would cost too much. A candidate whose package is missing is left out with the reason. Runs that exist
+in FOLDER are not repeated, so that the benchmark can be interrupted. Prints a table; the last line is JSON. Three hours on one core.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ REFERENCE = ["pipeline.num_inference_steps=20"]
 
 
 class Candidate(NamedTuple):
-    """settings: of the run. ranks: of its launch. short: not held against a longer run. needs: a package, by the name it is imported by."""
+    """settings: of the run. ranks: of its launch. short: without a longer run. needs: a package, by the name of its import."""
 
     settings: tuple[str, ...]
     ranks: int = 1
@@ -71,76 +70,76 @@ TWO_STEPS = (
 
 
 def candidates(folder: Path) -> dict[str, Candidate]:
-    """All of them; folder: where checkpoints lie that some need."""
-    found = {name: Candidate((setting,)) for name, setting in CACHES_AND_FEWER.items()}
+    """All candidates. folder: of checkpoints that some need."""
+    listed = {name: Candidate((setting,)) for name, setting in CACHES_AND_FEWER.items()}
     for name in ("_native_math", "_native_flash", "flex"):
-        found[f"attention {name}"] = Candidate((f"pipeline.attention={name}",), short=True)
-    found["both passes in one batch"] = Candidate(("pipeline.guidance_batch=true",), short=True)
-    found["compile"] = Candidate(("pipeline.compile=true",), short=True)
-    found["both passes on two ranks"] = Candidate(("parallel.cfg=2",), 2, short=True)
-    found["tokens over three ranks"] = Candidate(("parallel.context=3",), 3, short=True)  # a clip has 45
-    found["VAE over two ranks"] = Candidate(("parallel.cfg=2", "pipeline.vae_split=true", "pipeline.vae_overlap=1"), 2, short=True)
-    found["bfloat16"] = Candidate(("pipeline.dtype=bfloat16",), short=True)
+        listed[f"attention {name}"] = Candidate((f"pipeline.attention={name}",), short=True)
+    listed["both passes in one batch"] = Candidate(("pipeline.guidance_batch=true",), short=True)
+    listed["compile"] = Candidate(("pipeline.compile=true",), short=True)
+    listed["both passes on two ranks"] = Candidate(("parallel.cfg=2",), 2, short=True)
+    listed["tokens over three ranks"] = Candidate(("parallel.context=3",), 3, short=True)  # a clip has 45
+    listed["VAE over two ranks"] = Candidate(("parallel.cfg=2", "pipeline.vae_split=true", "pipeline.vae_overlap=1"), 2, short=True)
+    listed["bfloat16"] = Candidate(("pipeline.dtype=bfloat16",), short=True)
     for storage in ("float8_e4m3fn", "float8_e5m2"):
-        found[f"layerwise {storage}"] = Candidate((f"pipeline.quantisation={{name: layerwise, storage: {storage}}}",), short=True)
+        listed[f"layerwise {storage}"] = Candidate((f"pipeline.quantisation={{name: layerwise, storage: {storage}}}",), short=True)
     for kind in ("Int8WeightOnlyConfig", "Int8DynamicActivationInt8WeightConfig", "Float8WeightOnlyConfig"):
         setting = f"pipeline.quantisation={{name: torchao, quant_type: {kind}}}"
-        found[f"torchao {kind.removesuffix('Config')}"] = Candidate((setting,), short=True, needs="torchao")
+        listed[f"torchao {kind.removesuffix('Config')}"] = Candidate((setting,), short=True, needs="torchao")
     for kind in ("Q8_0", "Q4_0"):
         files = ", ".join(f"{expert}: {folder / f'{expert}-{kind}.gguf'}" for expert in EXPERTS)
-        found[f"GGUF {kind}"] = Candidate((f"pipeline.quantisation={{name: gguf, files: {{{files}}}}}",), short=True, needs="gguf")
-    found["Quark MXFP4"] = Candidate((f"pipeline.model={folder / 'quark'}",), short=True, needs="quark")
+        listed[f"GGUF {kind}"] = Candidate((f"pipeline.quantisation={{name: gguf, files: {{{files}}}}}",), short=True, needs="gguf")
+    listed["Quark MXFP4"] = Candidate((f"pipeline.model={folder / 'quark'}",), short=True, needs="quark")
     for name in ("FlowMatchEulerDiscreteScheduler", "DPMSolverMultistepScheduler"):
-        found[name.removesuffix("Scheduler")] = Candidate((f"pipeline.scheduler={name}",), short=True)
-    found["2 steps, distilled LoRA"] = Candidate(TWO_STEPS, needs="peft")
-    return found
+        listed[name.removesuffix("Scheduler")] = Candidate((f"pipeline.scheduler={name}",), short=True)
+    listed["2 steps, distilled LoRA"] = Candidate(TWO_STEPS, needs="peft")
+    return listed
 
 
-def write_checkpoints(folder: Path, wanted: dict[str, Candidate]) -> None:
-    """What those candidates read."""
+def write_checkpoints(folder: Path, selected: dict[str, Candidate]) -> None:
+    """Write the checkpoints that the candidates read."""
     folder.mkdir(parents=True, exist_ok=True)
     for kind in ("Q8_0", "Q4_0"):
-        for expert in EXPERTS if f"GGUF {kind}" in wanted else ():
+        for expert in EXPERTS if f"GGUF {kind}" in selected else ():
             if not (file := folder / f"{expert}-{kind}.gguf").exists():
                 write_gguf(file, expert, kind)
-    if "Quark MXFP4" in wanted and not (folder / "quark").exists():
+    if "Quark MXFP4" in selected and not (folder / "quark").exists():
         write_quark(folder / "quark")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--prompts", type=int, default=64, help="of the audits; the runs they are held against have ten times as many")
+    parser.add_argument("--prompts", type=int, default=64, help="of the audits; the runs for comparison have ten times as many")
     parser.add_argument("--margin", default="10%", help="of the reference's world score")
-    parser.add_argument("--folder", type=Path, default=ROOT / "outputs/audited_speedups", help="where runs and audits are kept")
-    parser.add_argument("--only", nargs="+", default=[], metavar="CANDIDATE", help="these alone")
+    parser.add_argument("--folder", type=Path, default=ROOT / "outputs/audited_speedups", help="the folder of runs and audits")
+    parser.add_argument("--only", nargs="+", default=[], metavar="CANDIDATE", help="only these")
     given = parser.parse_args()
     folder = given.folder.resolve()
     few, many = (folder / str(num) for num in (given.prompts, TIMES * given.prompts))
     every = candidates(folder / "checkpoints")
     if unknown := set(given.only) - set(every):
         parser.error(f"no candidate {', '.join(sorted(unknown))}; known: {', '.join(every)}")
-    wanted = {name: one for name, one in every.items() if name in given.only or not given.only}
-    missing = {name: one.needs for name, one in wanted.items() if one.needs and importlib.util.find_spec(one.needs) is None}
+    selected = {name: one for name, one in every.items() if name in given.only or not given.only}
+    missing = {name: one.needs for name, one in selected.items() if one.needs and importlib.util.find_spec(one.needs) is None}
     for name, package in missing.items():
-        print(f"{name}: left out, for want of the package {package}", flush=True)
-    wanted = {name: one for name, one in wanted.items() if name not in missing}
-    write_checkpoints(folder / "checkpoints", wanted)
+        print(f"{name}: left out, because the package {package} is missing", flush=True)
+    selected = {name: one for name, one in selected.items() if name not in missing}
+    write_checkpoints(folder / "checkpoints", selected)
     rows = []
-    for name, one in wanted.items():
+    for name, one in selected.items():
         for place in (few,) if one.short else (few, many):
             only = ["metrics=[world_score]"] if place == many else []
             make_run(place / "reference", int(place.name), only)
             make_run(place / slug(name), int(place.name), [*one.settings, *only], one.ranks)
-        told = audit(few, name, given.margin)
+        result = audit(few, name, given.margin)
         rows.append(
             {
                 "candidate": name,
-                "speed": round(told["speed"], 2),
-                "difference": round(told["difference"], 4),
-                "verdict": told["verdict"],
-                "further_samples": told["further_samples"],
-                "all_metrics": told["overall"],
-                **({} if one.short else in_the_long_run(many, name, told)),
+                "speed": round(result["speed"], 2),
+                "difference": round(result["difference"], 4),
+                "verdict": result["verdict"],
+                "further_samples": result["further_samples"],
+                "all_metrics": result["overall"],
+                **({} if one.short else long_run(many, name, result)),
             }
         )
         print_row(rows[-1], first=len(rows) == 1)
@@ -157,22 +156,22 @@ def main() -> None:
     )
 
 
-def in_the_long_run(many: Path, name: str, told: dict[str, Any]) -> dict[str, Any]:
-    """What the longer runs say, and whether the verdict on the short ones agrees."""
-    margin = float(told["margin"])
+def long_run(many: Path, name: str, result: dict[str, Any]) -> dict[str, Any]:
+    """The difference of the longer runs, and whether the verdict on the short ones agrees."""
+    margin = float(result["margin"])
     true = compare_shares(name, scores(many / "reference"), scores(many / slug(name)), margin)
     ends = true.ci95 or (true.difference, true.difference)
-    seen = {"PASS": true.difference > -margin, "FAIL": true.difference < -margin, "INCONCLUSIVE": None}
+    agrees = {"PASS": true.difference > -margin, "FAIL": true.difference < -margin, "INCONCLUSIVE": None}
     return {
         "long_difference": round(true.difference, 4),
         "long_ci95": [round(end, 4) for end in ends],
         "long_verdict": verdicts([true]).overall,
-        "agrees": seen[told["verdict"]],
+        "agrees": agrees[result["verdict"]],
     }
 
 
 def make_run(folder: Path, num_prompts: int, settings: list[str], ranks: int = 1) -> None:
-    """An accuracy run, if it is not there; one that was cut short is finished."""
+    """Make an accuracy run, unless it exists; resume one that was interrupted."""
     if (folder / "report.json").exists():
         return
     if (folder / "records.jsonl").exists():
@@ -180,11 +179,11 @@ def make_run(folder: Path, num_prompts: int, settings: list[str], ranks: int = 1
     else:
         changes = [*REFERENCE, f"dataset.num_prompts={num_prompts}", "num_threads=1", "report_videos=0", *settings]
         words = ["--workload", "t2v", "--mode", "accuracy", "--output", str(folder)] + [w for c in changes for w in ("--set", c)]
-    suite(words, {0, 3}, ranks)  # INVALID: a canary rightly sings where a candidate's videos are noise
+    suite(words, {0, 3}, ranks)  # INVALID: a canary rightly triggers if a candidate's videos are noise
 
 
 def audit(folder: Path, name: str, margin: str) -> dict[str, Any]:
-    """What the audit says of the world score, and in all."""
+    """The audit's results on the world score, and its overall verdict."""
     page = folder / f"audit-{slug(name)}.html"
     suite(
         ["audit", str(folder / "reference"), str(folder / slug(name)), "--margin", margin, "--allow-invalid", "--output", str(page)],
@@ -193,9 +192,9 @@ def audit(folder: Path, name: str, margin: str) -> dict[str, Any]:
     whole = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
     alone = ["--metric", "world_score", "--output", str(page.with_name(f"{page.stem}-world.html"))]
     suite(["audit", str(folder / "reference"), str(folder / slug(name)), "--margin", margin, "--allow-invalid", *alone], {0, 1, 2})
-    found = json.loads(page.with_name(f"{page.stem}-world.json").read_text(encoding="utf-8"))
-    world: dict[str, Any] = found["metrics"][0]
-    return world | {"overall": whole["verdict"], "speed": (found["speed"]["paired"] or {"value": float("nan")})["value"]}
+    data = json.loads(page.with_name(f"{page.stem}-world.json").read_text(encoding="utf-8"))
+    world: dict[str, Any] = data["metrics"][0]
+    return world | {"overall": whole["verdict"], "speed": (data["speed"]["paired"] or {"value": float("nan")})["value"]}
 
 
 def suite(words: list[str], fine: set[int], ranks: int = 1) -> None:
@@ -210,7 +209,7 @@ def suite(words: list[str], fine: set[int], ranks: int = 1) -> None:
 
 
 def scores(folder: Path) -> list[float]:
-    """The world checker's, by prompt."""
+    """The world checker's scores by prompt."""
     samples = json.loads((folder / "report.json").read_text(encoding="utf-8"))["samples"]
     return [float(v) for _, v in sorted((s["sample_index"], s["scores"]["world_score"]) for s in samples)]
 
@@ -224,10 +223,10 @@ def print_row(row: dict[str, Any], first: bool) -> None:
         print(f"{'candidate':38}{'speed':>7}{'few':>8}  {'verdict':28}{'all metrics':14}{'many':>8}  {'95 %':20}{'verdict':14}agrees")
     low, high = row.get("long_ci95", (float("nan"), float("nan")))
     verdict = row["verdict"] + (f", {row['further_samples']} more" if row["verdict"] == "INCONCLUSIVE" else "")
-    told = {True: "yes", False: "NO", None: "-"}[row.get("agrees")]
+    agrees = {True: "yes", False: "NO", None: "-"}[row.get("agrees")]
     print(
         f"{row['candidate']:38}{row['speed']:6.2f}x{row['difference']:+8.3f}  {verdict:28}{row['all_metrics']:14}"
-        + (f"{row['long_difference']:+8.3f}  {f'[{low:+.3f}, {high:+.3f}]':20}{row['long_verdict']:14}{told}" if "agrees" in row else ""),
+        + (f"{row['long_difference']:+8.3f}  {f'[{low:+.3f}, {high:+.3f}]':20}{row['long_verdict']:14}{agrees}" if "agrees" in row else ""),
         flush=True,
     )
 

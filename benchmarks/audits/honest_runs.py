@@ -1,10 +1,10 @@
-"""False alarms: honest pipelines, run again and again through suite.py; no truth check and no canary may say anything against them.
+"""False alarms: correct pipelines, run many times through suite.py. No truth check may differ, and no canary may trigger.
 
 python benchmarks/audits/honest_runs.py [--toy 100] [--embedded 30] [--folder FOLDER]
 
-Every run has a seed of its own. Toys go through all scenarios, panels and both modes, on one rank and on two; the embedded models through
-their panels. What a run said is a line of FOLDER/honest_runs.jsonl, and runs that have one are not run again: it can be broken off at any
-time. A run that is INVALID for another reason, such as LoadGen's own on a busy machine, is counted apart. Prints one JSON line last.
+Every run has a seed of its own. Toys run in all scenarios, panels and both modes, on one rank and on two; the embedded models in their
+panels. The result of a run is a line of FOLDER/honest_runs.jsonl, and runs that have one are not repeated, so that the benchmark can be
+interrupted. Runs that are INVALID for another reason, such as LoadGen's on a busy machine, are counted separately. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -63,56 +63,56 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--toy", type=int, default=100, help="runs of toys")
     parser.add_argument("--embedded", type=int, default=30, help="runs of the embedded models")
-    parser.add_argument("--folder", type=Path, default=ROOT / "outputs/honest_runs", help="where runs are made and their lines are kept")
+    parser.add_argument("--folder", type=Path, default=ROOT / "outputs/honest_runs", help="the folder of runs and results")
     given = parser.parse_args()
     folder = given.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    kept = folder / "honest_runs.jsonl"
-    lines = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()] if kept.exists() else []
+    file = folder / "honest_runs.jsonl"
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
     done = {(line["case"], line["seed"]): line for line in lines}
-    wanted = [*_cases(TOYS, SHORT, given.toy), *_cases(EMBEDDED, FEW, given.embedded)]
-    for case, seed, num_ranks, words in wanted:
+    planned = [*_cases(TOYS, SHORT, given.toy), *_cases(EMBEDDED, FEW, given.embedded)]
+    for case, seed, num_ranks, words in planned:
         if (case, seed) not in done:
             done[case, seed] = {"case": case, "seed": seed, **_run(folder, num_ranks, [*words, "--seed", str(seed)])}
-            with kept.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(done[case, seed]) + "\n")
+            with file.open("a", encoding="utf-8") as results:
+                results.write(json.dumps(done[case, seed]) + "\n")
             print(json.dumps(done[case, seed]), file=sys.stderr, flush=True)
-    found = [done[case, seed] for case, seed, *_ in wanted]
-    alarms = [line for line in found if line["alarms"]]
-    broken = [line for line in found if line["verdict"] is None]
-    by_case = {case: sum(line["case"] == case for line in found) for case in dict.fromkeys(line["case"] for line in found)}
-    other = sum(line["verdict"] == "INVALID" and not line["alarms"] for line in found)
-    more = {"runs": len(found), "share_at_most_95": round(_at_most(len(alarms), len(found)), 4), "invalid_otherwise": other}
+    runs = [done[case, seed] for case, seed, *_ in planned]
+    alarms = [line for line in runs if line["alarms"]]
+    broken = [line for line in runs if line["verdict"] is None]
+    by_case = {case: sum(line["case"] == case for line in runs) for case in dict.fromkeys(line["case"] for line in runs)}
+    other = sum(line["verdict"] == "INVALID" and not line["alarms"] for line in runs)
+    more = {"runs": len(runs), "share_at_most_95": round(_at_most(len(alarms), len(runs)), 4), "invalid_otherwise": other}
     more |= {"broken": len(broken), "by_case": by_case, "alarms": [[line["case"], line["alarms"]] for line in alarms]}
     conclude("honest_runs", len(alarms), "false alarms", 0, not alarms and not broken, **more)
 
 
 def _cases(cases: dict[str, tuple[int, list[str]]], changes: list[str], count: int) -> list[tuple[str, int, int, list[str]]]:
-    """Each in turn, with the next seed."""
+    """The cases in turn, each with the next seed."""
     turns = itertools.islice(itertools.cycle(cases.items()), count)
     settings = [word for change in changes for word in ("--set", change)]
     return [(name, 1000 + number, num_ranks, [*words, *settings]) for number, (name, (num_ranks, words)) in enumerate(turns)]
 
 
 def _run(folder: Path, num_ranks: int, words: list[str]) -> dict[str, Any]:
-    """verdict is None where the run broke off."""
+    """Make one run. verdict is None if it wrote no report."""
     output = folder / "run"
     shutil.rmtree(output, ignore_errors=True)
-    began = time.monotonic()
+    start = time.monotonic()
     command = [sys.executable, *(TWO_RANKS if num_ranks == 2 else []), "suite.py", *words, "--output", str(output)]
     env = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
-    found: dict[str, Any] = {"seconds": round(time.monotonic() - began, 1)}
+    result: dict[str, Any] = {"seconds": round(time.monotonic() - start, 1)}
     try:
         report = json.loads((output / "report.json").read_text(encoding="utf-8"))
     except OSError:
-        return {**found, "verdict": None, "alarms": [], "reasons": done.stderr[-2000:].splitlines()}
+        return {**result, "verdict": None, "alarms": [], "reasons": done.stderr[-2000:].splitlines()}
     truth = [f"{check['name']}: {check['told']}" for check in report["truth"] if check["result"] == "differs"]
-    return {**found, "verdict": report["verdict"], "alarms": truth + report["alarms"], "reasons": report["reasons"]}
+    return {**result, "verdict": report["verdict"], "alarms": truth + report["alarms"], "reasons": report["reasons"]}
 
 
 def _at_most(count: int, total: int) -> float:
-    """The share of false alarms, with 95 % confidence (Clopper and Pearson, one-sided)."""
+    """Upper bound of the share of false alarms, with 95 % confidence (Clopper and Pearson, one-sided)."""
     return float(beta.ppf(0.95, count + 1, total - count)) if total > count else 1.0
 
 

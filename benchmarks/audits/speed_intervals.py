@@ -1,8 +1,8 @@
-"""How often `suite.py compare`'s intervals hold the truth: two runs alike, made of random service times, whose speed-up is 1.
+"""Coverage of the intervals of `suite.py compare`: two runs of random service times, whose true speed-up is 1.
 
-python benchmarks/audits/speed_intervals.py            two minutes; one JSON line last
+python benchmarks/audits/speed_intervals.py            two minutes; the last line is JSON
 
-correlation: of one batch's time with the next one's, as under a clock that drifts. held: share of pairs whose interval holds 1.
+correlation: of one batch's time with the next one's, as under a clock that drifts. held: share of pairs whose interval contains 1.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from workloads.t2v import TextToVideo
 
 PAIRS, SPREAD = 500, 0.3  # of the logarithm of a batch's time
 GOAL = 0.92
-STRONG = 0.9  # correlation that no interval from within a run of that length can see past; shown, and not part of the goal
+STRONG = 0.9  # correlation that no interval from within one run of that length can account for; shown, but not part of the goal
 
 # scenario, batches, batch size, ranks, correlation
 CASES: tuple[tuple[str, int, int, int, float], ...] = (
@@ -42,7 +42,7 @@ CASES: tuple[tuple[str, int, int, int, float], ...] = (
 
 
 def batch_times(rng: np.random.Generator, num: int, correlation: float) -> NDArray[np.float64]:
-    """Log-normal, autoregressive of order 1."""
+    """Log-normal times, autoregressive of order 1."""
     noise = rng.normal(0, SPREAD, num)
     logs = noise.copy()
     for i in range(1, num):
@@ -50,13 +50,13 @@ def batch_times(rng: np.random.Generator, num: int, correlation: float) -> NDArr
     return np.exp(logs)
 
 
-def made_run(scenario: str, seconds: Sequence[float] | NDArray[np.float64], batch_size: int, ranks: int) -> Run:
-    """Batches go to the rank that is free first."""
-    config = parse_config({"workload": "t2v", "scenario": scenario, "pipeline": {"name": "toy_t2v"}}, "made by hand")
+def make_run(scenario: str, seconds: Sequence[float] | NDArray[np.float64], batch_size: int, ranks: int) -> Run:
+    """A run whose batches go to the rank that is free first."""
+    config = parse_config({"workload": "t2v", "scenario": scenario, "pipeline": {"name": "toy_t2v"}}, "speed_intervals.py")
     free_s, records = [0.0] * ranks, list[Record]()
-    for took_s in seconds:
+    for batch_s in seconds:
         rank = int(np.argmin(free_s))
-        begin, free_s[rank] = free_s[rank], free_s[rank] + float(took_s)
+        begin, free_s[rank] = free_s[rank], free_s[rank] + float(batch_s)
         issued = 0.0 if scenario == "offline" else begin
         for _ in range(batch_size):
             records.append(Record(len(records), 0, 0, "performance", "done", rank, issued, free_s[rank], started_s=begin, num_units=9))
@@ -64,23 +64,23 @@ def made_run(scenario: str, seconds: Sequence[float] | NDArray[np.float64], batc
 
 
 def main() -> None:
-    found = []
+    cases = []
     for scenario, num, batch_size, ranks, correlation in CASES:
-        rng, held, widths = np.random.default_rng(0), 0, []
+        rng, num_covered, widths = np.random.default_rng(0), 0, []
         for _ in range(PAIRS):
-            pair = [made_run(scenario, batch_times(rng, num, correlation), batch_size, ranks) for _ in range(2)]
+            pair = [make_run(scenario, batch_times(rng, num, correlation), batch_size, ranks) for _ in range(2)]
             one, other = (throughput(run) if scenario == "offline" else slowness(run, "latency", 0.9) for run in pair)
             assert one
             assert other
             ci95 = speed_up(one, other).ci95
             assert ci95
-            held += ci95[0] <= 1 <= ci95[1]
+            num_covered += ci95[0] <= 1 <= ci95[1]
             widths.append(ci95[1] / ci95[0])
         case = {"scenario": scenario, "batches": num, "batch_size": batch_size, "ranks": ranks, "correlation": correlation}
-        found.append({**case, "held": held / PAIRS, "width": round(float(np.median(widths)), 3)})
-        print(found[-1], file=sys.stderr, flush=True)
-    least = min(case["held"] for case in found if case["correlation"] < STRONG)
-    conclude("speed_intervals", least, "of 95 % intervals hold the truth, in the worst case", GOAL, least >= GOAL, pairs=PAIRS, cases=found)
+        cases.append({**case, "held": num_covered / PAIRS, "width": round(float(np.median(widths)), 3)})
+        print(cases[-1], file=sys.stderr, flush=True)
+    least = min(case["held"] for case in cases if case["correlation"] < STRONG)
+    conclude("speed_intervals", least, "of 95 % intervals hold the truth, in the worst case", GOAL, least >= GOAL, pairs=PAIRS, cases=cases)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What only a GPU can show, one part a file; `benchmarks/gpu.sh` runs them all. What each figure is: docs/engines.md, "GPU proof"."""
+"""Measurements that need a GPU, one file for each part; `benchmarks/gpu.sh` runs them all. The figures: docs/engines.md, "GPU proof"."""

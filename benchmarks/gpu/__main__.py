@@ -1,4 +1,4 @@
-"""python -m benchmarks.gpu [--output FILE] [--budget SECONDS] [--only PART,PART] [--shrink]; benchmarks/gpu.sh is this."""
+"""python -m benchmarks.gpu [--output FILE] [--budget SECONDS] [--only PART,PART] [--shrink]; benchmarks/gpu.sh runs it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.conduct import Proof, ask_device, conduct, told
+from benchmarks.gpu.conduct import Proof, ask_device, conduct, describe
 from benchmarks.gpu.part import PARTS, Part
 from benchmarks.outcome import RESULTS, line
 from configs.errors import ConfigError, unknown
@@ -21,24 +21,24 @@ INTERRUPTED = 130
 
 
 def main() -> int:
-    """0 every part ran and nothing failed in it, 3 not so, 1 nothing could be run, 130 interrupted."""
-    parser = argparse.ArgumentParser(prog="benchmarks/gpu.sh", description="What only a GPU can show, in one JSON file.")
+    """Exit codes: 0 every part ran and nothing failed, 3 otherwise, 1 nothing could be run, 130 interrupted."""
+    parser = argparse.ArgumentParser(prog="benchmarks/gpu.sh", description="Measurements that need a GPU, in one JSON file.")
     parser.add_argument("--output", type=Path, help="the file to write; benchmarks/results/gpu-DEVICE.json if not given")
     parser.add_argument("--budget", type=float, default=480.0, metavar="SECONDS", help="of all parts together")
-    parser.add_argument("--only", default="", metavar="PART,PART", help=f"these parts alone: {', '.join(p.name for p in PARTS)}")
-    parser.add_argument("--shrink", action="store_true", help="tiny shapes, on a processor too: tries the code out, measures nothing")
+    parser.add_argument("--only", default="", metavar="PART,PART", help=f"only these parts: {', '.join(p.name for p in PARTS)}")
+    parser.add_argument("--shrink", action="store_true", help="tiny shapes, on a CPU too: tries the code out, measures nothing")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         named = tuple(name for name in given.only.split(",") if name)
-        parts = chosen(named)
+        parts = select(named)
         proof = Proof(given.budget, given.shrink)
         with tempfile.TemporaryDirectory(prefix="triptych-gpu-", ignore_cleanup_errors=True) as folder:
             ended = ask_device(proof, Path(folder))
             if not ended.ran:
-                raise ConfigError(f"the device could not be asked what it is: {ended.why}")
+                raise ConfigError(f"the device could not be identified: {ended.why}")
             if proof.device["accelerator"] is None and not given.shrink:
-                raise ConfigError("PyTorch sees no GPU here; --shrink tries the same parts out on a processor, and measures nothing")
+                raise ConfigError("PyTorch finds no GPU. Use --shrink to try the parts out on a CPU, without measuring anything.")
             proof.output = given.output or default_output(proof)
             conduct(proof, parts, named, Path(folder))
     except ConfigError as error:
@@ -47,13 +47,13 @@ def main() -> int:
     except KeyboardInterrupt:  # before the first part
         return INTERRUPTED
     print_table(proof, parts)
-    found = concluded(proof, parts)
-    print(json.dumps(found), flush=True)
-    return INTERRUPTED if proof.interrupted else 0 if found["holds"] else 3
+    result = conclusion(proof, parts)
+    print(json.dumps(result), flush=True)
+    return INTERRUPTED if proof.interrupted else 0 if result["holds"] else 3
 
 
-def chosen(named: tuple[str, ...]) -> list[Part]:
-    """In their own order. Raises ConfigError where a name is none."""
+def select(named: tuple[str, ...]) -> list[Part]:
+    """The named parts, in the order of PARTS. Raises ConfigError for an unknown name."""
     known = [part.name for part in PARTS]
     for name in named:
         if name not in known:
@@ -62,7 +62,7 @@ def chosen(named: tuple[str, ...]) -> list[Part]:
 
 
 def default_output(proof: Proof) -> Path:
-    """A rehearsal is no result."""
+    """The file of results of this device; a rehearsal is not a result."""
     name = re.sub(r"[^a-z0-9]+", "-", proof.device["name"].lower()).strip("-")
     return ROOT / "outputs" / "gpu-rehearsal.json" if proof.shrink else RESULTS / f"gpu-{name}.json"
 
@@ -71,10 +71,10 @@ def print_table(proof: Proof, parts: list[Part]) -> None:
     print(f"{proof.device['name']}{', shrunk: these figures measure nothing' if proof.shrink else ''}")
     for part in parts:
         entry = proof.parts[part.name]
-        print(f"{part.name:13} {'ran' if entry.ran else 'NOT RUN':8} {entry.seconds:6.1f} s  {told(part, entry)}")
+        print(f"{part.name:13} {'ran' if entry.ran else 'NOT RUN':8} {entry.seconds:6.1f} s  {describe(part, entry)}")
 
 
-def concluded(proof: Proof, parts: list[Part]) -> dict[str, Any]:
+def conclusion(proof: Proof, parts: list[Part]) -> dict[str, Any]:
     """The last line, in the form of the other benchmarks. holds: every part ran, no test failed, every panel is VALID."""
     ran = sum(proof.parts[part.name].ran for part in parts)
     figures = {name: entry.figures for name, entry in proof.parts.items()}
@@ -94,10 +94,10 @@ def concluded(proof: Proof, parts: list[Part]) -> dict[str, Any]:
 
 def headline(figures: dict[str, dict[str, Any]]) -> dict[str, float | None]:
     def at(*path: str) -> Any:
-        found: Any = figures
+        value: Any = figures
         for name in path:
-            found = found.get(name, {})
-        return found or None
+            value = value.get(name, {})
+        return value or None
 
     return {
         "bf16_tflops": at("ceilings", "products", "bf16", "tflops"),

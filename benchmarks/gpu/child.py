@@ -1,7 +1,7 @@
-"""A process that runs parts one after the other, and the end of it that the conductor holds.
+"""A child process that runs parts one after another, and the conductor's handle of it.
 
-A part may hang in a kernel, kill its process, or leave the device unusable for it; then the process goes, with all that it has started, and
-the next part gets a new one. Messages are JSON: a part's name and job one way; its figures, and its end, the other.
+A part may hang in a kernel, kill its process, or make the device unusable for it. Then the process is killed with all that it started, and
+the next part gets a new one. Messages are JSON: a part's name and job to the child; figures, and the end of the part, back.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from typing import Any, NamedTuple
 
 from benchmarks.gpu.part import Job, NotRunError
 
-GOES_WITHIN_S = 5.0
+EXIT_TIMEOUT_S = 5.0
 
 
 class Ended(NamedTuple):
-    """ran: the part came to its end. why: where it did not."""
+    """ran: whether the part ran to its end. why: the reason if it did not."""
 
     ran: bool
     why: str | None
 
 
 class Child:
-    """process: the name that parts share it by."""
+    """process: its name; parts with the same name share a process."""
 
     def __init__(self, process: str) -> None:
         self.process = process
@@ -48,68 +48,68 @@ class Child:
         return self._process.is_alive()
 
     def run(self, module: str, job: Job, keep: Callable[[str, Any], None]) -> Ended:
-        """Has it run that part until the job's end; figures are passed on at once. Where it broke or was cut off, the child is gone."""
-        begun = time.monotonic()
+        """Run a part, at most until the job's end, and pass figures on immediately. If it broke or was cut off, the child is killed."""
+        start = time.monotonic()
         try:
             self._ours.send_bytes(json.dumps({"module": module, "job": asdict(job)}).encode())
             while self._ours.poll(max(job.left_s, 0)):
                 kind, *values = json.loads(self._ours.recv_bytes())
                 if kind == "ended":
                     return Ended(*values)
-                if kind == "broken":  # and with it, perhaps, the device for this process
+                if kind == "broken":  # the device may be unusable for this process too
                     self.kill()
                     return Ended(False, values[0])
                 keep(*values)
         except (EOFError, OSError):
-            self._process.join(GOES_WITHIN_S)
+            self._process.join(EXIT_TIMEOUT_S)
             code = self._process.exitcode
             how = f"by {signal.Signals(-code).name}" if code is not None and code < 0 else f"with {code}"
             return Ended(False, f"its process ended {how}")
         self.kill()
-        return Ended(False, f"cut off after {time.monotonic() - begun:.0f} s")
+        return Ended(False, f"cut off after {time.monotonic() - start:.0f} s")
 
     def close(self) -> None:
-        """After its last part."""
+        """End the child after its last part."""
         with contextlib.suppress(OSError):
             self._ours.send_bytes(b"null")
-        self._process.join(GOES_WITHIN_S)
+        self._process.join(EXIT_TIMEOUT_S)
         self.kill()
 
     def kill(self) -> None:
-        """With what it has started: it leads a group of its own."""
+        """Kill the child and what it started: it leads a process group."""
         if self._process.pid is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
         self._process.kill()
-        self._process.join(GOES_WITHIN_S)
+        self._process.join(EXIT_TIMEOUT_S)
         self._ours.close()
 
 
 def work(conductor: Connection) -> None:
-    """The child: parts as they are asked for, until there are no more."""
+    """The child's main function: run the requested parts until there are no more."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.dup2(2, 1)  # what libraries print; stdout is the conductor's
+    os.dup2(2, 1)  # libraries may print to stdout, which is the conductor's
 
-    def say(*message: Any) -> None:
+    def send(*message: Any) -> None:
         conductor.send_bytes(json.dumps(message).encode())
 
-    while (asked := _heard(conductor)) is not None:
-        job = Job(**asked["job"] | {"named": tuple(asked["job"]["named"])})
+    while (request := _receive(conductor)) is not None:
+        job = Job(**request["job"] | {"named": tuple(request["job"]["named"])})
         try:
-            importlib.import_module(asked["module"]).measure(job, lambda name, value: say("figure", name, value))
+            importlib.import_module(request["module"]).measure(job, lambda name, value: send("figure", name, value))
         except NotRunError as why:
-            say("ended", False, str(why))
+            send("ended", False, str(why))
         except Exception as error:
             traceback.print_exc()
-            say("broken", f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}")
+            send("broken", f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}")
             return
         else:
-            say("ended", True, None)
+            send("ended", True, None)
         _free_memory()
 
 
-def _heard(conductor: Connection) -> Any:
+def _receive(conductor: Connection) -> Any:
     try:
         return json.loads(conductor.recv_bytes())
     except EOFError:  # the conductor is gone

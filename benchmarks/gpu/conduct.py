@@ -1,4 +1,4 @@
-"""Runs the parts within the budget and keeps what they say: one document, written again after every part."""
+"""Runs the parts within the budget and collects their figures in one document, written again after every part."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from benchmarks.gpu.part import Job, Part
 from workloads.run_folder.files import write_json
 
 SCHEMA = "triptych-gpu/1"
-DEVICE_LIMIT_S = 60.0  # to say what it is
+DEVICE_LIMIT_S = 60.0  # to identify the device
 
 
 @dataclass
 class Entry:
-    """What is kept of one part. ran: it came to its end; why: where it did not. figures: what it said, whether it ended or not."""
+    """The result of one part. ran: whether it ran to its end. why: the reason if it did not. figures: all that it kept until then."""
 
     ran: bool = False
     why: str | None = "not reached"
@@ -31,7 +31,7 @@ class Entry:
 
 @dataclass
 class Proof:
-    """The document. output: where it is written; None until the device is known."""
+    """The document. output: its file; None until the device is known."""
 
     budget_s: float
     shrink: bool
@@ -39,12 +39,12 @@ class Proof:
     device: dict[str, Any] = field(default_factory=dict)
     parts: dict[str, Entry] = field(default_factory=dict)
     interrupted: bool = False
-    began: float = field(default_factory=time.monotonic)
+    start: float = field(default_factory=time.monotonic)
     time: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
 
     @property
     def left_s(self) -> float:
-        return max(self.began + self.budget_s - time.monotonic(), 0.0)
+        return max(self.start + self.budget_s - time.monotonic(), 0.0)
 
     def write(self) -> None:
         assert self.output is not None
@@ -55,7 +55,7 @@ class Proof:
             "device": self.device,
             "shrunk": self.shrink,
             "budget_s": self.budget_s,
-            "seconds": round(time.monotonic() - self.began, 1),
+            "seconds": round(time.monotonic() - self.start, 1),
             "interrupted": self.interrupted,
             "parts": {name: asdict(entry) for name, entry in self.parts.items()},
         }
@@ -63,7 +63,7 @@ class Proof:
 
 
 def ask_device(proof: Proof, folder: Path) -> Ended:
-    """Fills in proof.device."""
+    """Identify the device: fill in proof.device."""
     child = Child("device")
     job = Job("", proof.shrink, str(folder), (), {}, time.monotonic() + DEVICE_LIMIT_S)
     try:
@@ -73,7 +73,7 @@ def ask_device(proof: Proof, folder: Path) -> Ended:
 
 
 def conduct(proof: Proof, parts: Sequence[Part], named: tuple[str, ...], folder: Path) -> None:
-    """Every part, or why not. Ctrl-C ends it with what there is."""
+    """Run every part that fits the budget. Ctrl-C ends it and keeps the figures."""
     proof.parts.update({part.name: Entry() for part in parts})
     child: Child | None = None
     try:
@@ -85,11 +85,11 @@ def conduct(proof: Proof, parts: Sequence[Part], named: tuple[str, ...], folder:
             if proof.left_s < needs_s:
                 entry.why = f"{proof.left_s:.0f} s are left of the budget of {proof.budget_s:g} s, and it needs {needs_s:g} s"
             else:
-                _say(f"{part.name} ..")
+                _print(f"{part.name} ..")
                 child = child or Child(part.process)
                 _run(proof, part, child, named, folder)
             proof.write()
-            _say(f"{part.name}: {told(part, entry)} ({entry.seconds:.0f} s)")
+            _print(f"{part.name}: {describe(part, entry)} ({entry.seconds:.0f} s)")
     except KeyboardInterrupt:
         proof.interrupted = True
     finally:
@@ -98,26 +98,26 @@ def conduct(proof: Proof, parts: Sequence[Part], named: tuple[str, ...], folder:
         proof.write()
 
 
-def told(part: Part, entry: Entry) -> str:
-    """A part in one line: its figures, and why it did not end."""
+def describe(part: Part, entry: Entry) -> str:
+    """One line about a part: its figures, and why it did not run to its end."""
     figures = importlib.import_module(part.module).summary(entry.figures) if entry.figures else ""
     return figures if entry.ran else f"not run to its end: {entry.why}" + (f"; until then {figures}" if figures else "")
 
 
 def _run(proof: Proof, part: Part, child: Child, named: tuple[str, ...], folder: Path) -> None:
-    entry, begun = proof.parts[part.name], time.monotonic()
-    entry.limit_s = round(proof.left_s if proof.shrink else min(part.limit_s, proof.left_s), 1)  # a processor has its own pace
+    entry, start = proof.parts[part.name], time.monotonic()
+    entry.limit_s = round(proof.left_s if proof.shrink else min(part.limit_s, proof.left_s), 1)  # a CPU may be much slower
     entry.why = "interrupted"
     ceilings = proof.parts["ceilings"].figures if "ceilings" in proof.parts else {}
-    job = Job(proof.device["torch_device"], proof.shrink, str(folder), named, ceilings, begun + entry.limit_s)
+    job = Job(proof.device["torch_device"], proof.shrink, str(folder), named, ceilings, start + entry.limit_s)
 
     def keep(name: str, value: Any) -> None:
-        entry.figures[name], entry.seconds = value, round(time.monotonic() - begun, 1)
+        entry.figures[name], entry.seconds = value, round(time.monotonic() - start, 1)
         proof.write()
 
     ended = child.run(part.module, job, keep)
-    entry.ran, entry.why, entry.seconds = ended.ran, ended.why, round(time.monotonic() - begun, 1)
+    entry.ran, entry.why, entry.seconds = ended.ran, ended.why, round(time.monotonic() - start, 1)
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(f"gpu: {line}", file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
-"""How long one denoiser takes under different settings of `diffusers_t2v`, side by side in one process.
+"""Times of one denoiser under different settings of `diffusers_t2v`, in one process.
 
-The denoiser is that of Wan 2.1 1.3B with random weights. It is written to a folder once, as a checkpoint, since quantised weights are made
-while a checkpoint is read; and what is not measured is small: an encoder of two layers and a VAE of a sixth of the channels.
+The denoiser is that of Wan 2.1 1.3B with random weights. It is written to a folder once, as a checkpoint, because weights are quantised
+while a checkpoint is read. Parts that are not measured are small: an encoder of two layers and a VAE with a sixth of the channels.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ GUIDANCE = 5.0
 
 
 class Denoiser:
-    """Makes pipelines over one checkpoint, and holds the first one's frames and seconds for the others to be compared with."""
+    """Makes pipelines from one checkpoint, and keeps the first one's frames and seconds as the baseline."""
 
     def __init__(self, job: Job, num_steps: int) -> None:
         import torch
         from diffusers.utils import logging
 
-        logging.set_verbosity_error()  # of settings that are tried on purpose
+        logging.set_verbosity_error()  # about settings that are tried on purpose
         self.device = torch.device(job.device)
         self._model = str(checkpoint(job, self.device))
         self._options = {**(SHRUNK if job.shrink else FULL), "num_inference_steps": num_steps, "guidance_scale": GUIDANCE}
@@ -44,7 +44,7 @@ class Denoiser:
 
     @contextmanager
     def loaded(self, **settings: Any) -> Iterator[DiffusersT2V]:
-        """A pipeline with these settings, whose memory is free afterwards. Raises ConfigError where they cannot be."""
+        """A pipeline with these settings, whose memory is freed afterwards. Raises ConfigError for settings that are not possible."""
         from pipelines.diffusers.t2v import DiffusersT2V
 
         pipeline = DiffusersT2V(model=self._model, **self._options, **settings)
@@ -55,8 +55,8 @@ class Denoiser:
             vars(pipeline).clear()  # several attributes hold the model
             free(self.device)
 
-    def measured(self, pipeline: DiffusersT2V, warm: bool = True) -> dict[str, Any]:
-        """Seconds of a clip's denoising. The first to be measured is the baseline. warm: after a clip that does not count."""
+    def measure(self, pipeline: DiffusersT2V, warm: bool = True) -> dict[str, Any]:
+        """Seconds of denoising a clip. The first pipeline is the baseline. warm: generate a clip before the one that is measured."""
         import numpy as np
         import torch
 
@@ -64,35 +64,35 @@ class Denoiser:
 
         if self.device.type != "cpu":
             torch.cuda.reset_peak_memory_stats(self.device)
-        spent = []
+        seconds_each = []
         for _ in range(1 + warm):
             (response,) = pipeline.generate([Sample(0, "a red kite over the sea")], [Query(0, 0, 1)])
-            spent.append(response.stages["denoise"])
+            seconds_each.append(response.stages["denoise"])
         assert response.video_THWC is not None
-        seconds, frames = spent[-1], response.video_THWC.astype(int)
+        seconds, frames = seconds_each[-1], response.video_THWC.astype(int)
         if self._baseline is None:
             self._baseline = (seconds, frames)
         base_s, base_frames = self._baseline
-        found: dict[str, Any] = {"ran": True, "denoise_s": seconds, "speed_up": base_s / seconds, "finite": response.finite}
-        found["mean_pixel_difference"] = float(np.abs(frames - base_frames).mean())  # of 255, from the baseline's clip
+        figures: dict[str, Any] = {"ran": True, "denoise_s": seconds, "speed_up": base_s / seconds, "finite": response.finite}
+        figures["mean_pixel_difference"] = float(np.abs(frames - base_frames).mean())  # of 255, from the baseline's clip
         if warm:
-            found["first_s"] = spent[0]
+            figures["first_s"] = seconds_each[0]
         if self.device.type != "cpu":
-            found["peak_memory_bytes"] = torch.cuda.max_memory_allocated(self.device)
-        return found | {"fallbacks": list(pipeline.fallbacks())}
+            figures["peak_memory_bytes"] = torch.cuda.max_memory_allocated(self.device)
+        return figures | {"fallbacks": list(pipeline.fallbacks())}
 
-    def row(self, told: str, warm: bool = True, **settings: Any) -> dict[str, Any]:
-        """One setting, or why it is not run. told: the name in `effective` that says what is in force."""
+    def row(self, setting: str, warm: bool = True, **settings: Any) -> dict[str, Any]:
+        """The figures with these settings, or why they cannot be run. setting: the name of the effective setting to report."""
         try:
             with self.loaded(**settings) as pipeline:
-                return self.measured(pipeline, warm) | {told: pipeline.effective()[told]}
-        except Exception as error:  # refused by name, or whatever a library raises where it lacks a kernel
+                return self.measure(pipeline, warm) | {setting: pipeline.effective()[setting]}
+        except Exception as error:  # a refusal, or whatever a library raises if it lacks a kernel
             check_device(self.device, error)
             return not_run(f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}")
 
 
 def check_device(device: torch.device, error: BaseException) -> None:
-    """After a kernel that went out of its bounds nothing more can be done in this process: then its error is raised again."""
+    """Raise the error again if the device no longer works in this process, as after an illegal memory access."""
     from benchmarks.gpu.timing import synchronise
 
     try:
@@ -110,7 +110,7 @@ def free(device: torch.device) -> None:
 
 
 def checkpoint(job: Job, device: torch.device) -> Path:
-    """A diffusers folder; made where it is not there yet. Raises NotRunError where it has no room."""
+    """The checkpoint's folder, written if it does not exist yet. Raises NotRunError if the disk is too full."""
     import torch
 
     from pipelines.models.random_weights import video_pipeline
@@ -120,15 +120,15 @@ def checkpoint(job: Job, device: torch.device) -> Path:
         return folder
     if not job.shrink and (room := shutil.disk_usage(job.folder).free) < CHECKPOINT_BYTES:
         raise NotRunError(
-            f"{job.folder} has {room / 1e9:.1f} GB free, a checkpoint takes {CHECKPOINT_BYTES / 1e9:.1f}; set TMPDIR to where there is more"
+            f"{job.folder} has {room / 1e9:.1f} GB free; a checkpoint takes {CHECKPOINT_BYTES / 1e9:.1f} GB. Set TMPDIR to a larger disk."
         )
     shrink = {"layers": 2, "width": "1/12", "vocabulary": 320} if job.shrink else None
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    made = video_pipeline(str(_outline(Path(job.folder) / "wan-outline")), shrink, "embedded", device, dtype).model
+    pipeline = video_pipeline(str(_outline(Path(job.folder) / "wan-outline")), shrink, "embedded", device, dtype).model
     partial = folder.with_name("wan.partial")
-    made.save_pretrained(partial)
+    pipeline.save_pretrained(partial)
     partial.rename(folder)
-    del made
+    del pipeline
     free(device)
     return folder
 

@@ -1,4 +1,4 @@
-"""What the GPU proof was run on: the device's name, memory, power limit and software. Asked in a process of its own, before any part."""
+"""The device of the GPU proof: name, memory, power limit and software. Runs in a process of its own, before any part."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def measure(job: Job, keep: Keep) -> None:
     from pipelines.launcher.provenance import suite_commit
 
     facts = system_facts()
-    found = facts.pop("accelerators")
+    accelerators = facts.pop("accelerators")
     keep("torch_device", "cuda:0" if torch.cuda.is_available() else "cpu")
-    keep("name", found[0]["name"] if found else facts["processor"])
-    keep("accelerator", found[0] if found else None)
-    keep("num_accelerators", len(found))
+    keep("name", accelerators[0]["name"] if accelerators else facts["processor"])
+    keep("accelerator", accelerators[0] if accelerators else None)
+    keep("num_accelerators", len(accelerators))
     keep("system", facts)
     keep("suite_commit", suite_commit())
 

@@ -1,27 +1,27 @@
-"""Shares of what the device was measured to reach: of its matrix products, and of its memory's bandwidth."""
+"""Shares of the device's measured ceilings: of its matrix products, and of its memory bandwidth."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}  # torch's name -> that of the ceilings and of plans
+DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}  # torch's name -> the name in the ceilings and in plans
 
 
 def product_ceiling(ceilings: Mapping[str, Any], dtype: str) -> float | None:
-    """TFLOP/s of the best matrix product that was measured in that dtype, torch's name; None where none was."""
-    found: Mapping[str, float] = ceilings.get("products", {}).get(DTYPES.get(dtype, dtype), {})
-    return found.get("tflops")
+    """TFLOP/s of the fastest matrix product measured in the dtype (torch's name); None if there is none."""
+    product: Mapping[str, float] = ceilings.get("products", {}).get(DTYPES.get(dtype, dtype), {})
+    return product.get("tflops")
 
 
 def bandwidth_ceiling(ceilings: Mapping[str, Any]) -> float | None:
-    """GB/s, the best of what was measured."""
-    found: Mapping[str, float] = ceilings.get("memory", {})
-    return found.get("best_gb_s")
+    """The highest bandwidth measured, in GB/s."""
+    memory: Mapping[str, float] = ceilings.get("memory", {})
+    return memory.get("best_gb_s")
 
 
 def work(flops: float, seconds: float, ceiling_tflops: float | None) -> dict[str, float | None]:
-    """MFU = FLOPs / seconds / ceiling. FLOPs are those of the model as it is written, not what a kernel really did."""
+    """MFU = FLOPs / seconds / ceiling. FLOPs are counted from the model's definition, not from what a kernel executes."""
     tflops = flops / seconds / 1e12
     return {"seconds": seconds, "flops": flops, "tflops": tflops, "mfu": tflops / ceiling_tflops if ceiling_tflops else None}
 

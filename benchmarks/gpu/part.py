@@ -1,4 +1,4 @@
-"""What a part of the GPU proof is: its name and time, what it is told, and how it says that it cannot run."""
+"""A part of the GPU proof: its name and time limits, its job, and the error that says it cannot run."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-Keep = Callable[[str, Any], None]  # a figure by name, kept at once; the same name again takes its place
+Keep = Callable[[str, Any], None]  # stores a figure by name, immediately; the same name again replaces it
 
 
 class Part(NamedTuple):
     """module: has `measure(job, keep)` and `summary(figures)`.
 
-    process: parts that follow one another in the same one share it, and its imports with it. limit_s: the longest that it may take.
-    needs_s: with less left of the budget it is not begun.
+    process: consecutive parts with the same name share a process and its imports. limit_s: the most that it may take.
+    needs_s: with less than this left of the budget it is not started.
     """
 
     name: str
@@ -24,8 +24,8 @@ class Part(NamedTuple):
     needs_s: float
 
 
-# What each is reckoned to take stands in docs/engines.md, "GPU proof"; the limits leave room over that. What others rest on, and what is
-# cheap, comes first; compilers, whose time nobody knows, last.
+# The expected times are in docs/engines.md, "GPU proof"; the limits are larger. Cheap parts, and those that others depend on, come first;
+# compilers, whose time is unpredictable, last.
 PARTS = (
     Part("tests", "benchmarks.gpu.parts.gpu_tests", "tests", 120, 20),
     Part("ceilings", "benchmarks.gpu.parts.ceilings", "ceilings", 45, 15),
@@ -42,10 +42,10 @@ PARTS = (
 
 @dataclass(frozen=True)
 class Job:
-    """What a part is told.
+    """The arguments of a part.
 
-    device: torch's name. folder: shared by all parts, and gone at the end. named: parts that were asked for by name.
-    ceilings: the figures of the part of that name, empty where there are none. ends_s: when its time is over, on time.monotonic's clock.
+    device: torch's name. folder: shared by all parts, deleted at the end. named: parts that were requested by name.
+    ceilings: the figures of the part of that name, or empty. ends_s: the end of its time, on time.monotonic's clock.
     """
 
     device: str
@@ -61,9 +61,9 @@ class Job:
 
 
 class NotRunError(Exception):
-    """Why a part, or one thing in it, is not run here: a package that is missing, a device that cannot."""
+    """A part, or a measurement in it, cannot run here: a package is missing, or the device does not support it."""
 
 
 def not_run(why: str) -> dict[str, Any]:
-    """In place of figures."""
+    """Takes the place of figures."""
     return {"ran": False, "why": why}

@@ -1,4 +1,4 @@
-"""Runs of suite.py as a user makes them, each in a process of its own, and what their folders say."""
+"""Runs suite.py as a user does, each in a process of its own, and reads their folders."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 from benchmarks.gpu.part import Job, Keep, not_run
 
 ROOT = Path(__file__).resolve().parents[2]
-FINE = (0, 3)  # VALID, INVALID
-LEAST_S = 15.0  # for another run to be begun
-LONGER = ("load.min_duration_s=3",)  # the presets' 10 s are for processors
+EXIT_CODES = (0, 3)  # VALID, INVALID
+LEAST_S = 15.0  # that must be left to start another run
+LONGER = ("load.min_duration_s=3",)  # the presets' 10 s are for CPUs
 FEW = (
     "load.min_duration_s=0.1",
     "load.min_query_count=2",
@@ -28,7 +28,7 @@ FEW = (
 
 
 class SuiteRun(NamedTuple):
-    """quality: the figure that says how good the answers are. settings: over the preset's."""
+    """quality: the figure of quality. settings: changes to the preset."""
 
     name: str
     preset: str
@@ -37,13 +37,13 @@ class SuiteRun(NamedTuple):
 
 
 def run_all(runs: Sequence[SuiteRun], job: Job, keep: Keep) -> dict[str, Any]:
-    """Kept as `runs` after each of them."""
-    found: dict[str, Any] = {}
+    """Make the runs; they are kept as `runs` after each of them."""
+    results: dict[str, Any] = {}
     for number, one in enumerate(runs):
         folder = Path(job.folder) / f"run-{one.preset.replace('/', '-')}-{number}"
-        found[one.name] = run(one, folder) if job.left_s > (1.0 if job.shrink else LEAST_S) else not_run("no time was left")
-        keep("runs", found)
-    return found
+        results[one.name] = run(one, folder) if job.left_s > (1.0 if job.shrink else LEAST_S) else not_run("no time was left")
+        keep("runs", results)
+    return results
 
 
 def run(one: SuiteRun, folder: Path) -> dict[str, Any]:
@@ -51,13 +51,13 @@ def run(one: SuiteRun, folder: Path) -> dict[str, Any]:
     command = [sys.executable, "suite.py", "--config", one.preset, "--output", str(folder), *words]
     env = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
-    if done.returncode not in FINE:
-        return not_run(f"suite.py ended with {done.returncode}: {(done.stderr.strip().splitlines() or ['without a word'])[-1]}")
+    if done.returncode not in EXIT_CODES:
+        return not_run(f"suite.py ended with {done.returncode}: {(done.stderr.strip().splitlines() or ['no error message'])[-1]}")
     return read_run(folder, one.quality, json.loads(done.stdout.strip().splitlines()[-1]))
 
 
 def read_run(folder: Path, quality: str, line: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run folder says. line: the run's last line on stdout."""
+    """The figures of a run folder. line: the run's last line on stdout."""
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     system = json.loads((folder / "system.json").read_text(encoding="utf-8"))
     figures = report["figures"]
@@ -71,7 +71,7 @@ def read_run(folder: Path, quality: str, line: Mapping[str, Any]) -> dict[str, A
         "device": report["device"],
         "accelerators": [a["name"] for a in system["accelerators"]],
         "effective": report["effective"],
-        "energy": energy or not_run("no rank's device tells of a meter"),
+        "energy": energy or not_run("no rank's device has an energy meter"),
     }
 
 

@@ -1,4 +1,4 @@
-"""Seconds of one operation on the device: by its own events, on a processor by the clock."""
+"""Seconds of one operation: by the device's events, on a CPU by the clock."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ def synchronise(device: torch.device) -> None:
 
 
 def seconds_each(operation: Callable[[], object], device: torch.device, warm_s: float, repeats: int, operations: int = 1) -> float:
-    """The median of `repeats`, each the mean of so many operations, after warm_s of the same work: clocks rise under load only."""
-    begun = time.perf_counter()
+    """The median of `repeats`, each the mean of so many operations, after warm_s of the same work, because clocks rise only under load."""
+    start = time.perf_counter()
     while True:
         operation()
         synchronise(device)
-        if time.perf_counter() - begun >= warm_s:
+        if time.perf_counter() - start >= warm_s:
             break
     return median(_seconds(operation, device, operations) / operations for _ in range(repeats))
 
 
 def _seconds(operation: Callable[[], object], device: torch.device, operations: int) -> float:
     if device.type == "cpu":
-        begun = time.perf_counter()
+        start = time.perf_counter()
         for _ in range(operations):
             operation()
-        return time.perf_counter() - begun
+        return time.perf_counter() - start
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begin.record()
     for _ in range(operations):

@@ -18,7 +18,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu import mfu
-from benchmarks.gpu.__main__ import chosen, concluded, default_output, main
+from benchmarks.gpu.__main__ import conclusion, default_output, main, select
 from benchmarks.gpu.conduct import Entry, Proof, conduct
 from benchmarks.gpu.part import PARTS, Part
 from benchmarks.gpu.parts import caches, quality, wan
@@ -108,7 +108,7 @@ def test_a_part_that_fails_in_any_way_is_reported_and_the_others_run(tmp_path: P
     processes = [entries[name]["figures"]["process"] for name in ("keeps", "keeps again", "keeps at last")]
     assert len(set(processes)) == 3  # a part that broke or died took its process with it
     assert _is_gone(entries["hangs"]["figures"]["started"])
-    assert not concluded(proof, parts)["holds"]
+    assert not conclusion(proof, parts)["holds"]
 
 
 def test_parts_of_one_process_share_it_and_see_the_ceilings(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_parts_of_one_process_share_it_and_see_the_ceilings(tmp_path: Path) -> N
     assert first["process"] == second["process"] != third["process"]
     assert first["ceilings"] == {}
     assert second["ceilings"] == {"process": first["process"], "ceilings": {}}
-    assert concluded(proof, parts)["holds"]
+    assert conclusion(proof, parts)["holds"]
 
 
 def test_parts_that_do_not_fit_the_budget_are_left_out_or_cut_off(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_parts_that_do_not_fit_the_budget_are_left_out_or_cut_off(tmp_path: Path
     assert proof.parts["small"].ran
     assert re.fullmatch(r"\d+ s are left of the budget of 600 s, and it needs 3000 s", proof.parts["large"].why or "")
     assert not proof.parts["large"].figures
-    proof.budget_s = time.monotonic() - proof.began + 1.0
+    proof.budget_s = time.monotonic() - proof.start + 1.0
     conduct(proof, [Part("hangs", f"{HERE}.hangs", "one", PATIENCE_S, 0)], (), tmp_path)
     assert (proof.parts["hangs"].why or "").startswith("cut off after ")
     assert proof.parts["hangs"].seconds < 0.5 * PATIENCE_S
@@ -159,15 +159,15 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
 def test_without_a_gpu_nothing_is_measured(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "argv", ["gpu.sh", "--output", str(tmp_path / "proof.json")])
     assert main() == 1
-    assert "PyTorch sees no GPU here; --shrink tries the same parts out" in capfd.readouterr().err
+    assert "PyTorch finds no GPU. Use --shrink to try the parts out on a CPU" in capfd.readouterr().err
     assert not (tmp_path / "proof.json").exists()
 
 
-def test_parts_are_chosen_by_name_and_run_in_their_own_order() -> None:
-    assert [part.name for part in chosen(("llama", "ceilings"))] == ["ceilings", "llama"]
-    assert chosen(()) == list(PARTS)
+def test_parts_are_selected_by_name_and_run_in_their_own_order() -> None:
+    assert [part.name for part in select(("llama", "ceilings"))] == ["ceilings", "llama"]
+    assert select(()) == list(PARTS)
     with pytest.raises(ConfigError, match=r"--only: unknown part 'lama' \(did you mean 'llama'\?\); known: attention"):
-        chosen(("lama",))
+        select(("lama",))
 
 
 def test_a_result_is_named_after_the_device_and_a_rehearsal_is_no_result() -> None:
@@ -202,7 +202,7 @@ def test_the_denoisers_flops_equal_those_counted_by_hand_and_by_torch() -> None:
 
     config = WanTransformer3DModel.load_config(folder_of(wan.ARCHITECTURE) / "transformer")
     sizes = wan.FULL | {"num_frames": 33}
-    denoiser = wan.traced(sizes)["denoiser"]
+    denoiser = wan.trace_costs(sizes)["denoiser"]
     tokens, text, width, inner, layers = 9 * 30 * 52, 512, 12 * 128, 8960, 30  # latents of 9 x 60 x 104 in patches of 1 x 2 x 2
     by_hand = 2 * layers * (tokens * (6 * width**2 + 2 * width * inner) + text * 2 * width**2)
     assert denoiser.flops == pytest.approx(by_hand, rel=0.002)  # patches, time and text are embedded outside the blocks
@@ -247,12 +247,12 @@ def test_a_failed_test_or_an_invalid_panel_does_not_hold() -> None:
     proof = Proof(480, False, Path("x.json"), {"name": "a device"})
     runs = {"t2v/embedded": {"ran": True, "verdict": "VALID"}}
     proof.parts = {"tests": Entry(True, None, figures={"failed": []}), "panels": Entry(True, None, figures={"runs": runs})}
-    assert concluded(proof, parts)["holds"]
+    assert conclusion(proof, parts)["holds"]
     runs["t2v/embedded"]["verdict"] = "INVALID"
-    assert not concluded(proof, parts)["holds"]
+    assert not conclusion(proof, parts)["holds"]
     runs["t2v/embedded"]["verdict"] = "VALID"
     proof.parts["tests"].figures["failed"] = ["test_the_doctor_passes_it"]
-    assert not concluded(proof, parts)["holds"]
+    assert not conclusion(proof, parts)["holds"]
 
 
 def _is_gone(pid: int) -> bool:

@@ -1,4 +1,4 @@
-"""What diffusers' attention backends save: those that are installed, none that a hub would have to be asked for."""
+"""Speed-ups of diffusers' attention backends: of those that are installed, not of those from a hub."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def measure(job: Job, keep: Keep) -> None:
     denoiser = denoising.Denoiser(job, STEPS)
     rows: dict[str, Any] = {}
     with denoiser.loaded() as pipeline:
-        rows["native"] = denoiser.measured(pipeline)
+        rows["native"] = denoiser.measure(pipeline)
         keep("backends", rows)
         for name in BACKENDS:
             rows[name] = _row(denoiser, pipeline, name) if job.left_s > (0.2 if job.shrink else LEAST_S) else not_run("no time was left")
@@ -30,12 +30,12 @@ def summary(figures: Mapping[str, Any]) -> str:
 
 
 def _row(denoiser: denoising.Denoiser, pipeline: Any, name: str) -> dict[str, Any]:
-    """diffusers keeps the backend for the whole process, and a bad one spoils every later model: it is set back whatever happens."""
+    """Measure one backend, then reset it: diffusers keeps the backend for the whole process, and a bad one breaks every later model."""
     network = pipeline._pipe.transformer
     try:
         network.set_attention_backend(name)
-        return denoiser.measured(pipeline) | {"attention": pipeline.effective()["attention"]}
-    except Exception as error:  # whatever a library raises where it, or a kernel of it, is missing
+        return denoiser.measure(pipeline) | {"attention": pipeline.effective()["attention"]}
+    except Exception as error:  # whatever a library raises if it, or one of its kernels, is missing
         denoising.check_device(denoiser.device, error)
         return not_run(f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}")
     finally:

@@ -1,7 +1,7 @@
-"""What each denoiser cache of the suite saves, in a mild setting.
+"""Speed-ups of each denoiser cache of the suite, in a mild setting.
 
-Weights are random: how often a cache skips says nothing of a trained model, so the share of the work that was done stands beside every
-speed-up. What a cache costs in quality, the embedded model tells: benchmarks/gpu/parts/quality.py, and docs/audits.md.
+Weights are random, so the hit rate of a cache means nothing for a trained model; the share of the work that was computed is reported with
+every speed-up. The cost in quality is measured with the embedded model: benchmarks/gpu/parts/quality.py and docs/audits.md.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from benchmarks.gpu import denoising
 from benchmarks.gpu.part import Job, Keep, not_run
 
 STEPS = 12
-LEAST_S = 8.0  # for another cache to be begun
+LEAST_S = 8.0  # that must be left to start another cache
 # Settings that skip about half at most; `mag` measures its ratios in one more answer.
 MILD: dict[str, dict[str, Any]] = {
     "first_block": {"threshold": 0.1},
@@ -35,7 +35,7 @@ def measure(job: Job, keep: Keep) -> None:
         if job.left_s < (0.5 if job.shrink else LEAST_S):
             rows[name] = not_run("no time was left")
         else:
-            rows[name] = denoiser.row("cache", warm=False, cache={"name": name, **options})  # kernels are the baseline's
+            rows[name] = denoiser.row("cache", warm=False, cache={"name": name, **options})  # the baseline has loaded the kernels
             if rows[name]["ran"]:
                 rows[name]["work_done"] = work_done(rows[name]["cache"])
         keep("caches", rows)
@@ -48,8 +48,8 @@ def summary(figures: Mapping[str, Any]) -> str:
     )
 
 
-def work_done(told: str) -> float:
-    """Of what `effective` says: `..; 25% of the last batch's work skipped (..)`."""
-    found = re.search(r"(\d+)% of the last batch's work skipped", told)
-    assert found is not None
-    return round(1 - int(found[1]) / 100, 2)
+def work_done(effective: str) -> float:
+    """Read the share of the work from the effective setting: `..; 25% of the last batch's work skipped (..)`."""
+    match = re.search(r"(\d+)% of the last batch's work skipped", effective)
+    assert match is not None
+    return round(1 - int(match[1]) / 100, 2)

@@ -1,6 +1,6 @@
-"""What compiling saves: the denoiser's blocks, alone and with weights whose kernels are made to be compiled, and Llama's decoding.
+"""Speed-ups of compilation: of the denoiser's blocks, alone and with quantised weights whose kernels need it, and of Llama's decoding.
 
-Compilers take their time, and nobody knows how much: this part comes last, and keeps each figure as soon as it is there.
+The time of compilers is unpredictable, so this part comes last and keeps each figure immediately.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def measure(job: Job, keep: Keep) -> None:
 
     keep("decode", compiled_decode.measure(job))
     if torch.device(job.device).type == "cpu" and "compiled" not in job.named:
-        keep("denoiser", {"compiled": not_run("on a processor it takes most of a minute; name it to have it run: --only compiled")})
+        keep("denoiser", {"compiled": not_run("on a CPU it takes most of a minute; run it with --only compiled")})
         return
     denoiser = denoising.Denoiser(job, STEPS)
     rows: dict[str, Any] = {"not compiled": denoiser.row("compiled")}
@@ -39,5 +39,5 @@ def measure(job: Job, keep: Keep) -> None:
 
 def summary(figures: Mapping[str, Any]) -> str:
     decode = figures.get("decode", {})
-    told = f"Llama's decoding {decode['tokens_per_s']:.4g} tokens/s; " if decode.get("ran") else ""
-    return told + denoising.summary(figures.get("denoiser", {}))
+    text = f"Llama's decoding {decode['tokens_per_s']:.4g} tokens/s; " if decode.get("ran") else ""
+    return text + denoising.summary(figures.get("denoiser", {}))

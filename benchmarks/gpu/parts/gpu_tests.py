@@ -1,4 +1,4 @@
-"""The tests that need a GPU, in a pytest of their own."""
+"""Runs the tests that need a GPU, in a pytest process of its own."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from xml.etree import ElementTree
 from benchmarks.gpu.part import Job, Keep, NotRunError
 
 ROOT = Path(__file__).resolve().parents[3]
-BESIDE_ONE_ANOTHER = 4  # most of a test's time goes into imports
+NUM_WORKERS = 4  # most of a test's time goes into imports
 NO_TESTS = 5  # pytest's exit code
 
 
 def measure(job: Job, keep: Keep) -> None:
     if importlib.util.find_spec("pytest") is None:
         raise NotRunError("pytest is not installed: pip install -e '.[dev]'")
-    told = Path(job.folder) / "gpu_tests.xml"
+    file = Path(job.folder) / "gpu_tests.xml"
     where = "tests/pipelines/test_gpu.py" if job.shrink else "tests"
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", where, "--junitxml", str(told), "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", where, "--junitxml", str(file), "-p", "no:cacheprovider"]
     if not job.shrink and importlib.util.find_spec("xdist"):
-        command += ["-n", str(BESIDE_ONE_ANOTHER)]
+        command += ["-n", str(NUM_WORKERS)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode not in (0, 1) or not told.is_file():
-        why = "found none" if done.returncode == NO_TESTS else " ".join((done.stdout + done.stderr).split())[-300:]
+    if done.returncode not in (0, 1) or not file.is_file():
+        why = "no tests" if done.returncode == NO_TESTS else " ".join((done.stdout + done.stderr).split())[-300:]
         raise NotRunError(f"pytest ended with {done.returncode}: {why}")
-    outcomes = read_outcomes(told)
+    outcomes = read_outcomes(file)
     keep("passed", sum(o == "passed" for o in outcomes.values()))
     keep("failed", sorted(name for name, o in outcomes.items() if o == "failed"))
     keep("skipped", {name: o.removeprefix("skipped: ") for name, o in outcomes.items() if o.startswith("skipped")})
@@ -42,10 +42,10 @@ def summary(figures: Mapping[str, Any]) -> str:
 
 
 def read_outcomes(file: Path) -> dict[str, str]:
-    """passed, failed or `skipped: why`, by test, of pytest's JUnit file."""
-    found = {}
+    """Read pytest's JUnit file: passed, failed or `skipped: why`, by test."""
+    outcomes = {}
     for case in ElementTree.parse(file).iter("testcase"):
         skipped = case.find("skipped")
         failed = case.find("failure") is not None or case.find("error") is not None
-        found[str(case.get("name"))] = "failed" if failed else f"skipped: {skipped.get('message')}" if skipped is not None else "passed"
-    return found
+        outcomes[str(case.get("name"))] = "failed" if failed else f"skipped: {skipped.get('message')}" if skipped is not None else "passed"
+    return outcomes

@@ -1,7 +1,7 @@
-"""A Llama of 8 billion parameters with random weights: MFU of a prompt, tokens a second and bandwidth use of decoding.
+"""Llama with 8 billion parameters and random weights: MFU of a prompt, tokens a second and bandwidth use of decoding.
 
-Prompts and decoding are run straight on the network that `transformers_llm` loads, so that each phase is alone; then the pipeline itself
-answers the same number of tokens, with both of its engines, and what it adds can be seen.
+Prompts and decoding run directly on the network that `transformers_llm` loads, so that each phase is measured alone. Then the pipeline
+answers the same number of tokens with both of its engines, which shows its overhead.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SPECIAL_TOKENS = 7  # of pipelines/models/byte_tokenizer.py, with the lowest ids
 
 
 class Sizes(NamedTuple):
-    """prompts: (texts, tokens of each) of the phase of prompts. batches: of decoding, after so many tokens of context."""
+    """prompts: (texts, tokens of each) for prefill. batches: sizes for decoding, after `context` tokens."""
 
     prompts: tuple[tuple[int, int], ...]
     batches: tuple[int, ...]
@@ -59,13 +59,13 @@ def measure(job: Job, keep: Keep) -> None:
 
 
 def summary(figures: Mapping[str, Any]) -> str:
-    told = [f"prompt {name} MFU {mfu.percent(p['mfu'])}" for name, p in figures.get("prefill", {}).items() if p["ran"]]
-    told += [
+    texts = [f"prompt {name} MFU {mfu.percent(p['mfu'])}" for name, p in figures.get("prefill", {}).items() if p["ran"]]
+    texts += [
         f"{name} {d['tokens_per_s']:.4g} tokens/s, {mfu.percent(d['bandwidth_use'])} of bandwidth"
         for name, d in figures.get("decode", {}).items()
         if d["ran"]
     ]
-    return "; ".join(told)
+    return "; ".join(texts)
 
 
 def load(device: torch.device, sizes: Sizes, **options: Any) -> TransformersLLM:
@@ -87,14 +87,14 @@ def load(device: torch.device, sizes: Sizes, **options: Any) -> TransformersLLM:
     return pipeline
 
 
-def counted(pipeline: TransformersLLM) -> LanguageModel:
+def build_model(pipeline: TransformersLLM) -> LanguageModel:
     from pipelines.plan.modules import build
 
     return build(pipeline._model.config, ARCHITECTURE)
 
 
 def prefill(network: Any, model: LanguageModel, count: int, tokens: int, job: Job, dtype: str) -> dict[str, Any]:
-    """So many prompts at the same time, to the first token of each."""
+    """Prefill `count` prompts at the same time, up to the first token of each."""
     import torch
 
     from benchmarks.gpu.timing import seconds_each
@@ -106,14 +106,14 @@ def prefill(network: Any, model: LanguageModel, count: int, tokens: int, job: Jo
             network(input_ids=ids_BT, use_cache=True, logits_to_keep=1)
 
     each_s = seconds_each(forward, network.device, 0.0, repeats=3)
-    found = mfu.work(count * model.prefill_flops(tokens), each_s, mfu.product_ceiling(job.ceilings, dtype))
-    return {"ran": True, **found, "tokens_per_s": count * tokens / each_s}
+    figures = mfu.work(count * model.prefill_flops(tokens), each_s, mfu.product_ceiling(job.ceilings, dtype))
+    return {"ran": True, **figures, "tokens_per_s": count * tokens / each_s}
 
 
 def decode(network: Any, model: LanguageModel, batch: int, sizes: Sizes, job: Job, dtype: str) -> dict[str, Any]:
-    """One more token of each text, again and again; the likeliest one. The first steps are not timed.
+    """Greedy decoding, one token of each text a step. The first steps are not timed.
 
-    What must be read in a step: all weights but the embedding's rows, and the keys and values of every text.
+    A step must read all weights except the embedding's rows, and the keys and values of every text.
     """
     import torch
 
@@ -125,11 +125,11 @@ def decode(network: Any, model: LanguageModel, batch: int, sizes: Sizes, job: Jo
         for step in range(warm + sizes.steps):
             if step == warm:
                 synchronise(network.device)
-                begun = time.perf_counter()
+                start = time.perf_counter()
             out = network(input_ids=out.logits[:, -1:].argmax(-1), past_key_values=out.past_key_values, use_cache=True)
         synchronise(network.device)
-    each_s = (time.perf_counter() - begun) / sizes.steps
-    precision, context = mfu.DTYPES[dtype], sizes.context + warm + sizes.steps // 2  # halfway through what is timed
+    each_s = (time.perf_counter() - start) / sizes.steps
+    precision, context = mfu.DTYPES[dtype], sizes.context + warm + sizes.steps // 2  # the mean over the timed steps
     num_bytes = model.touched_bytes(precision, batch) + batch * model.kv_bytes(context, precision)
     return {
         "ran": True,
@@ -142,16 +142,16 @@ def decode(network: Any, model: LanguageModel, batch: int, sizes: Sizes, job: Jo
 
 
 def answer(pipeline: TransformersLLM, sizes: Sizes) -> dict[str, Any]:
-    """Tokens a second of the pipeline as a worker uses it, prompts and all."""
+    """Tokens a second of the pipeline as a worker uses it, prompts included."""
     from workloads.records import Query, Sample
 
     texts, _ = sizes.answers
     samples = [Sample(i, f"{i:04d} " + "w" * max(1, sizes.context - 8)) for i in range(texts)]
     queries = [Query(i, i, i) for i in range(texts)]
     pipeline.generate(samples[:1], queries[:1])
-    begun = time.perf_counter()
+    start = time.perf_counter()
     responses = pipeline.generate(samples, queries)
-    seconds, failed = time.perf_counter() - begun, [r.error for r in responses if r.error]
+    seconds, failed = time.perf_counter() - start, [r.error for r in responses if r.error]
     if failed:
         return not_run(f"{len(failed)} of {texts} answers failed: {failed[0]}")
     count = sum(r.num_units for r in responses)
@@ -159,14 +159,14 @@ def answer(pipeline: TransformersLLM, sizes: Sizes) -> dict[str, Any]:
 
 
 def guarded(figures: Callable[..., dict[str, Any]], device: torch.device, *arguments: Any) -> dict[str, Any]:
-    """Or why there are none: too little memory for one batch is no reason to leave out the others."""
+    """The figures, or why there are none: too little memory for one batch must not prevent the others."""
     import torch
 
     try:
         return figures(*arguments)
     except torch.OutOfMemoryError:
         return not_run("out of memory")
-    except Exception as error:  # refused by name, or whatever a library raises where it lacks a kernel
+    except Exception as error:  # a refusal, or whatever a library raises if it lacks a kernel
         check_device(device, error)
         return not_run(f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}")
     finally:
@@ -174,8 +174,8 @@ def guarded(figures: Callable[..., dict[str, Any]], device: torch.device, *argum
 
 
 def _phases(pipeline: TransformersLLM, sizes: Sizes, job: Job, keep: Keep) -> None:
-    """Prompts, then decoding, at every size."""
-    network, model = pipeline._model, counted(pipeline)
+    """Measure prompts, then decoding, at every size."""
+    network, model = pipeline._model, build_model(pipeline)
     dtype = str(network.dtype).removeprefix("torch.")
     keep("effective", dict(pipeline.effective()))
     keep("ceilings", {"tflops": mfu.product_ceiling(job.ceilings, dtype), "gb_s": mfu.bandwidth_ceiling(job.ceilings)})
@@ -190,7 +190,7 @@ def _phases(pipeline: TransformersLLM, sizes: Sizes, job: Job, keep: Keep) -> No
 
 
 def ids_of(network: Any, count: int, tokens: int) -> torch.Tensor:
-    """Prompts of random tokens, none of those that have a meaning."""
+    """Prompts of random tokens, without special tokens."""
     import torch
 
     return torch.randint(SPECIAL_TOKENS, network.config.vocab_size, (count, tokens), device=network.device)

@@ -1,4 +1,4 @@
-"""The embedded panels, as a user runs them."""
+"""Runs the embedded panels as a user does."""
 
 from __future__ import annotations
 

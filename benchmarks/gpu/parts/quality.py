@@ -1,4 +1,4 @@
-"""The embedded video model without and with a cache, mild and strong: what each costs in quality beside what it saves.
+"""The embedded video model without a cache and with a mild and a strong one: speed-up and loss of quality.
 
 20 steps, as in the audits of docs/audits.md, where the mild setting passes and the strong one fails.
 """
@@ -36,7 +36,7 @@ def summary(figures: Mapping[str, Any]) -> str:
 
 
 def beside(plain: Mapping[str, Any], cached: Mapping[str, Any]) -> dict[str, Any]:
-    """Speed and quality of the cached run against those of the plain one."""
+    """Compare speed and quality of the cached run with those of the plain one."""
     before_s, after_s = (r["headline"].get("videos_per_s") for r in (plain, cached))
     before, after = (r["quality"].get("world_score", {}).get("value") for r in (plain, cached))
     return {

@@ -1,4 +1,4 @@
-"""What quantised denoisers save in time and memory: torchao's and bitsandbytes' kinds, uncompiled, where these are installed."""
+"""Time and memory of quantised denoisers: torchao's and bitsandbytes' kinds, not compiled, if they are installed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
 
 STEPS = 4
-LEAST_S = 8.0  # for another kind to be begun
+LEAST_S = 8.0  # that must be left to start another kind
 
 
 def measure(job: Job, keep: Keep) -> None:
@@ -52,7 +52,7 @@ def float8_dynamic(device: torch.device) -> dict[str, Any]:
 
 
 def _form(device: torch.device, *options: str) -> dict[str, str]:
-    """The fnuz form where it is the only one that the device computes in."""
+    """The fnuz format, if it is the only one that the device computes in."""
     from pipelines.devices.accelerators import can
 
     only_fnuz = can(device, "fp8_fnuz") and not can(device, "fp8_ocp")

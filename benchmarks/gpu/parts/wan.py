@@ -1,6 +1,7 @@
-"""A Wan of 1.3 billion parameters with random weights through the suite's own pipeline: seconds and MFU of each stage.
+"""Wan 2.1 with 1.3 billion parameters and random weights in the suite's pipeline: seconds and MFU of each stage.
 
-The published shape: 81 frames of 832 x 480, both guidance passes, the whole UMT5-XXL encoder and VAE. Few steps, since one is like another.
+The published shape: 81 frames of 832 x 480, both guidance passes, the whole UMT5-XXL encoder and VAE. Few steps, because they all take the
+same time.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ SHRUNK: dict[str, Any] = {
     "max_sequence_length": 16,
     "shrink": {"layers": 2, "width": "1/12", "vocabulary": 320},
 }
-GUIDANCE = 5.0  # Wan 2.1's own
-STAGES = {"text_encoder": "text_encode", "denoiser": "denoise", "vae": "vae_decode"}  # of plans, and of the stage clock
+GUIDANCE = 5.0  # Wan 2.1's default
+STAGES = {"text_encoder": "text_encode", "denoiser": "denoise", "vae": "vae_decode"}  # name in plans -> name of the stage's time
 
 
 def measure(job: Job, keep: Keep) -> None:
@@ -35,7 +36,7 @@ def measure(job: Job, keep: Keep) -> None:
     from workloads.records import Query, Sample
 
     device, options = torch.device(job.device), SHRUNK if job.shrink else FULL
-    costs = traced(options)
+    costs = trace_costs(options)
     pipeline = DiffusersT2V(weights="random", architecture=ARCHITECTURE, guidance_scale=GUIDANCE, **options)
     pipeline.load(device)
     steps, pipeline.num_inference_steps = options["num_inference_steps"], 1
@@ -66,8 +67,8 @@ def summary(figures: Mapping[str, Any]) -> str:
     return "; ".join(f"{name} {s['seconds']:.3g} s, MFU {mfu.percent(s['mfu'])}" for name, s in figures.get("stages", {}).items())
 
 
-def traced(options: Mapping[str, Any]) -> Mapping[str, Cost]:
-    """Of one caption's encoding, one pass of the denoiser and one decode: pipelines/plan/video.py's counts."""
+def trace_costs(options: Mapping[str, Any]) -> Mapping[str, Cost]:
+    """Costs of encoding one caption, one pass of the denoiser and one decode, counted by pipelines/plan/video.py."""
     from pipelines.models import architectures
     from pipelines.plan import video
 
