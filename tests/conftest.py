@@ -214,7 +214,7 @@ def record(query_id: int, **fields: Any) -> Record:
 
 @pytest.fixture(scope="session")
 def tiny_wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A diffusers folder of Wan's classes with two experts and random weights, 4 frames a latent as the real one has."""
+    """A diffusers folder of Wan's classes with two experts and random weights, and 4 frames a latent, as Wan's have."""
     import torch
     from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 
@@ -244,7 +244,7 @@ def tiny_wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Folders of the video families by their name in tests/pipelines/diffusers/tiny_families.py, each built when it is first asked for."""
+    """Folders of the video families by their name in tests/pipelines/diffusers/tiny_families.py, each built on first use."""
     from tests.pipelines.diffusers import tiny_families
 
     @functools.cache

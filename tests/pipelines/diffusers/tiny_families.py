@@ -1,4 +1,4 @@
-"""diffusers' video families, each built as small as its classes allow, with random weights and tokenizers made on the spot.
+"""diffusers' video families, each built as small as its classes allow, with random weights and generated tokenizers.
 
 `save(name, folder)` writes a folder as `from_pretrained` reads it. Attention, scales and the order of the layers are the families' own; the
 sizes are not.
@@ -51,7 +51,7 @@ def _wan(two_experts: bool, image_to_video: bool = False, sees_image: bool = Fal
 
 
 def _wan_5b(image_to_video: bool) -> Any:
-    """Of Wan 2.2's 5B: one denoiser with a timestep for each token, and a VAE that cuts 16 x 16 pixels."""
+    """Wan 2.2 5B: one denoiser with a timestep for each token, and a VAE with a factor of 16."""
     from diffusers import WanImageToVideoPipeline, WanPipeline, WanTransformer3DModel
 
     denoiser = WanTransformer3DModel(
@@ -229,25 +229,25 @@ def _hunyuan_text(image_to_video: bool) -> dict[str, Any]:
     }
     if not image_to_video:
         return parts | {"text_encoder": LlamaModel(llama)}
-    eyes = _image_encoder(patch=2, size=48)  # 24 x 24 patches, as many as the published one has
+    vision = _image_encoder(patch=2, size=48)  # 24 x 24 patches, as many as the published one has
     config = LlavaConfig(
-        vision_config=eyes["image_encoder"].config,
+        vision_config=vision["image_encoder"].config,
         text_config=llama,
         image_token_index=SPECIALS.index("<image>"),
         vision_feature_layer=-2,
     )
     config.pad_token_id = 0
-    return parts | {"text_encoder": LlavaForConditionalGeneration(config), "image_processor": eyes["image_processor"]}
+    return parts | {"text_encoder": LlavaForConditionalGeneration(config), "image_processor": vision["image_processor"]}
 
 
 def word_tokenizer(template: str, crop_start: int) -> Any:
-    """A token a word, with as many at the beginning as bring the template's front up to the place where the pipeline cuts it off."""
+    """One token a word. Tokens at the beginning pad the template's prefix to the length that the pipeline cuts off."""
     from transformers import PreTrainedTokenizerFast
 
     pieces = Tokenizer(WordLevel({"<unk>": 0}, unk_token="<unk>"))
     split = Split(PIECES, "removed", invert=True)
-    found = [piece for piece, _ in split.pre_tokenize_str(template)]
-    words = sorted({*vocabulary(), *found, *"0123456789"} - set(SPECIALS))
+    pieces_of_template = [piece for piece, _ in split.pre_tokenize_str(template)]
+    words = sorted({*vocabulary(), *pieces_of_template, *"0123456789"} - set(SPECIALS))
     pieces = Tokenizer(WordLevel({word: i for i, word in enumerate([*SPECIALS, *words])}, unk_token="<unk>"))
     pieces.pre_tokenizer = split
     front = len(split.pre_tokenize_str(template.partition("{}")[0]))

@@ -146,7 +146,7 @@ def test_wrong_options_are_refused_at_once(quantisation: Any, message: str) -> N
         make("pipelines", "diffusers_t2v", {"quantisation": quantisation})
 
 
-@pytest.mark.feature("diffusers_t2v", "quantisation: bitsandbytes on a processor", refused="diffusers 0.42 quantises with it on GPUs alone")
+@pytest.mark.feature("diffusers_t2v", "quantisation: bitsandbytes on a CPU", refused="diffusers 0.42 quantises with it on GPUs only")
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None or torch.cuda.is_available(), reason="needs bitsandbytes, and no GPU")
 def test_bitsandbytes_is_refused_on_a_cpu(tiny_wan: Path) -> None:
     with pytest.raises(ConfigError, match="quantisation 'bitsandbytes' does not run on cpu in float32: No GPU found"):
