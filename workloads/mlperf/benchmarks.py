@@ -3,11 +3,11 @@
 Sources: mlcommons/inference at b66003e1, loadgen/mlperf.conf (limits, durations, equal issue) and
 tools/submission/submission_checker/constants.py (required scenarios, counts, accuracy targets and upper limits,
 compliance tests, seeds of a round); inference_policies pull request 339 and inference pull request 2613 (Qwen3-VL's
-Interactive: 1.5 s, 8000 samples, its own target). What LoadGen has embedded of this is held against it by a test.
-Where mlperf.conf and the checker part, the checker's figure is the floor and mlperf.conf's is what a run gets that says
-nothing: Wan's Offline is 248 samples there, and 50 are enough.
-Not taken over: the checker's `min-queries` of 270336 for Server and 1024 for SingleStream, which it does not enforce
-where LoadGen stops early; LoadGen's own early stopping decides.
+Interactive: 1.5 s, 8000 samples, its own target). A test compares the table with the mlperf.conf that LoadGen has embedded.
+Where mlperf.conf and the checker differ, the checker's figure is the least and mlperf.conf's is the default: Wan's Offline has 248 samples
+by default, and at least 50.
+Left out: the checker's `min-queries` of 270336 for Server and 1024 for SingleStream, which it does not enforce where LoadGen stops early.
+LoadGen's own early stopping decides.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from configs.errors import ConfigError, unknown
 from configs.settings import Limits
 from workloads.mlperf.rules import Benchmark, Gate, Round, ScenarioRules, check_round
 
-LOADGEN_QUERY_COUNT = 100  # LoadGen's own min_query_count, where mlperf.conf gives none
-EARLY_STOPPING_P90 = 64  # queries below which LoadGen says nothing of a 90th percentile
+LOADGEN_QUERY_COUNT = 100  # LoadGen's own default of min_query_count, where mlperf.conf sets none
+EARLY_STOPPING_P90 = 64  # fewest queries from which LoadGen estimates a 90th percentile
 SERVER_PERCENTILE, OTHER_PERCENTILE = 0.99, 0.90
 
 
 def benchmark(name: str, round_: str) -> Benchmark:
-    """The benchmark in that round. Raises ConfigError naming those there are."""
+    """The benchmark in that round. Raises ConfigError naming the known ones."""
     check_round(round_)
     table = ROUNDS[round_]
     if name not in table:
         others = [r for r in ROUNDS if name in ROUNDS[r]]
         if others:
-            raise ConfigError(f"benchmark {name!r} is none of MLPerf {round_}, only of {', '.join(others)}; known: {', '.join(table)}")
+            raise ConfigError(f"benchmark {name!r} is not part of MLPerf {round_}, only of {', '.join(others)}; known: {', '.join(table)}")
         raise ConfigError(unknown("benchmark", name, table))
     return table[name]
 
@@ -65,8 +65,8 @@ def _language(
 ) -> Benchmark:
     """A benchmark of a language model: Offline is required, and Server or Interactive.
 
-    sources: `dataset.source` and count, of the performance and of the accuracy test. server_s, interactive_s: limits of
-    first token and pace.
+    sources: `dataset.source` and count, of the performance and of the accuracy test. server_s, interactive_s: limits of TTFT and
+    TPOT.
     """
     (_, num_samples), _ = sources
     offline = ScenarioRules(
@@ -132,7 +132,7 @@ def _llama3_8b(round_: Round) -> Benchmark:
 def _qwen3_vl(round_: Round) -> Benchmark:
     """v6.0: Offline and Server. v6.1: Offline, and Server or Interactive, which has fewer samples and a target of its own.
 
-    LoadGen 6.0.17 has no section for the interactive one: it is asked as the server, and limit and count are set.
+    LoadGen 6.0.17 has no section for the interactive scenario: it uses the server's, with limit and count overridden.
     """
     name = "qwen3-vl-235b-a22b"
     gate = (_at_least("hierarchical_f1", "F1_HIERARCHICAL", 0.7903, 0.99, 1.0),)
@@ -171,8 +171,8 @@ def _round(round_: Round) -> dict[str, Benchmark]:
     llama2 = [_llama2("llama2-70b-99.9", round_, 0.999)]
     if round_ == "v6.0":
         llama2.insert(0, _llama2("llama2-70b-99", round_, 0.99))
-    found = (*llama2, _gpt_oss(round_), _qwen3_vl(round_), _wan(round_), _deepseek(round_), _llama3_8b(round_))
-    return {b.name: b for b in found}
+    benchmarks = (*llama2, _gpt_oss(round_), _qwen3_vl(round_), _wan(round_), _deepseek(round_), _llama3_8b(round_))
+    return {b.name: b for b in benchmarks}
 
 
 ROUNDS: dict[str, dict[str, Benchmark]] = {"v6.0": _round("v6.0"), "v6.1": _round("v6.1")}

@@ -6,9 +6,9 @@ from workloads.mlperf.vbench_prompts import NEGATIVE_PROMPT
 
 Setting = float | bool | str | None
 
-# By benchmark: how answers are made, by the names that the suite's own engines have for it. Sources: mlcommons/inference,
+# By benchmark: required options of the pipeline, by the names that the suite's own engines use. Sources: mlcommons/inference,
 # text_to_video/wan-2.2-t2v-a14b/inference_config.yaml, language/gpt-oss-120b, multimodal/qwen3-vl; language/llama2-70b, deepseek-r1 and
-# llama3.1-8b decode greedily, to these lengths. Not here since not known: how long an answer of Qwen3-VL may be.
+# llama3.1-8b decode greedily, to these lengths. The maximum length of Qwen3-VL's answers is not known, so it is not checked.
 GENERATION: dict[str, dict[str, Setting]] = {
     "wan-2.2-t2v-a14b": {
         "num_inference_steps": 20,
@@ -27,9 +27,9 @@ GENERATION: dict[str, dict[str, Setting]] = {
     "deepseek-r1": {"do_sample": False, "max_new_tokens": 20000},
     "llama3.1-8b": {"do_sample": False, "max_new_tokens": 128},
 }
-# accuracy: other in that test.
+# What differs in the accuracy test.
 GENERATION_FOR_ACCURACY: dict[str, dict[str, Setting]] = {"gpt-oss-120b": {"max_new_tokens": 32768}}
-# What no engine of the suite does as the reference does it: told in a report, and refused in the closed division.
+# What no engine of the suite does in the way of the reference. Reports name it, and the closed division refuses it.
 NOT_AS_REFERENCE: dict[str, str] = {
     "wan-2.2-t2v-a14b": "a clip starts from noise of its own seed; the reference starts all from one latent, fixed_latent.pt, and seed 42"
 }

@@ -15,7 +15,7 @@ MIN_DURATION_S = 600.0  # mlperf.conf, every scenario
 
 
 class Seeds(NamedTuple):
-    """What LoadGen draws the library's order, the samples' order and the arrival times from."""
+    """LoadGen's seeds: of the library's order, of the samples' order and of the arrival times."""
 
     qsl: int
     sample_index: int
@@ -30,10 +30,10 @@ SEEDS: dict[str, Seeds] = {
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """What a figure of the report must reach, in MLPerf's unit: the figure times `scale`.
+    """Bounds on a figure of the report, in MLPerf's unit: the figure times `scale`.
 
-    figure: its name in report.json. scale: 100 where MLPerf speaks of percent. target: the reference model's own figure.
-    metric: as MLPerf's accuracy.txt calls it.
+    figure: its name in report.json. scale: 100 where MLPerf uses percent. target: the reference model's own figure.
+    metric: its name in MLPerf's accuracy.txt.
     """
 
     figure: str
@@ -46,11 +46,11 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class ScenarioRules:
-    """What one scenario of a benchmark is held to.
+    """The requirements of one scenario of a benchmark.
 
-    loadgen_model: its section of mlperf.conf. source, num_samples: the performance test's data set (`dataset.source`) and its
-    size; accuracy_source, num_accuracy_samples: the accuracy test's. min_query_count: what a run gets that says nothing;
-    samples in the offline scenario. least_query_count: what a run may say.
+    loadgen_model: its section of mlperf.conf. source, num_samples: the performance test's data set (`dataset.source`) and its size;
+    accuracy_source, num_accuracy_samples: the accuracy test's. min_query_count: the default of `load.min_query_count`, in samples for the
+    offline scenario. least_query_count: the least value that a run may set.
     """
 
     scenario: Scenario
@@ -67,17 +67,17 @@ class ScenarioRules:
     gates: tuple[Gate, ...]
 
     def data(self, mode: str) -> tuple[str, int]:
-        """Name and size of the data set that a test of this mode asks."""
+        """Name and size of the data set that a test of this mode uses."""
         return (self.accuracy_source, self.num_accuracy_samples) if mode == "accuracy" else (self.source, self.num_samples)
 
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """One model of a round. name: as its folder in a submission is called.
+    """One model of a round. name: its folder in a submission.
 
-    by_token: LoadGen counts tokens and holds a server to limits on them; else an answer is one sample. equal_issue: it asks
-    every sample equally often. scenarios: those not required are such that at least one of them is. compliance: tests that a
-    closed submission adds.
+    by_token: LoadGen counts tokens and applies token limits to a server; else an answer is one sample. equal_issue: LoadGen issues every
+    sample equally often. scenarios: at least one of those that are not required must be run. compliance: tests that a closed submission
+    adds.
     """
 
     name: str
@@ -90,7 +90,7 @@ class Benchmark:
     compliance: tuple[str, ...] = ()
 
     def generation(self, mode: str) -> dict[str, Setting]:
-        """What the engine's options of these names must be in a test of this mode."""
+        """Required values of the pipeline's options, by name, in a test of this mode."""
         return GENERATION.get(self.name, {}) | (GENERATION_FOR_ACCURACY.get(self.name, {}) if mode == "accuracy" else {})
 
     @property
@@ -99,7 +99,7 @@ class Benchmark:
 
     @property
     def optional(self) -> tuple[Scenario, ...]:
-        """Of these at least one, where there are any."""
+        """Scenarios of which at least one is required."""
         return tuple(s.scenario for s in self.scenarios if not s.required)
 
     @property
@@ -115,7 +115,7 @@ class Benchmark:
         return self.scenarios[0].gates
 
     def of(self, scenario: str) -> ScenarioRules:
-        """Raises ConfigError naming its scenarios."""
+        """The requirements of that scenario. Raises ConfigError naming the scenarios that the benchmark has."""
         for rules in self.scenarios:
             if rules.scenario == scenario:
                 return rules

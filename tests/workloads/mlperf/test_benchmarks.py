@@ -25,8 +25,8 @@ print(json.dumps([ask(lambda: settings(m, s)) for m, s in json.loads(sys.argv[1]
 LOADGEN = {"offline": "Offline", "server": "Server", "interactive": "Server", "single_stream": "SingleStream"}
 
 
-# Where the table says more than LoadGen 6.0.17's mlperf.conf, which is silent: gpt-oss's least count in Offline is the checker's, and
-# Qwen3-VL's Interactive is in the policies alone.
+# Entries that LoadGen 6.0.17's mlperf.conf lacks: gpt-oss's least count in Offline comes from the checker, Qwen3-VL's Interactive from the
+# policies.
 BEYOND_LOADGEN: dict[tuple[str, str], dict[str, Any]] = {
     ("gpt-oss-120b", "offline"): {"min_query_count": 100},
     ("qwen3-vl-235b-a22b", "interactive"): {"server_target_latency_ns": 12e9, "performance_sample_count_override": 48289},
@@ -36,13 +36,13 @@ BEYOND_LOADGEN: dict[tuple[str, str], dict[str, Any]] = {
 def test_the_table_is_what_loadgen_has_embedded() -> None:
     table = [(b, s) for b in ROUNDS[embedded_round()].values() for s in b.scenarios]
     embedded = ask_loadgen(EMBEDDED, json.dumps([(s.loadgen_model, LOADGEN[s.scenario]) for _, s in table]))
-    parted = {}
-    for (found, rules), theirs in zip(table, embedded, strict=True):
-        beyond = BEYOND_LOADGEN.get((found.name, rules.scenario), {})
-        for key, value in (_ours(found, rules) | beyond).items():
+    differences = {}
+    for (mlperf, rules), theirs in zip(table, embedded, strict=True):
+        beyond = BEYOND_LOADGEN.get((mlperf.name, rules.scenario), {})
+        for key, value in (_ours(mlperf, rules) | beyond).items():
             if theirs[key] != pytest.approx(value):
-                parted[found.name, rules.scenario, key] = (value, theirs[key])
-    assert parted == {}
+                differences[mlperf.name, rules.scenario, key] = (value, theirs[key])
+    assert differences == {}
 
 
 def test_rounds_differ_in_seeds_scenarios_and_models_alone() -> None:
@@ -71,20 +71,20 @@ def test_gates_are_the_published_figures_times_the_published_share(name: str, lo
     assert [g.at_least if g.at_least is None else pytest.approx(g.at_least, abs=5e-5) for g in gates] == lowest
 
 
-def _ours(found: Benchmark, rules: ScenarioRules) -> dict[str, Any]:
+def _ours(mlperf: Benchmark, rules: ScenarioRules) -> dict[str, Any]:
     """The table's figures by LoadGen's names."""
     limits = rules.limits
     ours: dict[str, Any] = {
         "min_duration_ms": MIN_DURATION_S * 1000,
         "min_query_count": rules.min_query_count,
         "performance_sample_count_override": rules.num_samples,
-        "sample_concatenate_permutation": found.equal_issue,
-        "use_token_latencies": found.by_token,
-        **dict(zip(("qsl_rng_seed", "sample_index_rng_seed", "schedule_rng_seed"), seeds(found.round), strict=True)),
+        "sample_concatenate_permutation": mlperf.equal_issue,
+        "use_token_latencies": mlperf.by_token,
+        **dict(zip(("qsl_rng_seed", "sample_index_rng_seed", "schedule_rng_seed"), seeds(mlperf.round), strict=True)),
     }
     if rules.scenario in ("server", "interactive"):
         ours |= {"server_target_latency_percentile": rules.percentile, "server_target_latency_ns": (limits.target_latency_s or 0) * 1e9}
-        if found.by_token:
+        if mlperf.by_token:
             ours |= {"ttft_latency": (limits.target_ttft_s or 0) * 1e9, "tpot_latency": (limits.target_tpot_s or 0) * 1e9}
     elif rules.scenario == "single_stream":
         ours["single_stream_target_latency_percentile"] = rules.percentile
