@@ -1,4 +1,4 @@
-"""The plugin interface for what is measured: Metric, SampleMetric, and the Figure both report."""
+"""The plugin interface for metrics: Metric, SampleMetric and VideoMetric, and the Figures that they compute."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ Better = Literal["higher", "lower", "neither"]
 class Figure:
     """One number of a report.
 
-    value: None where it cannot be said, `note` then says why. better: which way is good. n: how many observations it
-    rests on. ci95: a 95 % confidence interval, where one can be given.
+    value: None where it cannot be computed; `note` then gives the reason. better: which direction is better. n: number of observations.
+    ci95: a 95 % confidence interval, where one can be computed.
     """
 
     value: float | None
@@ -41,9 +41,9 @@ class Figure:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run as metrics see it: everything comes from the run folder.
+    """A finished run, read from its folder.
 
-    records: all, failed ones too, in the order in which they finished.
+    records: all Records, failed ones too, in the order in which they finished.
     """
 
     folder: Path
@@ -58,12 +58,12 @@ class Run:
 
     @property
     def timed(self) -> list[Record]:
-        """The records that speed is measured on: the performance test's, where there was one."""
+        """The records that speed is computed from: those of the performance test, where there was one."""
         return self.of_mode("performance") or list(self.records)
 
     @property
     def judged(self) -> list[Record]:
-        """The records that quality is measured on: one a sample, the accuracy test's where there was one.
+        """The records that quality is computed from: one per sample, of the accuracy test where there was one.
 
         A sample that was answered several times is judged by its first answer: the seed is the same.
         """
@@ -80,7 +80,7 @@ class Run:
 
     @property
     def has_random_weights(self) -> bool:
-        """Whether the model was drawn, not trained: none of its answers says anything of a model's quality."""
+        """Whether the weights are random: the answers then say nothing about a model's quality."""
         return self.config.pipeline_options.get("weights") == "random"
 
     @property
@@ -106,7 +106,7 @@ class Run:
     def video(self, record: Record) -> NDArray[np.uint8]:
         """video_THWC as it was saved. Raises ValueError where the file is missing or damaged."""
         if record.media is None:
-            raise ValueError(f"query {record.query_id} left no video")
+            raise ValueError(f"query {record.query_id} has no video")
         return _video(self.folder / record.media)
 
 
@@ -138,12 +138,12 @@ class SampleMetric(Metric):
     worst: ClassVar[float] = 0.0
 
     def applies(self, sample: Sample) -> bool:
-        """Whether answers to this sample are scored at all; those to any other count nowhere, failed or not."""
+        """Whether answers to this sample are scored. Answers to other samples do not count, failed or not."""
         return True
 
     @abstractmethod
     def score(self, run: Run, sample: Sample, record: Record) -> Mapping[str, float]:
-        """Scores of one answer, by figure name; empty where the answer is not of the kind that is scored.
+        """Scores of one answer by figure name; empty where the metric does not score this kind of answer.
 
         Raises ValueError where the answer cannot be read.
         """
@@ -152,7 +152,7 @@ class SampleMetric(Metric):
         return self.summarise(self.scores(run))
 
     def summarise(self, scores_by_query: Mapping[int, Mapping[str, float]]) -> dict[str, Figure]:
-        """Means of what `scores` gave."""
+        """Means of the scores that `scores` returns."""
         columns: dict[str, list[float]] = {}
         for scores in scores_by_query.values():
             for name, value in scores.items():
@@ -181,7 +181,7 @@ class SampleMetric(Metric):
         return found
 
     def worst_names(self, sample: Sample) -> Sequence[str]:
-        """The figures that a missing answer to this sample scores worst in; all that others have, where empty."""
+        """The figures in which a missing answer to this sample scores `worst`; where empty, all figures that other answers have."""
         return ()
 
     def _figure(self, values: list[float]) -> Figure:
@@ -192,7 +192,7 @@ class SampleMetric(Metric):
 
 
 class VideoMetric(SampleMetric):
-    """A SampleMetric of one figure, read off the saved video."""
+    """A SampleMetric with one figure, computed from the saved video."""
 
     def score(self, run: Run, sample: Sample, record: Record) -> Mapping[str, float]:
         if record.media is None:
@@ -202,7 +202,7 @@ class VideoMetric(SampleMetric):
 
     @abstractmethod
     def score_video(self, run: Run, record: Record, video_THWC: NDArray[np.uint8]) -> float | None:
-        """The video's score; None where it is too short to have one."""
+        """The video's score; None where the video is too short."""
 
 
 @lru_cache(maxsize=512)

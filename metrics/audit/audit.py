@@ -19,9 +19,9 @@ from metrics.audit.pairs import check_pairs, worst
 from metrics.audit.sample_size import Effect, parse_effect
 from metrics.base import Run
 from metrics.performance.speed import speed_up, throughput
-from metrics.report.recompute import scored_by, scores_by_sample, worked_out
+from metrics.report.recompute import add_metrics, recompute, scores_by_sample
 from metrics.report.report import Report
-from metrics.report.run_facts import differing, facts
+from metrics.report.run_facts import different_facts, facts
 from metrics.similarity.pairwise import closeness
 from metrics.statistics.bootstrap import clustered_ratio, joint_clusters
 from metrics.statistics.paired import ALPHA, Comparison, compare_means, compare_shares, further_samples, verdicts
@@ -48,7 +48,7 @@ def audit(
     one, two = (_load(folder, allow_invalid) for folder in (reference, candidate))
     check_pairs(one, two)
     metrics = list(dict.fromkeys((*one.run.workload.default_metrics, *one.run.metric_names, *two.run.metric_names)))
-    one, two = scored_by(one, metrics), scored_by(two, metrics)  # a run must not pass by leaving out a metric
+    one, two = add_metrics(one, metrics), add_metrics(two, metrics)  # a run must not pass by leaving out a metric
     effect, margin_from = (given, "as given") if given else _default_margin(one.run)
     comparisons, left_out = _comparisons(one, two, effect, names)
     result = verdicts(comparisons)
@@ -69,7 +69,7 @@ def audit(
         "notice": notices((one.run.config, two.run.config)),
         "reference": _description(one, reference),
         "candidate": _description(two, candidate),
-        "differs": differing(facts(one), facts(two)),
+        "differs": different_facts(facts(one), facts(two)),
         "num_pairs": len(one.run.judged),
         "speed": _speed(one.run, two.run),
         "metrics": each,
@@ -80,7 +80,7 @@ def audit(
 
 
 def _load(folder: Path, allow_invalid: bool) -> Report:
-    report = worked_out(folder)
+    report = recompute(folder)
     reasons = report.data["reasons"]
     if reasons and not allow_invalid:
         raise ConfigError(

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import ConfigError, unknown
-from metrics.report.recompute import scores_by_sample, worked_out
+from metrics.report.recompute import recompute, scores_by_sample
 from metrics.report.report import Report
 from metrics.statistics.power_analysis import Tail, pairs_for_mean, pairs_for_shares
 
@@ -149,7 +149,7 @@ def parse_effect(text: str, option: str = "--effect") -> Effect:
 
 
 def _load(folder: Path) -> Report:
-    report = worked_out(folder)
+    report = recompute(folder)
     if reasons := report.data["reasons"]:
         raise ConfigError(f"run {str(folder)!r} is INVALID, so no plan can be based on it: {reasons[0]}")
     return report

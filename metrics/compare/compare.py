@@ -14,9 +14,9 @@ from typing import Any
 from configs.errors import ConfigError, unknown
 from metrics.performance.speed import KINDS, Ratio, Speed, best_share, geometric_mean, pooled, slowness, speed_up, throughput
 from metrics.report.figures import headline_names
-from metrics.report.recompute import worked_out
+from metrics.report.recompute import recompute
 from metrics.report.report import Report
-from metrics.report.run_facts import differing, facts, hardware, model_name, num_devices
+from metrics.report.run_facts import different_facts, facts, hardware, model_name, num_devices
 from workloads.mlperf.notices import notices
 
 SCHEMA = "triptych-compare/1"
@@ -74,7 +74,7 @@ def compare(
     for folder in baselines:
         if folder.resolve() not in resolved:
             raise ConfigError(f"--baseline {str(folder)!r} is not one of the runs. Give it as a run too.")
-    reports = [worked_out(folder) for folder in folders]
+    reports = [recompute(folder) for folder in folders]
     reasons: list[list[str]] = [r.data["reasons"] for r in reports]
     if not allow_invalid and any(reasons):
         named = "; ".join(f"{str(f)!r} ({r[0]})" for f, r in zip(folders, reasons, strict=True) if r)
@@ -135,7 +135,7 @@ def _group(title: str, rows: list[Row], first_label: str, baselines: Sequence[Pa
 def _check_repeats(row: Row) -> None:
     one, *others = row.reports
     for other in others:
-        for name, (before, after) in differing(facts(one), facts(other)).items():
+        for name, (before, after) in different_facts(facts(one), facts(other)).items():
             if name not in MAY_DIFFER:
                 raise ConfigError(
                     f"label {row.label!r} is given to {one.data['run']!r} and {other.data['run']!r}, which are not repeats: {name} is "
@@ -225,7 +225,7 @@ def _plain_row(row: Row, baseline: Row, quality: str | None) -> dict[str, Any]:
         "speed_up": {"value": row.ratio.value, "ci95": row.ratio.ci95} if row.ratio else None,
         "efficiency": efficiency,
         "quality": _quality(row, baseline, quality) if quality else None,
-        "differs": {} if row is baseline else differing(facts(baseline.first), facts(report)),
+        "differs": {} if row is baseline else different_facts(facts(baseline.first), facts(report)),
     }
 
 

@@ -1,4 +1,4 @@
-"""Answers that came within the limits."""
+"""Goodput: answers within the latency limits."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from workloads.records import Record
 @register("goodput")
 @dataclass(frozen=True)
 class Goodput(Metric):
-    """Answers that met every limit of a server or interactive run: how many a second, and which share. Higher is better.
+    """Rate and share of answers that met every limit of a server or interactive run. Higher is better.
 
     goodput_per_s = answers within all limits / (last completion - first issue)
-    goodput_share = answers within all limits / queries, failed ones included, which are never within them
-    Each query is held to all limits at once, where LoadGen's verdict looks at one limit after the other.
+    goodput_share = answers within all limits / queries, including failed ones, which are never within them
+    Each query must meet all limits; LoadGen's verdict considers one limit after the other.
     Source: Zhong et al., DistServe (OSDI 2024), whose goodput is the rate at which requests meet both limits.
     """
 
     headings: ClassVar[Mapping[str, tuple[str, ...]]] = {"Speed": ("goodput_",)}
 
     def compute(self, run: Run) -> Mapping[str, Figure]:
-        limits = limits_in_force(run.config.limits) if run.config.is_server else {}
+        limits = effective_limits(run.config.limits) if run.config.is_server else {}
         records = run.timed
         span_s = max((r.completed_s for r in records), default=0.0) - min((r.issued_s for r in records), default=0.0)
         if not limits or span_s <= 0:
@@ -40,15 +40,15 @@ class Goodput(Metric):
         }
 
 
-def limits_in_force(limits: Limits) -> dict[str, float]:
-    """Seconds by `ttft`, `tpot` or `latency`; latency only where no limit on tokens takes its place."""
+def effective_limits(limits: Limits) -> dict[str, float]:
+    """Seconds by `ttft`, `tpot` or `latency`; `latency` only where no limit on tokens replaces it."""
     by_token = {"ttft": limits.target_ttft_s, "tpot": limits.target_tpot_s}
     named = by_token if limits.by_token else {"latency": limits.target_latency_s}
     return {name: limit for name, limit in named.items() if limit is not None}
 
 
 def within(record: Record, limits: Mapping[str, float]) -> bool:
-    """Whether an answer met every limit. An answer of one token has no tpot to miss; an unmeasured first token misses."""
+    """Whether an answer met every limit. An answer of one token has no TPOT and meets its limit; an unmeasured first token fails."""
     if record.status == "failed":
         return False
     measured = {"ttft": record.ttft_s, "tpot": record.tpot_s, "latency": record.latency_s}

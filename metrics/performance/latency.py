@@ -20,10 +20,10 @@ SHARES = (0.50, 0.90, 0.99)
 class Latency(Metric):
     """Seconds from a query's issue to its answer. Lower is better.
 
-    latency_p90 is the percentile of what was seen, as LoadGen computes it. latency_p90_bound is what 90 %
-    of all queries stay under with 99 % confidence; it needs 64 queries, p99 needs 662, and with fewer it says so.
+    latency_p90 is the percentile of the measured latencies, as LoadGen computes it. latency_p90_bound is the latency that 90 %
+    of all queries stay under with 99 % confidence; it needs 64 queries, p99 needs 662, and with fewer the note says so.
     A multi_stream query is as slow as its slowest sample. Offline queries are all issued at once, so their latency is
-    a place in the queue and only the mean time in service is given.
+    their position in the queue, and only the mean time in service is given.
     """
 
     headings: ClassVar[Mapping[str, tuple[str, ...]]] = {"Speed": ("latency_", "service_")}
@@ -38,9 +38,9 @@ class Latency(Metric):
 
 
 def percentile_figures(name: str, seconds: Sequence[float], note: str = "", bounds: bool = True) -> dict[str, Figure]:
-    """Mean and percentiles of seconds of which fewer are better: {name}_mean, {name}_p50, {name}_p90, {name}_p90_bound ...
+    """Mean and percentiles of seconds, lower is better: {name}_mean, {name}_p50, {name}_p90, {name}_p90_bound ...
 
-    bounds: whether to give early stopping's bounds, which hold only for values that do not depend on each other.
+    bounds: whether to include early-stopping bounds, which hold only for independent values.
     """
     n = len(seconds)
     if not n:
@@ -52,7 +52,7 @@ def percentile_figures(name: str, seconds: Sequence[float], note: str = "", boun
 
 
 def query_latencies(records: Sequence[Record], scenario: str) -> list[float]:
-    """Seconds of each LoadGen query; a failed one lasts until it was given up."""
+    """Seconds of each LoadGen query; a failed one lasts until it was abandoned."""
     if scenario != "multi_stream":
         return [r.latency_s for r in records]
     slowest: dict[int, float] = {}

@@ -1,4 +1,4 @@
-"""Peak memory of the hungriest rank."""
+"""Peak memory of the rank that uses most."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from metrics.base import Figure, Metric, Run
 @register("peak_memory")
 @dataclass(frozen=True)
 class PeakMemory(Metric):
-    """Largest over ranks, in bytes. Lower is better.
+    """Largest peak of all ranks, in bytes. Lower is better.
 
-    host: resident set of the process, model and libraries included. device: torch's peak of allocated GPU memory.
+    host: resident set size of the process, including model and libraries. device: torch's peak of allocated GPU memory.
     """
 
     headings: ClassVar[Mapping[str, tuple[str, ...]]] = {"Cost": ("peak_",)}

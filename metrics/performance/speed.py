@@ -1,8 +1,8 @@
-"""How fast a run was in one figure, and how surely, as far as one run can say; ratios of two.
+"""The speed of a run in one figure with its standard error, and ratios of two speeds.
 
-Standard errors are of the figure's logarithm, so that a speed-up and its inverse have the same interval.
-A run's own interval knows how its speed varied while it lasted. What differs from start to start (clocks, temperature, neighbours) only
-runs that were repeated show: `pooled`.
+Standard errors are of the figure's logarithm, so that a speed-up and its inverse have the same interval. The interval of one run covers
+how its speed varied while it lasted. What differs from start to start (clocks, temperature, neighbours) only shows in repeated runs:
+`pooled`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from metrics.statistics.intervals import min_queries, percentile
 from workloads.records import Record
 
 NUM_BLOCKS, MIN_BLOCKS = 10, 5
-BLOCK_WORK = 2  # a block of time is at least so many times as long as one piece of work
+BLOCK_WORK = 2  # the least length of a block of time, in pieces of work
 NUM_RESAMPLES = 1000
 
 KINDS: dict[str, Callable[[Run], list[float]]] = {
@@ -35,9 +35,9 @@ KINDS: dict[str, Callable[[Run], list[float]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """name: the report's figure. log_se: of log(value), on `dof` degrees of freedom; None where the run cannot say.
+    """name: the report's figure. log_se: of log(value), on `dof` degrees of freedom; None where the run is too short for one.
 
-    n: answers or queries; of pooled runs, runs. how: where log_se comes from.
+    n: answers or queries; for pooled runs, the number of runs. how: where log_se comes from.
     """
 
     name: str
@@ -67,10 +67,10 @@ class Ratio(NamedTuple):
 
 
 def throughput(run: Run) -> Speed | None:
-    """Tokens a second where answers are texts, else answers a second; None where nothing was answered.
+    """Tokens per second where answers are texts, else answers per second; None where nothing was answered.
 
-    Interval by batch means: the run is cut into up to NUM_BLOCKS blocks of equal time, each with the work that was done in it, where an
-    answer's work is spread evenly over its time in service, or falls at its tokens' times where these are known.
+    Interval by batch means: the run is cut into up to NUM_BLOCKS blocks of equal time, each with the work done in it. An answer's work is
+    spread evenly over its time in service, or placed at its tokens' times where they are known.
     Source: Schmeiser, Operations Research 30 (1982), 556-568: 10 to 30 batches.
     """
     records = run.timed
@@ -97,9 +97,9 @@ def throughput(run: Run) -> Speed | None:
 
 
 def slowness(run: Run, kind: str, share: float) -> Speed | None:
-    """Seconds that `share` of the queries stay under: of their latency, ttft or tpot; None where there are none.
+    """The percentile `share` of the queries' latency, ttft or tpot, in seconds; None where there are none.
 
-    Interval by circular block bootstrap over queries in the order in which they were issued, since neighbours in a queue wait together.
+    Interval by circular block bootstrap over queries in order of issue, because neighbours in a queue wait together.
     Source: Politis and Romano (1992), A circular block-resampling procedure for stationary data; blocks of sqrt(n) queries.
     """
     seconds = np.array(KINDS[kind](run))
@@ -122,12 +122,12 @@ def slowness(run: Run, kind: str, share: float) -> Speed | None:
 
 
 def best_share(runs: Sequence[Run], kind: str) -> float:
-    """The 90th percentile where every run has queries enough for it, else the median."""
+    """0.9 where every run has enough queries for that percentile, else 0.5."""
     return 0.9 if all(len(KINDS[kind](run)) >= min_queries(0.9, 1) for run in runs) else 0.5
 
 
 def pooled(speeds: Sequence[Speed]) -> Speed:
-    """Repeats of one configuration as one: their geometric mean, with an interval from how much they differ (Student's t)."""
+    """The geometric mean of repeated runs, with an interval from how much they differ (Student's t)."""
     if len(speeds) == 1:
         return speeds[0]
     logs = np.log([s.value for s in speeds])
@@ -137,13 +137,13 @@ def pooled(speeds: Sequence[Speed]) -> Speed:
 
 
 def speed_up(baseline: Speed, candidate: Speed) -> Ratio:
-    """How many times as fast the candidate is. The two intervals make one by Welch's approximation."""
+    """How many times as fast the candidate is; the interval is Welch's approximation."""
     value = candidate.value / baseline.value if candidate.higher_is_better else baseline.value / candidate.value
     return Ratio(value, *_welch([(baseline.log_se, baseline.dof), (candidate.log_se, candidate.dof)]))
 
 
 def geometric_mean(ratios: Sequence[Ratio]) -> Ratio:
-    """Of speed-ups that have no run in common."""
+    """The geometric mean of speed-ups that share no run."""
     m = len(ratios)
     value = math.exp(math.fsum(math.log(r.value) for r in ratios) / m)
     return Ratio(value, *_welch([(None if r.log_se is None else r.log_se / m, r.dof) for r in ratios]))

@@ -1,4 +1,4 @@
-"""Where an answer's time goes: text encoding, denoising, decoding."""
+"""Time per stage of an answer: text encoding, denoising, decoding."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHARE = "an answer's share of its batch"
 @register("stages")
 @dataclass(frozen=True)
 class Stages(Metric):
-    """Mean seconds an answer spends in each stage: a batch's stage time divided by its size. Lower is better.
+    """Mean seconds of each stage of an answer: a batch's stage time divided by its size. Lower is better.
 
     step_mean is the mean denoising step of a batch.
     """
@@ -31,7 +31,7 @@ class Stages(Metric):
             f"stage_{name}": Figure(math.fsum(r.stages.get(name, 0.0) / r.batch_size for r in done) / n, "s", "lower", n, note=SHARE)
             for name in names
         }
-        batches = {(r.rank, r.started_s): r.step_s for r in done}  # every answer of a batch tells of the same steps
+        batches = {(r.rank, r.started_s): r.step_s for r in done}  # every answer of a batch has the same steps
         if steps := [s for step_s in batches.values() for s in step_s]:
             figures["step_mean"] = Figure(math.fsum(steps) / len(steps), "s", "lower", len(steps), note="a batch's step")
         return figures

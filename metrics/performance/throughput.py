@@ -1,4 +1,4 @@
-"""Answers and units (frames, tokens) a second."""
+"""Throughput: answers and units (frames, tokens) per second."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from metrics.base import Figure, Metric, Run
 @register("throughput")
 @dataclass(frozen=True)
 class Throughput(Metric):
-    """Answers and units a second, over all ranks. Failed queries count in the time, not in the answers.
+    """Answers and units per second, over all ranks. Failed queries count in the time, not in the answers. Higher is better.
 
     throughput = answers / (last completion - first issue)
-    Source: MLPerf LoadGen, results.cc (Offline: samples a second).
+    Source: MLPerf LoadGen, results.cc (Offline: samples per second).
     """
 
     headings: ClassVar[Mapping[str, tuple[str, ...]]] = {"Speed": ("_per_s",)}

@@ -1,4 +1,4 @@
-"""How long a reader waits: for the first token, between tokens, and in the queue."""
+"""TTFT, TPOT, inter-token latency and time in the queue."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from workloads.records import Record
 @register("token_latency")
 @dataclass(frozen=True)
 class TokenLatency(Metric):
-    """Seconds, with percentiles and bounds as in `latency`. Lower is better. Only where tokens came one by one.
+    """Seconds, with percentiles and bounds as in `latency`. Lower is better. Only for streamed answers.
 
-    ttft   time to first token = first token - scheduled issue; of a query that failed before it, the whole wait
+    ttft   time to first token = first token - scheduled issue; for a query that failed before it, the whole latency
     tpot   time per output token = (completion - first token) / (tokens - 1), of answers of two tokens or more
-    itl    inter-token latency: every single gap between two tokens of an answer. Gaps of one answer depend on each
-           other, so they get no bounds
-    queue  beginning of service - scheduled issue
-    first_token_in_service   in the offline scenario in place of ttft and queue, which would be a place in the queue there:
-           first token - beginning of service
+    itl    inter-token latency: every gap between two tokens of an answer. Gaps of one answer depend on each
+           other, so they have no bounds
+    queue  start of service - scheduled issue
+    first_token_in_service   first token - start of service; in the offline scenario in place of ttft and queue, which would only
+           show the position in the queue there
     Source: MLPerf LoadGen, logging.cc (ttft and tpot).
     """
 
@@ -35,7 +35,7 @@ class TokenLatency(Metric):
             return {}
         offline = run.config.scenario == "offline"
         if offline:
-            why = "from the beginning of service: no TTFT"
+            why = "from the start of service, not TTFT"
             figures = percentile_figures("first_token_in_service", first_tokens_in_service(records), why)
         else:
             figures = percentile_figures("ttft", first_token_waits(records))
@@ -47,13 +47,13 @@ class TokenLatency(Metric):
 
 
 def first_token_waits(records: Sequence[Record]) -> list[float]:
-    """TTFT of every query; a failed one without a first token waited until it was given up."""
+    """TTFT of every query; a failed one without a first token waited until it was abandoned."""
     waits = [r.latency_s if r.status == "failed" and r.ttft_s is None else r.ttft_s for r in records]
     return [s for s in waits if s is not None]
 
 
 def first_tokens_in_service(records: Sequence[Record]) -> list[float]:
-    """Seconds from the beginning of service to the first token."""
+    """Seconds from the start of service to the first token."""
     return [r.first_token_s - r.started_s for r in records if r.first_token_s is not None and r.started_s is not None]
 
 

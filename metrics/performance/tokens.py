@@ -1,4 +1,4 @@
-"""Tokens in and out, how answers end, and how full the ranks were."""
+"""Token counts, how answers end, and batch occupancy."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from workloads.records import Record
 @register("tokens")
 @dataclass(frozen=True)
 class Tokens(Metric):
-    """Counts of tokens, for workloads whose unit they are. Output tokens a second are `throughput`'s tokens_per_s.
+    """Figures of token counts, for workloads of texts. Output tokens per second are `throughput`'s tokens_per_s.
 
     total_tokens_per_s  (prompt + answer tokens of answered queries) / (last completion - first issue). Higher is better
-    tokens_per_sample   mean tokens of a judged answer, its end token included; a failed one has none. MLPerf gates it
+    tokens_per_sample   mean tokens of a judged answer, including its end token; a failed one has 0. MLPerf has gates for it
     prompt_tokens_mean  mean tokens of a judged prompt, images included
-    end_token_share     share of judged answers that ended by themselves, at an end token. Higher is better
-    empty_share         share of judged answers whose first token was the end token, or without a visible character
+    end_token_share     share of judged answers that ended at an end token. Higher is better
+    empty_share         share of judged answers whose first token was the end token, or that have no visible character
     batch_occupancy     mean queries in service on a rank, over the time from its first query to its last answer
     """
 
@@ -38,7 +38,7 @@ class Tokens(Metric):
 
 
 def is_empty(record: Record) -> bool:
-    """Whether an answer says nothing: no visible character, or no token but the end token."""
+    """Whether an answer has no visible character, or no token but the end token."""
     return not (record.text or "").strip() or (record.num_units == 1 and record.finish_reason == "stop")
 
 
@@ -77,8 +77,8 @@ def _occupancy(records: Sequence[Record]) -> dict[str, Figure]:
     for record in records:
         if record.started_s is not None:
             by_rank.setdefault(record.rank, []).append((record.started_s, record.completed_s))
-    served_s = math.fsum(end - start for spans in by_rank.values() for start, end in spans)
-    watched_s = math.fsum(max(end for _, end in spans) - min(start for start, _ in spans) for spans in by_rank.values())
-    if watched_s <= 0:
+    busy_s = math.fsum(end - start for spans in by_rank.values() for start, end in spans)
+    total_s = math.fsum(max(end for _, end in spans) - min(start for start, _ in spans) for spans in by_rank.values())
+    if total_s <= 0:
         return {}
-    return {"batch_occupancy": Figure(served_s / watched_s, "queries", "neither", len(by_rank), note="n: ranks")}
+    return {"batch_occupancy": Figure(busy_s / total_s, "queries", "neither", len(by_rank), note="n: ranks")}

@@ -1,4 +1,4 @@
-"""Whether a video moves at all."""
+"""Dynamic degree: whether a video has large motion."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from workloads.records import Record
 @register("dynamic_degree")
 @dataclass(frozen=True)
 class DynamicDegree(VideoMetric):
-    """Share of videos with large motion, 0 to 1. Neither way is better by itself: prompts may ask for stillness.
+    """Share of videos with large motion, 0 to 1. Neither direction is better: prompts may request stillness.
 
-    A frame pair moves when the mean of its top 5 % of flow exceeds 6 pixels at 256 pixels of height or width, in
-    proportion; a video is dynamic when a quarter of 16 pairs do, in proportion. Thresholds are VBench's (Huang et al.,
+    A frame pair moves when the mean of its top 5 % of flow exceeds 6 pixels at 256 pixels of the shorter side, scaled in
+    proportion; a video is dynamic when 4 of 16 pairs move, scaled in proportion. Thresholds are VBench's (Huang et al.,
     CVPR 2024, dynamic degree); the flow is DIS instead of RAFT.
     """
 

@@ -1,4 +1,4 @@
-"""Whether a text answer is the one expected."""
+"""Exact match: whether a text answer is the expected one."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from workloads.records import Record, Sample
 @register("exact_match")
 @dataclass(frozen=True)
 class ExactMatch(SampleMetric):
-    """Share of answers that are the expected text, but for case and surrounding space. Higher is better.
+    """Share of answers that are the expected text, apart from case and surrounding space. Higher is better.
 
-    exact_match_<task>: of one task, where there are several. exact_match_held_out: of the samples that are held out from
-    training, where only some are. Samples that another metric is for (`scored_by: rouge`, `gpqa` ..) are left out.
+    exact_match_<task>: one task, where there are several. exact_match_held_out: the samples that are held out from training,
+    where only some are. Samples for another metric (`scored_by: rouge`, `gpqa` ..) are left out.
     """
 
     name: ClassVar[str] = "exact_match"
@@ -31,7 +31,7 @@ class ExactMatch(SampleMetric):
         return {self.name: float(_plain(record.text or "") == _plain(str(sample.meta["answer"])))}
 
     def scores(self, run: Run) -> dict[int, Mapping[str, float]]:
-        """Each score also under the names of the parts of the data set that its sample belongs to."""
+        """Each score, also under the names of the parts of the data set that its sample belongs to."""
         found = super().scores(run)
         meta = {r.query_id: run.samples[r.sample_index].meta for r in run.judged if r.query_id in found}
         several_tasks = len({m.get("task") for m in meta.values()}) > 1

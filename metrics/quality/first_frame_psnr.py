@@ -1,4 +1,4 @@
-"""How well a video begins with the image that it was given."""
+"""PSNR of a video's first frame, compared with the given image."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from workloads.records import Record, Sample
 @register("first_frame_psnr")
 @dataclass(frozen=True)
 class FirstFramePsnr(SampleMetric):
-    """Peak signal-to-noise ratio of the saved video's first frame against the given image, dB. Higher is better; 100 is said of equal ones.
+    """Peak signal-to-noise ratio of the saved video's first frame to the given image, in dB. Higher is better; 100 where they are equal.
 
     PSNR = 10 log10(255^2 / mean squared difference)
-    The image is brought to the video's size as pipelines bring it (workloads/readers/image_file.py).
-    A failed or unreadable answer scores 0.
-    What a video does after that frame, this figure does not see.
+    The image is resized as pipelines do it (workloads/readers/image_file.py). A failed or unreadable answer scores 0.
+    The figure does not depend on later frames.
     """
 
     name: ClassVar[str] = "first_frame_psnr"

@@ -1,4 +1,4 @@
-"""Whether each frame lies where its neighbours' motion puts it."""
+"""Motion smoothness: how well a frame is predicted from its neighbours."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from workloads.records import Record
 class MotionSmoothness(VideoMetric):
     """1 - mean absolute error of each odd frame predicted from the two around it; 0 to 1, higher is smoother.
 
-    VBench's definition (Huang et al., CVPR 2024) with the interpolation network replaced by optical flow: both
-    neighbours are moved half-way along the flow between them and averaged. Not comparable with VBench's own figures.
+    VBench's definition (Huang et al., CVPR 2024), with optical flow in place of the interpolation network: both neighbours
+    are warped half-way along the flow between them and averaged. Not comparable with VBench's own figures.
     """
 
     name: ClassVar[str] = "motion_smoothness"

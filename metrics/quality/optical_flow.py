@@ -1,4 +1,4 @@
-"""Dense optical flow between frames, by OpenCV: no weights are needed."""
+"""Dense optical flow between frames by OpenCV, without a model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def flow(first_HWC: NDArray[np.uint8], second_HWC: NDArray[np.uint8]) -> NDArray
     """Motion in pixels from the first frame to the second, flow_HW2 as x, y.
 
     DIS flow at its finest preset. Source: Kroeger et al., Fast Optical Flow using Dense Inverse Search (2016). Frames
-    under 128 pixels are enlarged for it, which its patches of 8 pixels need.
+    under 128 pixels are enlarged first, because its patches have 8 pixels.
     """
     import cv2
 
@@ -32,7 +32,7 @@ def flow(first_HWC: NDArray[np.uint8], second_HWC: NDArray[np.uint8]) -> NDArray
 
 
 def flows(run: Run, record: Record) -> NDArray[np.float32]:
-    """Flow from each frame of the saved video to the next, flow_THW2 with one frame fewer; kept for the next metric."""
+    """Flow from each frame of the saved video to the next, flow_THW2 with one frame fewer; cached for the next metric."""
     assert record.media is not None
     return _flows(run.folder / record.media)
 

@@ -1,4 +1,4 @@
-"""How much of a reference text an answer shares."""
+"""ROUGE of an answer to its reference text."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ KINDS = {"rouge1": "rouge_1", "rouge2": "rouge_2", "rougeL": "rouge_l", "rougeLs
 class Rouge(SampleMetric):
     """ROUGE-1, -2, -L and -Lsum: mean over samples of the F measure, 0 to 1; MLPerf prints it times 100. Higher is better.
 
-    Scored are samples with a reference `answer` that are marked `scored_by: rouge`. As MLPerf does it for llama2-70b:
-    Google's rouge-score with Porter's stemmer and one sentence a line, which only -Lsum looks at. Sentences end here
-    at `.`, `!` or `?` before a space; MLPerf takes NLTK's Punkt, which knows abbreviations and needs a download.
+    Samples with a reference `answer` and `scored_by: rouge` are scored, as MLPerf does for llama2-70b: Google's
+    rouge-score with Porter's stemmer and one sentence per line, which only -Lsum uses. Sentences end here at `.`, `!` or
+    `?` before a space; MLPerf uses NLTK's Punkt, which recognises abbreviations and needs a download.
     Source: mlcommons/inference, language/llama2-70b/evaluate-accuracy.py; Lin, ROUGE (2004).
     """
 

@@ -1,4 +1,4 @@
-"""How steady the parts of a video are that do not move."""
+"""Temporal flickering: how steady the still parts of a video are."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ STILL_PX = 0.25  # flow below this counts as not moving
 class TemporalFlickering(VideoMetric):
     """1 - mean absolute change of a still pixel from frame to frame, of full scale; 0 to 1, higher is steadier.
 
-    VBench's formula (Huang et al., CVPR 2024, temporal flickering), which is meant for still scenes; here it is applied
-    to the pixels whose optical flow is below 0.25 pixels, so that motion is not taken for flicker.
+    VBench's formula (Huang et al., CVPR 2024, temporal flickering) is for still scenes. Here it is applied to the pixels
+    with an optical flow below 0.25 pixels, so that motion does not count as flicker.
     """
 
     name: ClassVar[str] = "temporal_flickering"

@@ -1,4 +1,4 @@
-"""Whether a video shows what its caption says, where the caption is of the embedded world."""
+"""World score: whether a video shows what its caption of the embedded world describes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from workloads.world.scenes import parse_caption
 @register("world_score")
 @dataclass(frozen=True)
 class WorldScore(SampleMetric):
-    """Share of prompts with every attribute right, 0 to 1, and one share for each attribute. Higher is better.
+    """Share of prompts with every attribute right, 0 to 1, and one share per attribute. Higher is better.
 
-    Read off the saved pixels by `workloads.world.checker`, which knows nothing of the model. Prompts that are not of
-    the embedded world are not scored.
+    workloads/world/checker.py reads the attributes from the saved pixels, without access to the model. Prompts that are
+    not of the embedded world are not scored.
     """
 
     name: ClassVar[str] = "world_score"

@@ -25,7 +25,7 @@ def compute_figures(run: Run, names: Sequence[str]) -> tuple[dict[str, Figure], 
         metric = make("metrics", name, {})
         if isinstance(metric, SampleMetric):
             by_query = metric.scores(run)
-            by_mean = type(metric).compute is SampleMetric.compute  # else its figure is no mean of the samples' scores
+            by_mean = type(metric).compute is SampleMetric.compute  # else its figure is not the mean of the samples' scores
             own = metric.summarise(by_query) if by_mean else metric.compute(run)
             for query_id, found in by_query.items():
                 scores.setdefault(query_id, {}).update(found)
@@ -36,7 +36,7 @@ def compute_figures(run: Run, names: Sequence[str]) -> tuple[dict[str, Figure], 
 
 
 def plain_figure(figure: Figure) -> dict[str, Any]:
-    """JSON knows no NaN: such a value is None, with a note."""
+    """The figure for JSON, which has no NaN: such a value becomes None with a note."""
     if figure.value is not None and not math.isfinite(figure.value):
         figure = replace(figure, value=None, ci95=None, note=figure.note or "not a finite number")
     plain = asdict(figure)
@@ -56,7 +56,7 @@ def metric_classes(run: Run) -> list[type[Metric]]:
 
 
 def headline_names(runs: Iterable[Run]) -> list[str]:
-    """The figures that say most of the answers' quality, by any metric of the runs."""
+    """The headline figures of the runs' metrics."""
     classes = dict.fromkeys(metric for run in runs for metric in metric_classes(run))
     return list(dict.fromkeys(name for metric in classes for name in metric.headline))
 

@@ -13,13 +13,13 @@ from workloads.run_folder.manifest import read_manifest
 
 
 def load_run(folder: Path) -> Run:
-    """The run in the folder. Raises ConfigError where it is none, naming the file."""
+    """The run in the folder. Raises ConfigError naming the file that is missing or damaged."""
     config, samples, records, outcome = read_run(folder)
     return Run(folder, config, find_plugin(folder, "workloads", config.workload)(), samples, records, outcome)
 
 
 def find_plugin(folder: Path, kind: str, name: str) -> type[Any]:
-    """As the run had it. Raises PluginError where it is not here, or was a plugin file's that is not given now, saying which."""
+    """The plugin that the run used. Raises PluginError where it is not installed, or came from a plugin file that is not given."""
     try:
         origin = str(read_manifest(folder)["plugins"].get(f"{kind.removesuffix('s')} {name}", ""))
     except (ValueError, KeyError, AttributeError):
@@ -33,4 +33,4 @@ def find_plugin(folder: Path, kind: str, name: str) -> type[Any]:
         if not origin:
             raise
     fix = f"read {str(folder / origin)!r}, then give it as --plugin" if from_file else "install it"
-    raise PluginError(f"{kind.removesuffix('s')} {name!r} came to the run from {origin!r}, and is not here; {fix}")
+    raise PluginError(f"{kind.removesuffix('s')} {name!r} of the run is from {origin!r} and is not installed; {fix}")

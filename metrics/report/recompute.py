@@ -1,4 +1,4 @@
-"""A run's report, worked out again from its records and media, for commands that compare runs: no hash covers report.json."""
+"""A run's report, recomputed from its records and media for commands that compare runs, because no hash covers report.json."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from metrics.report.report_diff import ROUNDING, differences, relative
 from workloads.run_folder.manifest import modifications
 
 
-def worked_out(folder: Path) -> Report:
-    """What `suite.py report` would say of the folder; nothing is written.
+def recompute(folder: Path) -> Report:
+    """The report that `suite.py report` would write; nothing is written.
 
-    Raises ConfigError where it is no run folder, and where its report.json says otherwise than its records and media.
+    Raises ConfigError where it is no run folder, and where its report.json has other values than its records and media give.
     """
     if folder.is_file():
-        raise ConfigError(f"{str(folder)!r} is a file; suite.py report {folder} unpacks a bundle into a run folder, which can be compared")
+        raise ConfigError(f"{str(folder)!r} is a file, not a run folder; unpack a bundle with: suite.py report {folder}")
     if not folder.is_dir():
         raise ConfigError(f"run folder {str(folder)!r} does not exist")
     report = make_report(folder)
-    if not modifications(folder):  # else the run is INVALID, and its files are named
+    if not modifications(folder):  # else the run is INVALID, and its reasons name the files
         _check_file(folder / "report.json", report.data)
     return report
 
 
-def scored_by(report: Report, names: Sequence[str]) -> Report:
-    """With figures and scores by these metrics too, as far as the run was not reported by them. They say nothing to its verdict."""
+def add_metrics(report: Report, names: Sequence[str]) -> Report:
+    """The report with figures and scores by these metrics too, where the run does not have them. The verdict stays the same."""
     further, scores = compute_figures(report.run, [name for name in names if name not in report.run.metric_names])
     figures = {name: plain_figure(figure) for name, figure in further.items()}
     samples = [{**s, "scores": {**s["scores"], **scores.get(s["query_id"], {})}} for s in report.data["samples"]]
@@ -39,12 +39,12 @@ def scored_by(report: Report, names: Sequence[str]) -> Report:
 
 
 def scores_by_sample(report: Report) -> dict[str, dict[int, float]]:
-    """By metric and sample index."""
-    found: dict[str, dict[int, float]] = {}
+    """Scores by figure and sample index."""
+    scores: dict[str, dict[int, float]] = {}
     for sample in report.data["samples"]:
         for name, value in sample["scores"].items():
-            found.setdefault(name, {})[int(sample["sample_index"])] = float(value)
-    return found
+            scores.setdefault(name, {})[int(sample["sample_index"])] = float(value)
+    return scores
 
 
 def _check_file(path: Path, data: Mapping[str, Any]) -> None:
@@ -61,13 +61,13 @@ def _check_file(path: Path, data: Mapping[str, Any]) -> None:
     for place, old, new in differences(before, _values(data)):
         if not relative(old, new) < ROUNDING:
             raise ConfigError(
-                f"{path} is not of the run's records and media: {place} is {_shown(old)} there, and {_shown(new)} worked out again; "
+                f"{path} does not match the run's records and media: {place} is {_shown(old)} there and {_shown(new)} recomputed; "
                 f"run: suite.py report {path.parent}"
             )
 
 
 def _values(data: Mapping[str, Any]) -> dict[str, Any]:
-    """What is compared of a report. Its sentences are not: another version of the suite may word them otherwise."""
+    """The values of a report that are compared. Sentences are not: another version of the suite may word them differently."""
     return {
         "verdict": data["verdict"],
         "figures": {name: figure["value"] for name, figure in data["figures"].items()},

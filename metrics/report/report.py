@@ -31,7 +31,7 @@ import msgspec
 from configs.errors import ConfigError
 from metrics.base import Run
 from metrics.performance import energy
-from metrics.performance.goodput import limits_in_force
+from metrics.performance.goodput import effective_limits
 from metrics.report.figures import compute_figures, headline_names, plain_figure
 from metrics.report.load_run import load_run
 from metrics.validity import canaries, effective_settings, gates, loadgen_agreement, truth_checks, verdict
@@ -48,7 +48,7 @@ SCHEMA = "triptych-report/1"
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A report.json and the run it is of."""
+    """The content of report.json, and its run."""
 
     run: Run
     data: Mapping[str, Any]
@@ -61,7 +61,7 @@ class Report:
 def build_report(folder: Path, brief: bool = False) -> Report:
     """Compute every metric and the verdict, and write report.json.
 
-    brief: verdict and reasons alone, without a look at any answer; for a run that was given up.
+    brief: verdict and reasons only, without reading any answer; for an aborted run.
     """
     report = make_report(folder, brief)
     write_json(folder / "report.json", report.data)
@@ -69,7 +69,7 @@ def build_report(folder: Path, brief: bool = False) -> Report:
 
 
 def make_report(folder: Path, brief: bool = False) -> Report:
-    """As `build_report`, and nothing is written."""
+    """As `build_report`, without writing it."""
     run = load_run(folder)
     figures, scores = compute_figures(run, () if brief else run.metric_names)
     triggered = {} if brief else canaries.scan(run)
@@ -98,7 +98,7 @@ def make_report(folder: Path, brief: bool = False) -> Report:
         "random_weights": run.has_random_weights,
         "effective": run.ranks[0]["effective"] if run.ranks else {},
         "num_queries": {"issued": run.num_issued, "done": sum(r.status == "done" for r in run.records), "failed": run.num_failed},
-        "limits": {"percentile": run.config.load.target_percentile} | limits if (limits := limits_in_force(run.config.limits)) else {},
+        "limits": {"percentile": run.config.load.target_percentile} | limits if (limits := effective_limits(run.config.limits)) else {},
         "loadgen": {mode: read_summary(folder / mode) for mode in run.outcome},
         "agreement": [asdict(c) | {"agrees": c.agrees} for c in comparisons],
         "figures": {name: plain_figure(figure) for name, figure in figures.items()},
@@ -120,7 +120,7 @@ def make_report(folder: Path, brief: bool = False) -> Report:
 
 
 def load_report(folder: Path) -> Report:
-    """A report as it was written. Raises ConfigError where there is none, or it is damaged."""
+    """The report in the folder, as it was written. Raises ConfigError where there is none, or it is damaged."""
     if not folder.is_dir():
         raise ConfigError(f"run folder {str(folder)!r} does not exist")
     path = folder / "report.json"
@@ -132,12 +132,12 @@ def load_report(folder: Path) -> Report:
         raise ConfigError(f"{path} is damaged: {error}; run: suite.py report {folder}") from None
     parts = {"reasons": list, "figures": dict, "samples": list}
     if not isinstance(data, dict) or not all(isinstance(data.get(name), kind) for name, kind in parts.items()):
-        raise ConfigError(f"{path} is damaged: it is no report of this suite; run: suite.py report {folder}")
+        raise ConfigError(f"{path} is damaged: parts of a report are missing; run: suite.py report {folder}")
     return Report(load_run(folder), data)
 
 
 def headline(report: Report) -> dict[str, float]:
-    """The few figures that a last line shows: throughput or latency, then quality."""
+    """The figures in the last JSON line of a command: throughput or latency, then quality."""
     noun, unit = report.run.workload.noun, report.run.workload.unit
     wanted = (f"{noun}_per_s", f"{unit}_per_s", "goodput_per_s", "ttft_p90", "tpot_p90", "latency_p90", *headline_names([report.run]))
     figures = report.data["figures"]
@@ -145,7 +145,7 @@ def headline(report: Report) -> dict[str, float]:
 
 
 def _name(folder: Path) -> str:
-    """As the run was made; its folder may have been moved since."""
+    """The name of the run when it was made; its folder may have been moved since."""
     try:
         return str(manifest.read_manifest(folder)["run"])
     except (ValueError, KeyError):
@@ -155,7 +155,7 @@ def _name(folder: Path) -> str:
 def _devices(run: Run) -> str:
     names = [str(rank["device"]) for rank in run.ranks]
     kinds = sorted({n.split(":")[0] for n in names})
-    size = run.config.parallel.size  # of a replica, one rank is listed
+    size = run.config.parallel.size  # one rank per replica is listed
     return ", ".join(f"{size * sum(n.split(':')[0] == kind for n in names)} x {kind}" for kind in kinds) or "none"
 
 

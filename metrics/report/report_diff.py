@@ -1,4 +1,4 @@
-"""Whether scoring a run again gave the report that it came with."""
+"""Compares a report with the one that a bundle came with."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SENTENCES = {"figures": "note", "truth": "told", "gates": "why", "attempts": "no
 
 
 def report_bytes(folder: Path) -> bytes | None:
-    """report.json as it is; None where there is none, or where it is the brief one of a run that was given up."""
+    """The content of report.json; None where there is none, or where it is the brief report of an aborted run."""
     try:
         content = (folder / "report.json").read_bytes()
         return None if json.loads(content).get("brief") else content
@@ -28,27 +28,27 @@ def report_bytes(folder: Path) -> bytes | None:
 
 
 def print_comparison(folder: Path, before: bytes | None) -> bool | None:
-    """Say on stderr how report.json compares to what it was before; whether it is the same, None where there was none.
+    """Print on stderr how report.json compares with its earlier content. True where it is the same, None where there was none.
 
-    Two reports are the same where all but their sentences is: these may be worded otherwise in another version of the suite.
+    Reports are the same where all values are. Sentences may differ: another version of the suite may word them differently.
     """
     from rich.console import Console
 
     console, after = Console(stderr=True, highlight=False, markup=False, soft_wrap=True), (folder / "report.json").read_bytes()
     if before is None:
-        console.print("the bundle came without a full report to compare with", style="dim")
+        console.print("the bundle has no full report to compare with", style="dim")
         return None
     if before == after:
-        console.print("report.json is the one that the bundle came with, byte for byte", style="green")
+        console.print("report.json is the same as in the bundle, byte for byte", style="green")
         return True
     found = list(differences(without_sentences(json.loads(before)), without_sentences(json.loads(after))))
     if not found:
-        console.print("report.json has the values of the one that the bundle came with; sentences are worded differently", style="green")
+        console.print("report.json has the same values as in the bundle; sentences are worded differently", style="green")
         return True
     rounding = max((relative(old, new) for _, old, new in found), default=0.0)
-    slightly = f", by {rounding:.0e} of themselves at most, as on another CPU" if rounding < ROUNDING else ""
+    slightly = f", by a relative {rounding:.0e} at most, as on another CPU" if rounding < ROUNDING else ""
     count = "1 value differs" if len(found) == 1 else f"{len(found)} values differ"
-    console.print(f"report.json is not the one that the bundle came with: {count}{slightly}", style="bold red")
+    console.print(f"report.json is not the same as in the bundle: {count}{slightly}", style="bold red")
     lines = [f"{path}: {_short(old)} before, {_short(new)} now" for path, old, new in found[:SHOWN]]
     for line in lines + [f"and {len(found) - SHOWN} more"] * (len(found) > SHOWN) + other_versions(folder):
         console.print(f"  - {line}")
@@ -63,7 +63,7 @@ def without_sentences(report: Any) -> Any:
 
 
 def differences(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Every value of two JSON documents that is not the same: where, before, after."""
+    """Every value that differs between two JSON documents: place, before, after."""
     if isinstance(before, dict) and isinstance(after, dict):
         for key in dict.fromkeys((*before, *after)):
             yield from differences(before.get(key), after.get(key), f"{path}.{key}" if path else str(key))
@@ -75,20 +75,20 @@ def differences(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, 
 
 
 def relative(before: Any, after: Any) -> float:
-    """How far a number is from what it was; infinite where one is no number."""
+    """The relative difference of two numbers; infinite where one is no number."""
     numbers = [v for v in (before, after) if isinstance(v, (int, float)) and not isinstance(v, bool)]
     return abs(after - before) / max(abs(before), abs(after)) if len(numbers) == 2 else math.inf
 
 
 def other_versions(folder: Path) -> list[str]:
-    """The suite and packages, where the run had other versions than there are here."""
+    """One sentence for the suite and each package whose version differs from the run's."""
     try:
         had = json.loads((folder / "system.json").read_text(encoding="utf-8"))["packages"]
         pairs = {"the suite": (read_manifest(folder)["suite_commit"], suite_commit())}
         pairs |= {name: (had[name], here) for name, here in package_versions().items()}
     except (OSError, ValueError, KeyError, TypeError):
         return []
-    return [f"{name} was {there or 'none'} there and is {here or 'none'} here" for name, (there, here) in pairs.items() if there != here]
+    return [f"{name}: {there or 'none'} in the run, {here or 'none'} here" for name, (there, here) in pairs.items() if there != here]
 
 
 def _omit(entries: Any, key: str) -> Any:

@@ -1,4 +1,4 @@
-"""What runs may differ in: settings, prompts, devices, versions, what was in force; and what to call them where they do."""
+"""What runs can differ in: requested and effective settings, prompts, devices, versions; and titles that tell runs apart."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ WITHOUT_EFFECT = ("workload", "scenario", "report_videos", "heartbeat_timeout_s"
 
 
 def facts(report: Report) -> dict[str, Any]:
-    """By name, in the order in which a reader asks: settings, what was in force, prompts, hardware, versions."""
+    """Facts by name, most interesting first: requested and effective settings, prompts, hardware, versions."""
     run = report.run
     settings = {k: v for k, v in run.config.model_dump().items() if k not in WITHOUT_EFFECT}
     found = dict(_flat("", settings))
+    # `in force: ` is part of names in compare.json and audit.json
     found |= {f"in force: {name}": value for name, value in report.data["effective"].items()}
     manifest, system = _manifest(run.folder), _system(run.folder)
     found |= {"prompts": str(manifest.get("prompt_set_sha256"))[:12], "devices": num_devices(run), "hardware": hardware(run)}
@@ -27,18 +28,18 @@ def facts(report: Report) -> dict[str, Any]:
     return found | dict(_flat("", system.get("packages", {})))
 
 
-def differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, list[Any]]:
+def different_facts(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, list[Any]]:
     """name -> [before, after]; None where one side does not have it."""
     return {name: [before.get(name), after.get(name)] for name in dict.fromkeys((*before, *after)) if before.get(name) != after.get(name)}
 
 
 def num_devices(run: Run) -> int:
-    """Ranks, each with a device of its own; 0 where the run does not say."""
+    """Ranks, each with its own device; 0 where the run does not name them."""
     return len(run.ranks) * run.config.parallel.size  # of a replica, one rank answers
 
 
 def hardware(run: Run) -> str:
-    """What one device is: the accelerator, or the processor where no accelerator was used."""
+    """The name of the accelerator, or of the CPU where no accelerator was used."""
     system = _system(run.folder)
     names = sorted({str(a.get("name")) for a in system.get("accelerators") or []})
     if not names or any(str(rank["device"]).startswith("cpu") for rank in run.ranks):
@@ -47,7 +48,7 @@ def hardware(run: Run) -> str:
 
 
 def model_name(run: Run) -> str:
-    """The model as its option names it, without a path; the pipeline where it has no such option."""
+    """The model's name without a path; the pipeline's where it has no option `model`."""
     options = run.config.pipeline_options
     if run.has_random_weights:
         return f"{Path(str(options.get('architecture'))).name}{', shrunk' if options.get('shrink') else ''} (random weights)"
@@ -55,7 +56,7 @@ def model_name(run: Run) -> str:
 
 
 def titles(reports: Sequence[Report]) -> list[str]:
-    """A title for each: its workload, and what tells it from others of the same workload: model, scenario, its run's name."""
+    """A title for each: its workload, and what distinguishes it from others of the same workload: model, scenario, name of the run."""
     parts = [[_panel(r.run), model_name(r.run), r.run.config.scenario.replace("_", " "), str(r.data["run"])] for r in reports]
     found = [part[0] for part in parts]
     for i, part in enumerate(parts):
@@ -68,7 +69,7 @@ def titles(reports: Sequence[Report]) -> list[str]:
 
 
 def _panel(run: Run) -> str:
-    """The workload; with random weights also the model, whether or not it tells runs apart."""
+    """The workload; with random weights also the model, even where it is not needed to distinguish runs."""
     return f"{run.config.workload} {model_name(run)}" if run.has_random_weights else run.config.workload
 
 

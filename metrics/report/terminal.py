@@ -1,4 +1,4 @@
-"""The report in a terminal: verdict, reasons, figures."""
+"""The report in the terminal: verdict, reasons, figures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from metrics.report.report import Report
 
 
 def print_summary(report: Report) -> None:
-    """To stderr, so that stdout holds nothing but the last JSON line."""
+    """Print to stderr, so that stdout holds only the last JSON line."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,9 +1,9 @@
-"""LPIPS, the distance of two images in the features of a trained network. Lower is closer, 0 for equal videos.
+"""LPIPS: the distance of two images in the features of a trained network. Lower is closer, 0 for equal videos.
 
 Zhang et al., The Unreasonable Effectiveness of Deep Features as a Perceptual Metric, 2018: version 0.1 with AlexNet, mean over the
-frames, at their own size. Two files are needed, and neither is ever fetched: the linear weights, which the `lpips` package carries (its
-code is not imported, nor the torchvision that it needs), and torchvision's AlexNet, where torch keeps what it fetched. Of frames under
-31 pixels AlexNet has no features.
+frames, at their own size. Two files are needed, and neither is downloaded here: the linear weights from the package `lpips` (its code is
+not imported, nor the torchvision that it needs), and torchvision's AlexNet in torch's cache. Frames must have at least 31 pixels a side
+for AlexNet's features.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FRAMES = 16  # at a time
 
 
 class Lpips:
-    """Two videos' distance. backbone, linear: the state dicts of torchvision's AlexNet and of lpips' alex.pth."""
+    """The distance of two videos. backbone, linear: the state dicts of torchvision's AlexNet and of lpips' alex.pth."""
 
     def __init__(self, backbone: Mapping[str, Any], linear: Mapping[str, Any]) -> None:
         import torch
@@ -54,12 +54,12 @@ class Lpips:
             for at in range(0, len(one_THWC), FRAMES):
                 sides = [self._features(video[at : at + FRAMES]) for video in (one_THWC, two_THWC)]
                 for one_TCHW, two_TCHW, linear in zip(*sides, self._linear, strict=True):
-                    apart = torch.nn.functional.conv2d((one_TCHW - two_TCHW) ** 2, linear)
-                    total += float(apart.mean(dim=(1, 2, 3)).sum())
+                    distance = torch.nn.functional.conv2d((one_TCHW - two_TCHW) ** 2, linear)
+                    total += float(distance.mean(dim=(1, 2, 3)).sum())
         return total / len(one_THWC)
 
     def _features(self, video_THWC: Video) -> list[torch.Tensor]:
-        """After each rectified convolution, scaled to length 1 over the channels."""
+        """Activations after each rectified convolution, scaled to length 1 over the channels."""
         import torch
         from torch.nn import functional
 
@@ -76,16 +76,16 @@ class Lpips:
 
 
 def load_lpips() -> tuple[Lpips | None, str]:
-    """Ready to measure; or none, and why and what to do."""
+    """LPIPS, or None with the reason and what to install."""
     spec = find_spec("lpips")
     linear = Path(spec.origin).parent / "weights/v0.1/alex.pth" if spec and spec.origin else None
     if linear is None or not linear.exists():
-        return None, f"its weights are not there; {HOW}"
+        return None, f"its weights are not installed; {HOW}"
     import torch
 
     backbone = Path(torch.hub.get_dir()) / "checkpoints" / BACKBONE
     if not backbone.exists():
-        return None, f"{backbone} is not there; {HOW}"
+        return None, f"{backbone} does not exist; {HOW}"
     if not hashlib.sha256(backbone.read_bytes()).hexdigest().startswith(Path(BACKBONE).stem.split("-")[-1]):
-        return None, f"{backbone} is not torchvision's AlexNet: its SHA-256 is another; delete it, and {HOW}"
+        return None, f"{backbone} is not torchvision's AlexNet: its SHA-256 differs; delete it, and {HOW}"
     return Lpips(*(torch.load(file, map_location="cpu", weights_only=True) for file in (backbone, linear))), ""

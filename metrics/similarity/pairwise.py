@@ -1,6 +1,6 @@
-"""How close a candidate's answers are to the reference's, pair by pair: other, not worse, and so no verdict.
+"""How close a candidate's answers are to the reference's, pair by pair. Different is not worse, so there is no verdict.
 
-Videos: metrics/similarity/video.py, closeness_vmaf.py and closeness_lpips.py. Texts: metrics/similarity/text.py.
+Videos: video.py, vmaf.py and lpips.py. Texts: text.py.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from metrics.similarity.vmaf import find_ffmpeg, vmaf
 from workloads.records import Record
 
 PERCENTILES = {"p10": 10, "median": 50, "p90": 90}
-LOWER = ("lpips",)  # a distance; of all others, more is closer
+LOWER = ("lpips",)  # a distance; for all others, higher is closer
 MAX_THREADS = 4
 
 
 @dataclass
-class Found:
-    """Of the pairs so far. values: by measure and sample. failed: why a pair, or a measure of it, is not there, by sample."""
+class Results:
+    """Measures of the pairs so far. values: by measure and sample. failed: why a pair, or a measure of it, is missing, by sample."""
 
     values: dict[str, dict[int, float]] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
-    not_made: dict[str, str] = field(default_factory=dict)  # measures that nothing here can make, and what would
+    not_made: dict[str, str] = field(default_factory=dict)  # measures that cannot be computed here, and what to install
     made_with: dict[str, str] = field(default_factory=dict)
 
     def add(self, name: str, values: dict[int, float]) -> None:
@@ -39,13 +39,13 @@ class Found:
 
 
 def closeness(a: Run, b: Run) -> dict[str, Any]:
-    """What audit.json says of it.
+    """The entry `closeness` of audit.json.
 
-    num_pairs: prompts that both runs answered; a pair in which one answer failed counts among `failed`. equal_share: of the pairs with
-    two answers, those of the same digest. measures: p10, median, p90 and n of each. pairs: each pair's own, by sample.
+    num_pairs: prompts of both runs; a pair in which one answer failed is among `failed`. equal_share: of the pairs with two answers, those
+    with the same digest. measures: p10, median, p90 and n of each. pairs: the measures of each pair, by sample.
     """
     other = {r.sample_index: r for r in b.judged}
-    found, twins = Found(), {}
+    found, twins = Results(), {}
     for one in a.judged:
         two = other[one.sample_index]
         missing = [side for side, r in (("reference", one), ("candidate", two)) if r.status != "done"]
@@ -58,7 +58,7 @@ def closeness(a: Run, b: Run) -> dict[str, Any]:
     _videos(a, b, {i: pair for i, pair in twins.items() if pair[0].media and pair[1].media}, found)
     for i, (x, y) in twins.items():
         if (x.media is None or y.media is None) and (x.text is None or y.text is None):
-            found.failed[i] = "no video and no text of both"
+            found.failed[i] = "the two answers have neither videos nor texts to compare"
     return {
         "num_pairs": len(other),
         "equal_share": float(np.mean(list(equal.values()))) if equal else None,
@@ -75,17 +75,17 @@ def closeness(a: Run, b: Run) -> dict[str, Any]:
 
 
 def _spread(name: str, values: Sequence[float]) -> dict[str, Any]:
-    numbers = {told: float(np.percentile(values, q)) for told, q in PERCENTILES.items()}
+    numbers = {label: float(np.percentile(values, q)) for label, q in PERCENTILES.items()}
     return {**numbers, "n": len(values), "closer": "lower" if name in LOWER else "higher"}
 
 
 def _first_tokens(twins: Sequence[tuple[Record, Record]]) -> dict[str, Any] | None:
-    """Share of pairs that begin with the same token, where the engine told its number."""
+    """Share of pairs that begin with the same token, where the engine reported its id."""
     same = [x.first_token_id == y.first_token_id for x, y in twins if x.first_token_id is not None and y.first_token_id is not None]
     return {"equal_share": float(np.mean(same)), "n": len(same)} if same else None
 
 
-def _texts(twins: dict[int, tuple[str, str]], found: Found) -> None:
+def _texts(twins: dict[int, tuple[str, str]], found: Results) -> None:
     if not twins:
         return
     found.add("token_agreement", {i: token_agreement(*pair) for i, pair in twins.items()})
@@ -93,7 +93,7 @@ def _texts(twins: dict[int, tuple[str, str]], found: Found) -> None:
     found.add("edit_similarity", dict(zip(twins, edit_similarities(ones, twos), strict=True)))
 
 
-def _videos(a: Run, b: Run, twins: dict[int, tuple[Record, Record]], found: Found) -> None:
+def _videos(a: Run, b: Run, twins: dict[int, tuple[Record, Record]], found: Results) -> None:
     if not twins:
         return
     measures: dict[str, Callable[[Video, Video], float]] = {"psnr_db": psnr, "ssim": ssim}
@@ -105,7 +105,7 @@ def _videos(a: Run, b: Run, twins: dict[int, tuple[Record, Record]], found: Foun
         found.not_made["lpips"] = why
 
     def measured(i: int) -> tuple[tuple[int, ...] | None, dict[str, float], list[str]]:
-        """Shape (none where the pair cannot be compared), what was measured, and what went wrong."""
+        """Shape (None where the pair cannot be compared), measures, and what went wrong."""
         try:
             one, two = a.video(twins[i][0]), b.video(twins[i][1])
         except ValueError as error:
@@ -132,7 +132,7 @@ def _videos(a: Run, b: Run, twins: dict[int, tuple[Record, Record]], found: Foun
     _vmaf(a, b, {i: twins[i] for i in shapes}, shapes, found)
 
 
-def _vmaf(a: Run, b: Run, twins: dict[int, tuple[Record, Record]], shapes: dict[int, tuple[int, ...]], found: Found) -> None:
+def _vmaf(a: Run, b: Run, twins: dict[int, tuple[Record, Record]], shapes: dict[int, tuple[int, ...]], found: Results) -> None:
     ffmpeg, why = find_ffmpeg()
     if ffmpeg is None:
         found.not_made["vmaf"] = why

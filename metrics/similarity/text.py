@@ -1,7 +1,7 @@
-"""How close two texts are: up to where they part ways, and over all.
+"""How close two texts are: up to the first difference, and over all.
 
-A run folder holds no tokenizer, so a token here is a word, a number or a sign of punctuation; of Chinese and Japanese, a character.
-Spaces between tokens do not count for the agreement; they do for the edit similarity, which goes by characters.
+A run folder holds no tokenizer, so a token here is a word, a number or a punctuation mark; in Chinese and Japanese, a character. Spaces
+between tokens do not count for the agreement. They do for the edit similarity, which compares characters.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ TOKEN = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+|[^\w\s]")
 def token_agreement(reference: str, candidate: str) -> float:
     """Share of the reference's tokens before the first that differs, 0 to 1.
 
-    What the candidate says after the reference's end does not lower it. A reference without a token agrees with its like alone.
+    Text of the candidate after the reference's end does not lower it. A reference without a token only agrees with a candidate without one.
     """
     one, two = TOKEN.findall(reference), TOKEN.findall(candidate)
     if not one:
@@ -26,7 +26,7 @@ def token_agreement(reference: str, candidate: str) -> float:
 
 
 def edit_similarities(references: Sequence[str], candidates: Sequence[str]) -> list[float]:
-    """Of each pair 1 - Levenshtein distance / length of the longer, over characters; 1 for two empty texts."""
+    """For each pair, 1 - Levenshtein distance / length of the longer, over characters; 1 for two empty texts."""
     import numpy as np
     from rapidfuzz.distance import Levenshtein
     from rapidfuzz.process import cpdist

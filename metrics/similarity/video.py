@@ -1,4 +1,4 @@
-"""How close two videos are, pixel by pixel and structure by structure."""
+"""PSNR and SSIM of two videos."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 Video = NDArray[np.uint8]
 
-SAME_PSNR = 100.0  # dB, said of equal videos
+SAME_PSNR = 100.0  # dB, for equal videos
 WINDOW, SIGMA = 11, 1.5
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 LUMA = (0.299, 0.587, 0.114)  # of red, green, blue; ITU-R BT.601
@@ -48,7 +48,7 @@ def _ssim(one_HW: NDArray[np.float64], two_HW: NDArray[np.float64]) -> float:
 
 
 def _blurred(values_HW: NDArray[np.float64]) -> NDArray[np.float64]:
-    """By the window, where it lies inside the frame."""
+    """Blurred by the window, where it lies inside the frame."""
     import cv2
 
     edge = WINDOW // 2

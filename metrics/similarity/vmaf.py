@@ -1,9 +1,9 @@
-"""VMAF (Netflix, 2016) of a candidate's video against the reference's, by an ffmpeg that has libvmaf. 0 to 100, higher is closer.
+"""VMAF (Netflix, 2016) of a candidate's video to the reference's, by an ffmpeg with libvmaf. 0 to 100, higher is closer.
 
-The score is libvmaf's own with its default model (vmaf_v0.6.1, made for 1080p on a television), the mean over the frames. libvmaf crashes
-on frames of 16 pixels, and its model knows none so small: a clip whose shorter side is under MIN_SIDE is enlarged, both videos alike, by
-the smallest whole factor that brings it there, bicubically. Larger clips are given as they are. Colours are brought to yuv420p. Frames
-are paired by their number, whatever rate their files name.
+The score is libvmaf's with its default model (vmaf_v0.6.1, for 1080p on a television), the mean over the frames. libvmaf crashes on frames
+of 16 pixels, and its model was not trained on small ones: where the shorter side is under MIN_SIDE, both videos are enlarged bicubically
+by the smallest whole factor that reaches it. Larger clips are not changed. Colours are converted to yuv420p. Frames are paired by their
+number, whatever frame rate the files have.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ INSTALL = "pip install imageio-ffmpeg  (or: pip install 'triptych[closeness]')"
 Pairs = Mapping[int, tuple[Path, Path]]
 
 
-class Scored(NamedTuple):
-    """By sample; made_with: the version of libvmaf and whether clips were enlarged, none where nothing was scored."""
+class Scores(NamedTuple):
+    """Scores and failures by sample. made_with: the version of libvmaf and whether clips were enlarged; None where nothing was scored."""
 
     values: dict[int, float]
     failed: dict[int, str]
@@ -39,13 +39,13 @@ class Scored(NamedTuple):
 
 @cache
 def find_ffmpeg() -> tuple[str | None, str]:
-    """An ffmpeg with libvmaf: the one on PATH, else imageio-ffmpeg's; or none, and why and what to do."""
+    """An ffmpeg with libvmaf: the one on PATH, else imageio-ffmpeg's; or None with the reason and what to install."""
     places = [("on PATH", shutil.which("ffmpeg"))]
     try:
         import imageio_ffmpeg
 
         places.append(("of imageio-ffmpeg", imageio_ffmpeg.get_ffmpeg_exe()))
-    except (ImportError, RuntimeError):  # RuntimeError: the package is there without its program
+    except (ImportError, RuntimeError):  # RuntimeError: the package has no program
         pass
     without = []
     for where, program in places:
@@ -64,8 +64,8 @@ def _has_libvmaf(program: str) -> bool:
     return " libvmaf " in listed.stdout
 
 
-def vmaf(ffmpeg: str, pairs: Pairs, shapes: Mapping[int, Sequence[int]]) -> Scored:
-    """Of (reference, candidate) files by sample. shapes: (frames, height, width, ..) of each pair."""
+def vmaf(ffmpeg: str, pairs: Pairs, shapes: Mapping[int, Sequence[int]]) -> Scores:
+    """Score (reference, candidate) files by sample. shapes: (frames, height, width, ..) of each pair."""
     batches: list[list[int]] = []
     room = 0
     for i in pairs:
@@ -75,10 +75,10 @@ def vmaf(ffmpeg: str, pairs: Pairs, shapes: Mapping[int, Sequence[int]]) -> Scor
             room = BATCH_PIXELS
         batches[-1].append(i)
         room -= pixels
-    found = Scored({}, {}, None)
+    found = Scores({}, {}, None)
     with ThreadPoolExecutor(min(MAX_PROCESSES, os.cpu_count() or 1)) as pool:
         for part in pool.map(lambda batch: _score(ffmpeg, {i: pairs[i] for i in batch}, shapes), batches):
-            found = Scored(found.values | part.values, found.failed | part.failed, found.made_with or part.made_with)
+            found = Scores(found.values | part.values, found.failed | part.failed, found.made_with or part.made_with)
     factors = sorted({enlarged(shapes[i]) for i in found.values} - {1})
     larger = f", clips enlarged {' and '.join(map(str, factors))} times" if factors else ""
     return found._replace(made_with=found.made_with and found.made_with + larger)
@@ -89,22 +89,22 @@ def enlarged(shape: Sequence[int]) -> int:
     return -(-MIN_SIDE // min(shape[1:3]))
 
 
-def _score(ffmpeg: str, pairs: Pairs, shapes: Mapping[int, Sequence[int]]) -> Scored:
-    """One ffmpeg for all pairs; where it fails, one for each half, until the pair that it fails on is alone."""
+def _score(ffmpeg: str, pairs: Pairs, shapes: Mapping[int, Sequence[int]]) -> Scores:
+    """Score all pairs by one ffmpeg; where it fails, each half by one, until the pair at fault is alone."""
     with tempfile.TemporaryDirectory(prefix="vmaf-") as folder:
         wrong = _run(ffmpeg, pairs, shapes, Path(folder))
         if not wrong:
             return _read(Path(folder), pairs, shapes)
     if len(pairs) == 1:
-        return Scored({}, dict.fromkeys(pairs, wrong), None)
+        return Scores({}, dict.fromkeys(pairs, wrong), None)
     order = list(pairs)
     halves = [_score(ffmpeg, {i: pairs[i] for i in half}, shapes) for half in (order[: len(order) // 2], order[len(order) // 2 :])]
     one, two = halves
-    return Scored(one.values | two.values, one.failed | two.failed, one.made_with or two.made_with)
+    return Scores(one.values | two.values, one.failed | two.failed, one.made_with or two.made_with)
 
 
 def _run(ffmpeg: str, pairs: Pairs, shapes: Mapping[int, Sequence[int]], folder: Path) -> str:
-    """Leaves <sample>.json of every pair in the folder; what went wrong, if anything. Files are read from this machine alone."""
+    """Write <sample>.json of every pair into the folder; returns what went wrong, if anything. ffmpeg may only read local files."""
     inputs, graph, outputs = [], [], []
     for at, (i, files) in enumerate(pairs.items()):
         for file in reversed(files):  # libvmaf takes the candidate first
@@ -120,14 +120,14 @@ def _run(ffmpeg: str, pairs: Pairs, shapes: Mapping[int, Sequence[int]], folder:
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
-        return f"ffmpeg was not done after {TIMEOUT_S:.0f} s"
+        return f"ffmpeg did not finish within {TIMEOUT_S:.0f} s"
     if done.returncode:
-        said = done.stderr.strip().splitlines()
-        return f"ffmpeg ended with {done.returncode}" + (f": {said[0][:200]}" if said else "")
+        errors = done.stderr.strip().splitlines()
+        return f"ffmpeg failed with exit code {done.returncode}" + (f": {errors[0][:200]}" if errors else "")
     return ""
 
 
-def _read(folder: Path, pairs: Pairs, shapes: Mapping[int, Sequence[int]]) -> Scored:
+def _read(folder: Path, pairs: Pairs, shapes: Mapping[int, Sequence[int]]) -> Scores:
     values, failed, version = {}, {}, None
     for i in pairs:
         try:
@@ -137,7 +137,7 @@ def _read(folder: Path, pairs: Pairs, shapes: Mapping[int, Sequence[int]]) -> Sc
             failed[i] = f"libvmaf's log cannot be read: {error!r}"
             continue
         if len(frames) != shapes[i][0]:
-            failed[i] = f"libvmaf saw {len(frames)} of {shapes[i][0]} frames"
+            failed[i] = f"libvmaf scored {len(frames)} of {shapes[i][0]} frames"
             continue
         values[i], version = sum(frames) / len(frames), str(log["version"])
-    return Scored(values, failed, f"libvmaf {version}, vmaf_v0.6.1" if version else None)
+    return Scores(values, failed, f"libvmaf {version}, vmaf_v0.6.1" if version else None)

@@ -16,7 +16,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 NUM_RESAMPLES = 10_000
-BLOCK = 2**22  # counts held at a time
+BLOCK = 2**22  # counts in memory at a time
 
 Floats = NDArray[np.float64]
 
@@ -38,7 +38,7 @@ class PairedRatio(NamedTuple):
 
 
 def bca_interval(differences: Sequence[float], confidence: float = 0.95, seed: int = 0) -> Interval | None:
-    """Interval of a mean; None for fewer than two values and for equal ones, which say nothing of how far the mean may be off.
+    """Interval of a mean; None for fewer than two values and for equal ones, which have no spread.
 
     Levels are widened as Student's t is against the normal distribution, since a resample of n values has only (n - 1) / n
     of their variance. Sources: Efron, JASA 82 (1987), 171-185; Hesterberg, The American Statistician 69 (2015), 371-386.
@@ -67,12 +67,12 @@ def clustered_ratio(
 ) -> PairedRatio:
     """Sum of the reference over sum of the candidate: the speed-up, where they are the seconds of the same queries.
 
-    clusters: a label a pair; pairs of one label are drawn together, because they share what they measure (the clock of a
-    batch). The interval is that of `log_ratio_intervals`. Raises ValueError for unequal lengths, none, and values that are not above 0.
+    clusters: one label per pair; pairs of one label are drawn together, because they share what they measure (the clock of a
+    batch). The interval is that of `log_ratio_intervals`. Raises ValueError for unequal lengths, no pairs and values that are not positive.
     """
     pairs = np.array([reference, candidate], dtype=float)
     if pairs.size == 0 or not np.all(np.isfinite(pairs)) or np.any(pairs <= 0):
-        raise ValueError("a ratio of sums needs positive numbers")
+        raise ValueError("a ratio of sums needs one or more positive numbers on each side")
     n = pairs.shape[1]
     if clusters is not None:
         if len(clusters) != n:
@@ -107,7 +107,7 @@ def log_ratio_intervals(
 
 
 def joint_clusters(*labels: Sequence[Hashable]) -> list[int]:
-    """One label a pair for several groupings at once: pairs that share a label in any of them end in one cluster."""
+    """One label per pair for several groupings at once: pairs that share a label in any grouping are in one cluster."""
     numbers = [_numbered(one) for one in labels]
     n = len(numbers[0])
     offsets = np.cumsum([n, *(int(one.max(initial=-1)) + 1 for one in numbers)])
@@ -142,7 +142,7 @@ def _bca(resampled_BR: Floats, estimate_B: Floats, influence_BN: Floats, confide
     power_B = (influence_BN**2).sum(axis=1) ** 1.5
     acceleration_B = np.divide(
         (influence_BN**3).sum(axis=1), 6 * power_B, out=np.zeros_like(power_B), where=power_B > 0
-    )  # no pull, no lean
+    )  # no influence, no acceleration
     ordered_BR = np.sort(resampled_BR, axis=1)
     ends = []
     for tail in ((1 - confidence) / 2, (1 + confidence) / 2):

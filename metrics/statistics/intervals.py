@@ -1,4 +1,4 @@
-"""Intervals and percentiles that say when they do not know."""
+"""Confidence intervals, percentiles and early-stopping bounds; None where there are too few values."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def percentile_bound(values: Sequence[float], share: float) -> float | None:
-    """The latency that `share` of all queries stays under, with 99 % confidence; None where n is too small to say.
+    """The latency that `share` of all queries stays under, with 99 % confidence; None where n is too small.
 
     LoadGen's early-stopping estimate: the t-th largest of n values is reported, with the largest t for which n values
     suffice. Source: mlcommons/inference, loadgen/early_stopping.cc (d = 0).

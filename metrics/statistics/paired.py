@@ -1,6 +1,6 @@
-"""Two runs compared prompt by prompt: differences, intervals, and verdicts with a margin.
+"""Compares two runs prompt by prompt: differences, intervals, and verdicts with a margin.
 
-The statistics behind it, and how they were validated: docs/audits.md.
+docs/audits.md describes the statistics and how they were validated.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ Judgement = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 class Comparison:
     """One metric of two runs over the same n prompts.
 
-    difference: candidate minus reference, turned so that more is better. margin: how much worse the candidate may be, above 0.
-    ci95: two-sided, of the difference; bound95: the one-sided 95 % bound that the difference is above. Both None where the
-    scores cannot say. p_not_worse: of "worse by the margin or more"; p_worse: of "worse by less than the margin, or better";
-    p_difference: of "no different". spread, skewness: of the paired differences; extreme: the largest of them in size.
-    losses, gains: of shares, prompts that the reference alone and that the candidate alone got right.
+    difference: candidate minus reference, with the sign for which higher is better. margin: how much worse the candidate may be, positive.
+    ci95: two-sided, of the difference; bound95: the one-sided lower 95 % bound of the difference. Both None where the scores
+    do not determine them. p_not_worse: of "worse by the margin or more"; p_worse: of "worse by less than the margin, or better";
+    p_difference: of "no different". spread, skewness: of the paired differences; extreme: the largest absolute difference.
+    losses, gains: for shares, prompts that only the reference and only the candidate got right.
     """
 
     name: str
@@ -132,9 +132,9 @@ def compare_shares(name: str, reference: Sequence[float], candidate: Sequence[fl
     """
     scores = _checked(name, reference, candidate, margin)
     if not np.all((scores == 0) | (scores == 1)):
-        raise ValueError(f"{name}: shares are of scores 0 and 1; compare others with compare_means")
+        raise ValueError(f"{name}: shares need scores of 0 and 1; use compare_means for other scores")
     if margin >= 1:
-        raise ValueError(f"{name}: a share's margin must be under 1, not {margin:g}")
+        raise ValueError(f"{name}: the margin of a share must be under 1, got {margin:g}")
     n = scores.shape[1]
     losses, gains = (int(((scores[0] == r) & (scores[1] == 1 - r)).sum()) for r in (1, 0))
     difference = (gains - losses) / n
@@ -172,10 +172,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def verdicts(comparisons: Sequence[Comparison], alpha: float = ALPHA) -> Verdicts:
-    """PASS: not worse by the margin; FAIL: worse by more; INCONCLUSIVE: neither is shown. Overall the worst of them, FAIL first.
+    """PASS: not worse by the margin; FAIL: worse by more; INCONCLUSIVE: neither is shown. Overall: the worst of them.
 
     Holm is applied in each direction by itself: of all that pass, the chance that any is worse by the margin is at most alpha,
-    and of all that fail, the chance that any is not. Raises ValueError where nothing is compared: that is no PASS.
+    and of all that fail, the chance that any is not. Raises ValueError where there are no comparisons: that is no PASS.
     """
     if not comparisons:
         raise ValueError("nothing was compared")
@@ -189,11 +189,11 @@ def verdicts(comparisons: Sequence[Comparison], alpha: float = ALPHA) -> Verdict
 
 
 def further_samples(comparison: Comparison, alpha: float = ALPHA, power: float = 0.8, at_most: int = 10_000) -> int | None:
-    """Pairs beyond those there are that would settle it with this power, were the truth what was observed; 0 where it is settled.
+    """Further pairs that settle the comparison with this power if the observed difference is the true one; 0 where it is settled.
 
-    Settled is "not worse", or "worse" where the observed difference is beyond the margin. None where it would take more than
-    `at_most`, as when the observed difference sits at the margin, or where the scores show no spread to plan by.
-    alpha: the level in force; a comparison judged with m - 1 others is safe with alpha / m. By the planner behind
+    Settled means "not worse", or "worse" where the observed difference is beyond the margin. None where more than `at_most` are
+    needed, as when the observed difference is close to the margin, or where the scores have no spread to plan by.
+    alpha: the level of the test; a comparison judged with m - 1 others is safe with alpha / m. The numbers come from the planner of
     `suite.py sample-size`.
     """
     c = comparison
@@ -221,7 +221,7 @@ def _checked(name: str, reference: Sequence[float], candidate: Sequence[float], 
     if len(reference) == 0:
         raise ValueError(f"{name}: no pairs")
     if not (margin > 0 and math.isfinite(margin)):
-        raise ValueError(f"{name}: the margin must be above 0, not {margin:g}")
+        raise ValueError(f"{name}: the margin must be positive, got {margin:g}")
     scores = np.array([reference, candidate], dtype=float)
     if not np.all(np.isfinite(scores)):
         raise ValueError(f"{name}: a score is not a finite number")

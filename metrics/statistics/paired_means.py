@@ -1,4 +1,4 @@
-"""What paired differences say of their true mean: a test that skewed and few-valued scores do not deceive, and an interval.
+"""Test and interval of the true mean of paired differences, valid for skewed scores and for scores of few values.
 
 Axes of arrays: B data sets, N differences in each.
 """
@@ -20,7 +20,7 @@ def p_mean_at_most(differences_BN: Floats, bound: float) -> Floats:
 
     Student's t, and a test that adds one more pair, as bad as the largest difference seen in either direction: p is the chance
     that the differences' mean under random (Dirichlet) weights is `bound` or less. For differences of -1 and 0 that is
-    Clopper and Pearson's exact test; t alone takes luck with rare large losses for evidence. Equal differences: see
+    Clopper and Pearson's exact test; t alone would pass runs in which rare large losses happen to be missing. Equal differences: see
     `p_equal_at_most`; here they give p = 1.
     Sources: Gaffke, Mathematical Methods of Statistics 14 (2005), 451-467; Learned-Miller and Thomas, arXiv:1905.06208.
     """
@@ -47,7 +47,7 @@ def p_equal_at_most(difference: float, n: int, span: float, bound: float) -> flo
 
 
 def lower_bound(differences: Floats, alpha: float) -> float:
-    """The bound that the true mean is above by `p_mean_at_most` at level alpha; the differences are not all equal."""
+    """The lower bound of the true mean by `p_mean_at_most` at level alpha; the differences must not be all equal."""
     n, mean = len(differences), float(differences.mean())
     by_t = mean - float(stats.t.ppf(1 - alpha, n - 1)) * float(differences.std(ddof=1)) / math.sqrt(n)
     start = min(by_t, -float(np.abs(differences).max()))

@@ -1,4 +1,4 @@
-"""What right and wrong answers to the same prompts say of the difference of two shares: exact, however few prompts differ.
+"""Exact test and interval of the difference of two shares, from right and wrong answers to the same prompts.
 
 A loss is a prompt that the reference got right and the candidate wrong, a gain the converse; difference = gains' share - losses' share.
 """
@@ -15,8 +15,8 @@ from scipy import optimize, special, stats
 
 from metrics.statistics.bootstrap import Interval
 
-GRID = 161  # points at which the unknown share of losses is tried before the worst is searched more closely
-CLOSER = 2  # times that this is done
+GRID = 161  # values of the unknown share of losses that are tried
+CLOSER = 2  # refinements of the grid around the worst value
 TIE = 1e-9
 
 Floats = NDArray[np.float64]
@@ -53,7 +53,7 @@ def difference_interval(n: int, losses: int, gains: int, confidence: float = 0.9
 
 
 def difference_bound(n: int, losses: int, gains: int, alpha: float) -> float:
-    """The bound that the true difference is above by `p_difference_at_most` at level alpha."""
+    """The lower bound of the true difference by `p_difference_at_most` at level alpha."""
 
     def excess(difference: float) -> float:
         return p_difference_at_most(n, losses, gains, difference) - alpha

@@ -1,6 +1,6 @@
-"""How many pairs a comparison needs: the fewest at which its test has the wanted power.
+"""Sample sizes: the fewest pairs at which a comparison's test has the requested power.
 
-bound: the true difference that is to be ruled out; -margin where "not worse" is to be shown. difference: the true one.
+bound: the true difference to rule out; -margin where "not worse" is to be shown. difference: the assumed true one.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from scipy import stats
 
 from metrics.statistics import paired_proportions
 
-FEWEST = 30  # pairs; the test of means was validated from here on
+FEWEST = 30  # pairs; the test of means was validated from this number on
 AT_MOST = 1_000_000
-HEAVY = 1.1  # times the normal distribution's largest value of as many: from here on tails are heavier
-RESERVE = 1.15  # pairs more for heavy or skewed tails, of which a first look shows too little; benchmarks/audits/audit_statistics.py
-EXACT_UP_TO = 1000  # pairs; beyond, exact and score test differ by less than this plan can be trusted
+HEAVY = 1.1  # times the largest of as many normal values: tails above this are heavy
+RESERVE = 1.15  # factor for heavy or skewed tails, which a small sample underestimates; benchmarks/audits/audit_statistics.py
+EXACT_UP_TO = 1000  # pairs; beyond, the exact and the score test differ by less than the error of this plan
 
 
 class Tail(NamedTuple):
-    """What n paired differences showed of their tails. largest: in size and units of the spread, of n.
+    """The tails of n observed paired differences. largest: the largest absolute difference, in units of the spread.
 
-    skewness: below 0 where losses are rare and large; that of gains is not counted on.
+    skewness: negative where losses are rare and large; positive skewness is ignored.
     """
 
     largest: float

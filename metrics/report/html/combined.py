@@ -1,4 +1,4 @@
-"""One page over several runs: the verdict, key figures and a picture of each, with a link to its own report."""
+"""One page for several runs: verdict, key figures and a plot of each, with a link to its own report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from workloads.run_folder.files import write_text
 
 
 def write_combined(folders: Sequence[Path], out: Path) -> Path:
-    """Write the page `out` over runs that have their report.json; videos' contact sheets are put into it.
+    """Write the page `out` for runs that have a report.json; it contains the contact sheets of videos.
 
     Raises ConfigError where no folder is given or one has no report.
     """
@@ -46,7 +46,7 @@ def _panel(report: Report, title: str, out: Path) -> dict[str, Any]:
 
 
 def _plot(report: Report) -> str:
-    """Where an answer's time goes, for videos; output over time, for texts."""
+    """Seconds of each stage for videos; output over time for texts."""
     timed = report.run.timed
     if report.run.workload.unit == "tokens":
         return token_plots.throughput_svg(timed) if any(r.num_units for r in timed if r.status == "done") else ""

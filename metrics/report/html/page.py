@@ -1,4 +1,4 @@
-"""report.html: the report for reading. One file that needs nothing else and no network."""
+"""report.html: the report to read, one file without links to others or to the network."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def write_html(report: Report) -> Path:
 
 
 def key_figures(report: Report) -> list[tuple[str, Any]]:
-    """The figures that a reader looks for first, by name: speed, quality, cost."""
+    """The figures on cards, by name: speed, quality, cost."""
     noun, unit = report.run.workload.noun, report.run.workload.unit
     texts = unit == "tokens"
     wanted: list[tuple[str, ...]] = [(f"{noun}_per_s",), (f"{unit}_per_s",)]
@@ -93,7 +93,7 @@ def _grouped(report: Report) -> dict[str, dict[str, Any]]:
 
 
 def _clips(report: Report) -> list[dict[str, Any]]:
-    """Videos to play: the worst first, so that nobody has to hunt for what went wrong; at most `report_videos`."""
+    """Videos to play, the worst first; at most `report_videos`."""
     shown = []
     for sample in _videos(report)[: report.run.config.report_videos]:
         video = _frames(report, sample)
@@ -107,7 +107,7 @@ def _clips(report: Report) -> list[dict[str, Any]]:
 
 
 def _contact_sheet(report: Report) -> str:
-    """contact_sheet.png, as a data URI: one row a video, frames from first to last; empty where the run made no videos."""
+    """Write contact_sheet.png, one row per video with frames from first to last. Returns a data URI; empty where the run made no videos."""
     import imageio.v3 as iio
 
     rows = []

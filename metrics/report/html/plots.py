@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 INK, GRID, BLUE, AMBER = "#1d2433", "#e3e6ec", "#2f6fde", "#d9822b"
 GOOD, BAD, SOFT = "#18794e", "#c62a2f", "#5b6475"  # as on the pages, style.css
 NOTICE_INCHES = 0.13
-NEARLY_EQUAL_S = 1e-6  # seconds that differ by less make one bar
+NEARLY_EQUAL_S = 1e-6  # a histogram of a smaller range has one bar
 PALETTE = ("#2f6fde", "#12a594", "#d9822b", "#8e4ec6", "#e5484d", "#687076", "#30a46c", "#c2298a")
 
 
@@ -39,7 +39,7 @@ def latency_svg(latencies: Sequence[float], label: str) -> str:
 
 
 def stages_svg(seconds: Mapping[str, float]) -> str:
-    """One stacked bar: mean seconds an answer spends in each stage."""
+    """One stacked bar: mean seconds of each stage of an answer."""
     figure = new_figure(7.6, 1.25)
     axes = figure.subplots()
     at, total = 0.0, sum(seconds.values())
@@ -47,13 +47,13 @@ def stages_svg(seconds: Mapping[str, float]) -> str:
         share = f"{name.replace('_', ' ')} {value:.3f} s ({value / total:.0%})" if total else name
         axes.barh(0, value, left=at, color=colour, label=share, height=0.6)
         at += value
-    axes.set(yticks=[], xlabel="seconds an answer", xlim=(0, total or 1), ylim=(-0.45, 0.45))
+    axes.set(yticks=[], xlabel="seconds per answer", xlim=(0, total or 1), ylim=(-0.45, 0.45))
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, fontsize=7.5, frameon=False)
     return to_svg(figure)
 
 
 def timeline_svg(records: Sequence[Record]) -> str:
-    """Each query as a bar on its rank's row, from when the rank began on it, by its own clock where that is known; failed ones in amber."""
+    """Each query as a bar on its rank's row, by the rank's own clock where that is known; failed queries in amber."""
     ranks = sorted({r.rank for r in records if r.started_s is not None})
     figure = new_figure(7.6, 0.9 + 0.28 * min(len(ranks), 24))
     axes = figure.subplots()
@@ -70,7 +70,7 @@ def timeline_svg(records: Sequence[Record]) -> str:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, inches, over the line that has to stand beside every figure: a plot may leave the page that says so."""
+    """An empty figure, in inches, with the notice that must accompany every result: a plot may be copied out of its page."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height + NOTICE_INCHES), layout="constrained")

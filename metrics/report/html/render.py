@@ -14,7 +14,7 @@ WORDS = {"ttft": "TTFT", "tpot": "TPOT", "itl": "inter-token latency", "rouge": 
 
 
 def render(template: str, page: Mapping[str, Any]) -> str:
-    """A template of templates/, filled in; all that the page holds is escaped."""
+    """A template of templates/, filled in; all values are escaped."""
     from jinja2 import Environment, FileSystemLoader
 
     environment = Environment(
@@ -25,7 +25,7 @@ def render(template: str, page: Mapping[str, Any]) -> str:
 
 
 def number(value: float | None, unit: str = "") -> str:
-    """A figure with its unit, as a person would write it."""
+    """A figure with its unit, rounded for reading."""
     if value is None:
         return "-"
     if unit == "bytes":
@@ -36,7 +36,7 @@ def number(value: float | None, unit: str = "") -> str:
 
 
 def label(name: str) -> str:
-    """A figure's name as a person would say it."""
+    """A figure's name in words."""
     return " ".join(WORDS.get(word, word) for word in name.replace("_per_s", "_per_second").split("_"))
 
 

@@ -1,4 +1,4 @@
-"""What report.html shows of a run whose answers are texts: waits, load over time, and the worst answers with their inputs."""
+"""Parts of report.html for answers that are texts: latency and load plots, and the worst answers with their inputs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ THUMB_PIXELS = 192  # the longer side of a thumbnail, at most; it is shown at ha
 
 
 def text_plots(report: Report) -> dict[str, str]:
-    """SVGs by the name that the template gives them; one is missing where its records are."""
+    """SVGs by their names in the template; a plot without records is left out."""
     run = report.run
     timed = run.timed
     if not timed:
@@ -52,7 +52,7 @@ def worst_answers(report: Report) -> list[dict[str, Any]]:
 
 
 def thumbnail(image: bytes) -> str:
-    """A data URI of the picture, made small; empty where the bytes are none, or are no picture."""
+    """A data URI of the image, made small; empty where the bytes are missing or no image."""
     from PIL import Image
 
     try:
@@ -67,7 +67,7 @@ def thumbnail(image: bytes) -> str:
 
 
 def _waits(run: Run, limits: Mapping[str, float]) -> dict[str, list[float]]:
-    """Seconds by name, for as many panels; the names that can have a limit are those of `limits`."""
+    """Seconds by name, one panel each; a name that can have a limit is a key of `limits`."""
     timed = run.timed
     if run.config.scenario == "offline":
         waits = {"first token in service": first_tokens_in_service(timed), "tpot": output_token_times(timed)}
@@ -80,7 +80,7 @@ def _waits(run: Run, limits: Mapping[str, float]) -> dict[str, list[float]]:
 
 
 def _goodness(sample: Mapping[str, Any], alarms: Collection[str], quality: Sequence[str]) -> tuple[bool, bool, float, int]:
-    """What answers are sorted by. Being cut off is no fault where the limit is short on purpose."""
+    """The key by which answers are sorted. `cut_off` alone is ignored unless it fails the run: the limit may be short on purpose."""
     odd = any(name in alarms or name != "cut_off" for name in sample["canaries"])
     lowest = min((sample["scores"][name] for name in quality if name in sample["scores"]), default=1.0)
     return sample["status"] == "done", not odd, lowest, sample["sample_index"]
@@ -92,8 +92,8 @@ def _marks(sample: Mapping[str, Any], alarms: Collection[str], quality: Sequence
     marks += [(f"canary: {name}" if name in alarms else name, "no" if name in alarms else "is") for name in sample["canaries"]]
     for name in (n for n in quality if n in sample["scores"]):
         score = sample["scores"][name]
-        told = ("yes" if score else "NO") if name == "exact_match" else f"{score:.2f}"
-        marks.append((f"{name.replace('_', ' ')} {told}", "no" if score < 0.5 else ""))
+        shown = ("yes" if score else "NO") if name == "exact_match" else f"{score:.2f}"
+        marks.append((f"{name.replace('_', ' ')} {shown}", "no" if score < 0.5 else ""))
     if sample["task"]:
         marks.append((str(sample["task"]), "is"))
     if sample["held_out"]:

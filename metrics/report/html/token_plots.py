@@ -12,15 +12,15 @@ from metrics.report.html.plots import AMBER, BLUE, GRID, INK, PALETTE, new_figur
 from workloads.records import Record
 
 NAMES = {"ttft": "TTFT", "tpot": "TPOT"}
-MAX_STEPS = 400  # of a cumulative curve: more are not seen
-NUM_BINS = 60  # of time
+MAX_STEPS = 400  # of a cumulative curve: more are not visible
+NUM_BINS = 60  # of the time axis
 WIDE = 4  # a limit this many times the longest wait is drawn on a logarithmic axis
-STEEP = 3  # times the limit: beyond it the axis is logarithmic
+STEEP = 3  # times the limit: above it the axis is logarithmic
 MAX_STACKED = 8  # ranks that get a colour of their own
 
 
 def waits_svg(waits: Mapping[str, Sequence[float]], limits: Mapping[str, float], share: float) -> str:
-    """Cumulative share of queries by seconds, one panel a name; its limit, and the share that must meet it, drawn in."""
+    """Cumulative share of queries by seconds, one panel per name, with its limit and the share that must meet it."""
     figure = new_figure(7.6, 2.6)
     for axes, (name, seconds) in zip(np.ravel(figure.subplots(1, len(waits), squeeze=False)), waits.items(), strict=True):
         _cumulative(axes, seconds)
@@ -41,7 +41,7 @@ def waits_svg(waits: Mapping[str, Sequence[float]], limits: Mapping[str, float],
 
 
 def throughput_svg(records: Sequence[Record]) -> str:
-    """Output tokens a second over the test."""
+    """Output tokens per second over the test."""
     times = np.concatenate([token_times(r) for r in records if r.status == "done"] or [np.zeros(0)])
     end = max(r.completed_s for r in records)
     counts, edges = np.histogram(times, NUM_BINS, (0.0, end))
@@ -55,12 +55,12 @@ def throughput_svg(records: Sequence[Record]) -> str:
 
 
 def occupancy_svg(records: Sequence[Record]) -> str:
-    """Queries in service over the test, ranks stacked on each other; only their sum where there are many."""
-    served = [r for r in records if r.started_s is not None]
-    ranks = sorted({r.rank for r in served})
-    end = max(r.completed_s for r in served)
+    """Queries in service over the test, stacked by rank; only their sum where there are many ranks."""
+    started = [r for r in records if r.started_s is not None]
+    ranks = sorted({r.rank for r in started})
+    end = max(r.completed_s for r in started)
     edges = np.linspace(0, end, 4 * NUM_BINS + 1)
-    levels = [_in_service([r for r in served if r.rank == rank], edges) for rank in ranks]
+    levels = [_in_service([r for r in started if r.rank == rank], edges) for rank in ranks]
     figure = new_figure(7.6, 2.0)
     axes = figure.subplots()
     if len(ranks) > MAX_STACKED:
@@ -91,7 +91,7 @@ def lengths_svg(records: Sequence[Record]) -> str:
 
 
 def search_svg(probes: Sequence[Mapping[str, Any]], limits: Mapping[str, float], best: float | None) -> str:
-    """Rate against the seconds of each limited quantity as a share of its limit; dots are VALID, crosses INVALID.
+    """Each limited quantity as a share of its limit, over the rate; dots are VALID, crosses INVALID.
 
     probes: target_qps, verdict, and seconds by `<name>_s`. best: the highest VALID rate.
     """
@@ -102,11 +102,11 @@ def search_svg(probes: Sequence[Mapping[str, Any]], limits: Mapping[str, float],
     if best is not None:
         axes.axvline(best, color=GRID, linewidth=6, zorder=0)
     for (name, limit), colour in zip(limits.items(), PALETTE, strict=False):
-        told = [p for p in probes if p[f"{name}_s"] is not None]
-        seen = sorted((float(p["target_qps"]), float(p[f"{name}_s"]) / limit, str(p["verdict"])) for p in told)
-        axes.plot([q for q, _, _ in seen], [s for _, s, _ in seen], color=colour, linewidth=0.8, alpha=0.5, label=NAMES.get(name, name))
+        measured = [p for p in probes if p[f"{name}_s"] is not None]
+        points = sorted((float(p["target_qps"]), float(p[f"{name}_s"]) / limit, str(p["verdict"])) for p in measured)
+        axes.plot([q for q, _, _ in points], [s for _, s, _ in points], color=colour, linewidth=0.8, alpha=0.5, label=NAMES.get(name, name))
         for verdict, marker in (("VALID", "o"), ("INVALID", "x")):
-            chosen = [(q, s) for q, s, v in seen if v == verdict]
+            chosen = [(q, s) for q, s, v in points if v == verdict]
             axes.plot([q for q, _ in chosen], [s for _, s in chosen], marker, color=colour, markersize=6)
     axes.set(xlabel="target rate, queries/s", ylabel="share of its limit")
     if axes.get_ylim()[1] > STEEP:
@@ -119,7 +119,7 @@ def search_svg(probes: Sequence[Mapping[str, Any]], limits: Mapping[str, float],
 
 
 def token_times(record: Record) -> NDArray[np.float64]:
-    """When each of an answer's tokens was there; evenly spread where only the first, or only the end, is known."""
+    """Times of an answer's tokens; evenly spread where only the first, or only the end, is known."""
     if not record.num_units:
         return np.zeros(0)
     if record.first_token_s is None:
@@ -138,7 +138,7 @@ def _in_service(records: Sequence[Record], edges: NDArray[np.float64]) -> NDArra
 
 
 def _time_before(edges: NDArray[np.float64], sign: float, times: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sum over times of how long before each edge they lie, where they do."""
+    """For each edge, the sum of its distances to the times before it, multiplied by `sign`."""
     ordered = np.sort(times)
     sums = np.concatenate([[0.0], np.cumsum(ordered)])
     count = np.searchsorted(ordered, edges)

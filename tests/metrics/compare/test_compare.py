@@ -223,7 +223,7 @@ def test_a_report_of_other_records_is_refused(make: Make) -> None:
     report = json.loads(path.read_text(encoding="utf-8"))
     report["figures"]["tokens_per_s"]["value"] = 99.0
     write_json(path, report)
-    with pytest.raises(ConfigError, match=r"figures.tokens_per_s is 99 there, and 20 worked out again; run: suite.py report"):
+    with pytest.raises(ConfigError, match=r"figures.tokens_per_s is 99 there and 20 recomputed; run: suite.py report"):
         compare(folders)
 
 
@@ -239,7 +239,7 @@ def test_runs_and_options_that_cannot_be_compared_are_refused(make: Make, tmp_pa
         (([a, b], [], [a, b]), r"llm, offline has 2 baselines: a, b"),
         (([a, b], [], [], "latncy"), r"unknown --by 'latncy' \(did you mean 'latency'\?\)"),
         (([a, b], [], [], "latency"), r"--by latency is meaningless for llm, offline"),
-        (([a, tmp_path / "run.zip"],), r"run.zip' is a file; suite.py report .* unpacks a bundle"),
+        (([a, tmp_path / "run.zip"],), r"run.zip' is a file, not a run folder; unpack a bundle with: suite.py report"),
         (([a, tmp_path],), r"is not a run folder: it has no config.yaml"),
         (([a, tmp_path / "absent"],), r"absent' does not exist"),
     ):

@@ -39,7 +39,7 @@ def test_percentiles_have_bounds_where_values_are_independent(make_text_run: Mak
 def test_offline_has_no_ttft_but_the_first_token_in_service(make_text_run: MakeRun) -> None:
     figures = TokenLatency().compute(make_text_run([answer(0), answer(1, started_s=50.0, first_token_s=53.0, completed_s=57.0)]))
     assert figures["first_token_in_service_mean"].value == pytest.approx(2.0)  # 1 and 3
-    assert "no TTFT" in figures["first_token_in_service_mean"].note
+    assert "not TTFT" in figures["first_token_in_service_mean"].note
     assert not any(name.startswith(("ttft", "queue")) for name in figures)
 
 

@@ -15,7 +15,7 @@ import pytest
 from configs.errors import ConfigError
 from metrics.audit.audit import audit
 from metrics.compare.compare import compare
-from metrics.report.recompute import worked_out
+from metrics.report.recompute import recompute
 from metrics.report.report import build_report
 from metrics.report.report_diff import print_comparison, report_bytes
 from workloads.run_folder.bundle import unpack
@@ -78,8 +78,8 @@ def test_a_report_with_other_sentences_is_the_same_report(tmp_path: Path, capsys
 @pytest.mark.parametrize("place", EDITS)
 def test_a_changed_value_makes_another_report(tmp_path: Path, place: str) -> None:
     run = unpacked("t2v", tmp_path, EDITS[place])
-    with pytest.raises(ConfigError, match=rf"report\.json is not of the run's records and media: {place}"):
-        worked_out(run)
+    with pytest.raises(ConfigError, match=rf"report\.json does not match the run's records and media: {place}"):
+        recompute(run)
     content = report_bytes(run)
     build_report(run)
     assert print_comparison(run, content) is False
@@ -88,6 +88,6 @@ def test_a_changed_value_makes_another_report(tmp_path: Path, place: str) -> Non
 @pytest.mark.parametrize("name", ["llm-interactive-invalid", "vlm"])
 def test_runs_whose_reports_have_other_sentences_are_compared_and_audited(name: str, tmp_path: Path) -> None:
     one, two = (unpacked(name, tmp_path / side, reword) for side in ("one", "two"))
-    assert worked_out(one).data["reasons"] != ["in", "other", "words"]
+    assert recompute(one).data["reasons"] != ["in", "other", "words"]
     assert len(compare([one, two], allow_invalid=True)["groups"]) == 1
     assert audit(one, two, margin="5%", allow_invalid=True)["metrics"]

@@ -108,13 +108,13 @@ def test_vmaf_is_told_pair_by_pair_small_clips_enlarged_and_a_bad_file_named(tmp
     monkeypatch.setattr(closeness_vmaf, "MIN_SIDE", 48)
     scored = vmaf(ffmpeg, pairs, dict.fromkeys(pairs, (3, 16, 16, 3)))
     assert list(scored.failed) == [9]
-    assert "ffmpeg ended with" in scored.failed[9]
+    assert "ffmpeg failed with exit code" in scored.failed[9]
     assert scored.values[7] > 90 > scored.values[8] > scored.values[10]
     assert scored.made_with is not None
     assert scored.made_with.endswith("vmaf_v0.6.1, clips enlarged 3 times")
     alone = vmaf(ffmpeg, {8: pairs[8]}, {8: (3, 16, 16, 3)})
     assert alone.values[8] == scored.values[8]
-    assert vmaf(ffmpeg, {8: pairs[8]}, {8: (4, 16, 16, 3)}).failed == {8: "libvmaf saw 3 of 4 frames"}
+    assert vmaf(ffmpeg, {8: pairs[8]}, {8: (4, 16, 16, 3)}).failed == {8: "libvmaf scored 3 of 4 frames"}
 
 
 def test_clips_are_enlarged_by_the_smallest_whole_factor_that_is_enough() -> None:
@@ -175,13 +175,13 @@ def test_lpips_says_how_to_get_its_weights_and_refuses_others(tmp_path: Path, mo
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     found, why = load_lpips()
     assert found is None
-    assert f"{tmp_path}/hub/checkpoints/alexnet-owt-7be5be79.pth is not there; pip install --no-deps lpips" in why
+    assert f"{tmp_path}/hub/checkpoints/alexnet-owt-7be5be79.pth does not exist; pip install --no-deps lpips" in why
     file = tmp_path / "hub/checkpoints/alexnet-owt-7be5be79.pth"
     file.parent.mkdir(parents=True)
     torch.save(backbone, file)
     found, why = load_lpips()
     assert found is None
-    assert "is not torchvision's AlexNet: its SHA-256 is another" in why
+    assert "is not torchvision's AlexNet: its SHA-256 differs" in why
     own_name = f"alexnet-owt-{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}.pth"
     file.rename(file.with_name(own_name))
     monkeypatch.setattr(closeness_lpips, "BACKBONE", own_name)

@@ -85,10 +85,10 @@ def test_further_samples_do_not_chase_what_sits_at_the_margin() -> None:
     [
         ([1.0, 0.0], [1.0], 0.1, "2 scores of the reference and 1 of the candidate"),
         ([], [], 0.1, "no pairs"),
-        ([1.0, 0.0], [1.0, 0.5], 0.1, "shares are of scores 0 and 1"),
+        ([1.0, 0.0], [1.0, 0.5], 0.1, "shares need scores of 0 and 1"),
         ([1.0, 0.0], [1.0, math.nan], 0.1, "not a finite number"),
-        ([1.0, 0.0], [1.0, 0.0], 0.0, "margin must be above 0"),
-        ([1.0, 0.0], [1.0, 0.0], 1.5, "margin must be under 1"),
+        ([1.0, 0.0], [1.0, 0.0], 0.0, "margin must be positive"),
+        ([1.0, 0.0], [1.0, 0.0], 1.5, "margin of a share must be under 1"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(reference: list[float], candidate: list[float], margin: float, message: str) -> None:

@@ -71,7 +71,7 @@ def test_another_machine_makes_the_same_report_byte_for_byte(suite: SuiteRun, tm
     assert made.returncode == 0, made.stderr
     bundle = write_bundle(tmp_path / "one/run", tmp_path / "run.zip").path
     assert bundle.read_bytes() == write_bundle(tmp_path / "one/run", tmp_path / "again.zip").path.read_bytes()
-    with pytest.raises(PluginError, match=r"metric 'last' came to the run from 'plugins/last.py', and is not here; read .*last.py'"):
+    with pytest.raises(PluginError, match=r"metric 'last' of the run is from 'plugins/last.py' and is not installed; read .*last.py'"):
         build_report(unpack(bundle))
     elsewhere = {"OMP_NUM_THREADS": "2", "OPENCV_FOR_THREADS_NUM": "3", "TZ": "Asia/Tokyo", "LC_ALL": "C", "PYTHONHASHSEED": "7"}
     done = suite("report", "run.zip", "--output", "two", "--plugin", "run-unpacked/plugins/last.py", env=elsewhere)
@@ -244,7 +244,7 @@ def test_what_cannot_be_bundled_is_told(run: Path, tmp_path: Path) -> None:
 def test_a_plugin_that_took_a_built_ins_name_is_not_replaced_by_the_built_in(run: Path) -> None:
     manifest = read_manifest(run)
     (run / "manifest.json").write_text(json.dumps({**manifest, "plugins": {"metric latency": "plugins/mine.py"}}), encoding="utf-8")
-    with pytest.raises(PluginError, match=r"metric 'latency' came to the run from 'plugins/mine.py', and is not here"):
+    with pytest.raises(PluginError, match=r"metric 'latency' of the run is from 'plugins/mine.py' and is not installed"):
         build_report(run)
 
 

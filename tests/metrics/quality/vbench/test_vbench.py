@@ -83,7 +83,7 @@ for d in dimensions:
 def test_amd_s_published_dimensions_give_its_published_score(tmp_path: Path) -> None:
     folder = video_run(tmp_path / "run", PROMPTS)
     before = VBench().compute(load_run(folder))["vbench"]
-    assert (before.value, before.note) == (None, "VBench has not seen this run's videos: suite.py vbench run")
+    assert (before.value, before.note) == (None, "VBench has not scored this run's videos; run: suite.py vbench run")
     (tmp_path / "environment").mkdir()
     evaluate(load_run(folder), fake_vbench(tmp_path / "environment", AMD))
     figures = VBench().compute(load_run(folder))
@@ -101,7 +101,7 @@ def test_failed_videos_stay_in_each_of_their_dimensions(tmp_path: Path) -> None:
     half = {d: AMD[d] / 2 for d in SUBJECT}  # one of two
     assert {d: figures[f"vbench_{d}"].value for d in SUBJECT} == pytest.approx(half)
     assert {figures[f"vbench_{d}"].value for d in SCENE} == {0.0}  # the only one
-    assert figures["vbench_scene"].note == "1 of 1 videos are missing and count nought"
+    assert figures["vbench_scene"].note == "1 of 1 videos are missing and count as 0"
     assert figures["vbench"].value == pytest.approx((sum(half.values()) + AMD["appearance_style"]) / 6)
 
 
@@ -133,10 +133,10 @@ def test_a_vbench_that_fails_is_told_in_its_own_words(tmp_path: Path, breaks: st
     ("change", "message"),
     [
         ({"scene": [1.5, [{"video_path": "attic-0.mp4"}]]}, "'scene' has the mean 1.5"),
-        ({"scene": [0.5, [{"video_path": "attic-0.mp4"}] * 2]}, "'attic-0.mp4', which is twice there"),
+        ({"scene": [0.5, [{"video_path": "attic-0.mp4"}] * 2]}, "'attic-0.mp4', which is there twice"),
         ({"scene": [0.5, [{"video_path": "a snail runs-0.mp4"}]]}, "no video of a prompt for it"),
-        ({"scene": 0.5}, r"is not \[mean, \["),
-        ({"scene": None}, r"is not \[mean, \["),
+        ({"scene": 0.5}, r"must be \[mean, \["),
+        ({"scene": None}, r"must be \[mean, \["),
     ],
 )
 def test_results_that_are_not_as_vbench_writes_them_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -165,7 +165,7 @@ def test_the_environment_s_commands_pin_what_they_install(tmp_path: Path) -> Non
     assert "https://example.org/rocm" in planned.commands[1]
     assert "vbench==0.1.5" in planned.commands[2]
     (tmp_path / "environment").mkdir()
-    with pytest.raises(ConfigError, match="holds an environment already"):
+    with pytest.raises(ConfigError, match="an environment exists in"):
         plan_setup(sys.executable, fake_vbench(tmp_path / "environment", AMD), None)
     with pytest.raises(ConfigError, match=r"Python 3.10 or 3.11"):
         plan_setup("python-of-nobody", tmp_path / "other", None)
