@@ -261,5 +261,5 @@ def test_bundling_says_that_a_run_was_tampered_with(suite: SuiteRun, run: Path) 
     (run / "outcome.json").write_text("{}", encoding="utf-8")
     done = suite("bundle", str(run))
     assert done.returncode == 0
-    assert "its report will say INVALID: outcome.json: modified after the run" in done.stderr
+    assert "its report will be INVALID: outcome.json: modified after the run" in done.stderr
     assert len(last_line(done)["sha256"]) == 64
