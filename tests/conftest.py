@@ -15,9 +15,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # here and in what tests start: workers side by side, each with all cores, take twice as long
 os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
@@ -97,6 +98,13 @@ _forked.set_forkserver_preload(
 )
 
 
+class ForkedRank(NamedTuple):
+    """outputs: the files of stdout and stderr."""
+
+    process: ForkServerProcess
+    outputs: Sequence[Path]
+
+
 @pytest.fixture
 def suite(tmp_path: Path) -> SuiteRun:
     """Run suite.py with these arguments from an empty folder; `launcher` starts it in place of Python.
@@ -112,14 +120,7 @@ def suite(tmp_path: Path) -> SuiteRun:
         environment = suite_env() | (env or {})
         if launcher or env:
             return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S)
-        port = _free_port() if ranks > 1 else 0
-        started = []
-        for rank in reversed(range(ranks)):  # rank 0 is the last: its output ends what all have printed
-            outputs = [tmp_path.parent / f"{tmp_path.name}.{rank}.{name}" for name in ("out", "err")]
-            place = _rank_environment(rank, ranks, port) if ranks > 1 else {}
-            process = _forked.Process(target=_be_suite, args=(arguments, tmp_path, environment | place, outputs))
-            process.start()
-            started.append((process, outputs))
+        started = start_ranks(tmp_path, arguments, ranks, environment)[::-1]  # rank 0 is the last: its output ends what all have printed
         ends = time.monotonic() + TIMEOUT_S
         for process, _ in started:
             process.join(max(ends - time.monotonic(), 0.1))
@@ -132,6 +133,21 @@ def suite(tmp_path: Path) -> SuiteRun:
         return subprocess.CompletedProcess(command, code, *texts)
 
     return run
+
+
+def start_ranks(
+    folder: Path, arguments: Sequence[str], ranks: int, environment: Mapping[str, str], script: Path = ROOT / "suite.py"
+) -> list[ForkedRank]:
+    """The script on so many ranks, forked; rank 0 first."""
+    port = _free_port() if ranks > 1 else 0
+    started = []
+    for rank in range(ranks):
+        outputs = [folder.parent / f"{folder.name}.{rank}.{name}" for name in ("out", "err")]
+        place = _rank_environment(rank, ranks, port) if ranks > 1 else {}
+        process = _forked.Process(target=_run_script, args=(script, arguments, folder, {**environment, **place}, outputs))
+        process.start()
+        started.append(ForkedRank(process, outputs))
+    return started
 
 
 def _free_port() -> int:
@@ -147,15 +163,15 @@ def _rank_environment(rank: int, ranks: int, port: int) -> dict[str, str]:
     return {"MASTER_ADDR": "127.0.0.1"} | {name: str(value) for name, value in place.items()}
 
 
-def _be_suite(arguments: Sequence[str], folder: Path, environment: dict[str, str], outputs: Sequence[Path]) -> None:
-    """What `python suite.py` does in that folder, its output in files."""
+def _run_script(script: Path, arguments: Sequence[str], folder: Path, environment: dict[str, str], outputs: Sequence[Path]) -> None:
+    """What `python SCRIPT` does in that folder, its output in files."""
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
     for number, file in enumerate(outputs, 1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
-    sys.argv = ["suite.py", *arguments]
-    runpy.run_path(str(ROOT / "suite.py"), run_name="__main__")
+    sys.argv = [script.name, *arguments]
+    runpy.run_path(str(script), run_name="__main__")
 
 
 def last_line(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:

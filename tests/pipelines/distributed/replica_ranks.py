@@ -1,6 +1,6 @@
 """What each rank runs in test_replica.py: cases on models with random weights; the first rank of a replica writes the answers.
 
-accelerate launch ... replica_ranks.py WAN LLAMA OUTPUT CASE..      CASE: see CASES
+replica_ranks.py WAN LLAMA OUTPUT CASE..      CASE: see CASES
 """
 
 from __future__ import annotations

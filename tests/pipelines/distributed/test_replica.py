@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,8 @@ from configs.settings import ParallelSettings
 from pipelines.diffusers.t2v import DiffusersT2V
 from pipelines.distributed.replica import Replica, check_parallelism
 from pipelines.transformers.tensor_parallel import check_heads
-from tests.conftest import QUICK, ROOT, TWO_RANKS, SuiteRun, last_line, read_report, suite_env
+from tests.conftest import QUICK, ROOT, TIMEOUT_S, SuiteRun, last_line, read_report, start_ranks, suite_env
 from tests.pipelines.distributed.replica_ranks import CASES, CLIP, answer
-
-FOUR_RANKS = [*TWO_RANKS, "--num_processes", "4"]
 
 # The pass of a step, and the tokens of a clip, are computed by the same kernels on the same numbers: only sums that are taken in
 # another order differ. Pixels are 0 to 255; two of these clips differ by up to 30.
@@ -55,18 +52,22 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run_ranks(launcher: Sequence[str], wan: Path, llama: Path, output: Path, *cases: str) -> None:
-    command = [*launcher, str(Path(__file__).with_name("replica_ranks.py")), str(wan), str(llama), str(output), *cases]
-    env = suite_env() | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-4000:]
+def run_ranks(count: int, wan: Path, llama: Path, output: Path, *cases: str) -> None:
+    script = Path(__file__).with_name("replica_ranks.py")
+    started = start_ranks(output, [str(wan), str(llama), str(output), *cases], count, suite_env(), script)
+    for rank in started:
+        rank.process.join(TIMEOUT_S)
+    errors = [rank.outputs[1].read_text(encoding="utf-8")[-4000:] for rank in started]
+    for rank in started:
+        rank.process.kill()
+    assert [rank.process.exitcode for rank in started] == [0] * count, errors
 
 
 @pytest.fixture(scope="module")
 def two_ranks(tiny_wan: Path, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where two ranks wrote their answers to all cases for two."""
     output = tmp_path_factory.mktemp("two-ranks")
-    run_ranks(TWO_RANKS, tiny_wan, tiny_llama, output, *[c for c in CASES if c != "context-cfg"])
+    run_ranks(2, tiny_wan, tiny_llama, output, *[c for c in CASES if c != "context-cfg"])
     return output
 
 
@@ -118,10 +119,11 @@ def test_two_ranks_give_the_texts_of_one(two_ranks: Path, tiny_llama: Path, case
     assert (found["effective"].pop("parallel"), found["effective"]) == ("tensor 2", alone["effective"])
 
 
+@pytest.mark.slow
 def test_context_and_cfg_together_and_two_replicas_side_by_side(
     tiny_wan: Path, tiny_llama: Path, one_rank_clips: Any, tmp_path: Path
 ) -> None:
-    run_ranks(FOUR_RANKS, tiny_wan, tiny_llama, tmp_path, "context-cfg", "cfg", "static")
+    run_ranks(4, tiny_wan, tiny_llama, tmp_path, "context-cfg", "cfg", "static")
     assert sorted(f.name for f in tmp_path.glob("*.npy")) == ["cfg-0.npy", "cfg-2.npy", "context-cfg-0.npy"]
     for file in tmp_path.glob("*.npy"):
         assert np.abs(np.load(file).astype(int) - one_rank_clips).max() <= PIXEL_TOLERANCE
@@ -192,20 +194,22 @@ class Frail(Pipeline):
 
 
 @pytest.mark.parametrize(
-    ("way", "said"),
-    [("raise", r"rank 1 .*: ValueError: out of colours"), ("kill", r"rank 1 .* died|in the replica of ranks 0, 1")],
+    ("way", "message"),
+    [
+        ("raise", r"rank 1 .*: ValueError: out of colours"),
+        pytest.param("kill", r"rank 1 .* died|in the replica of ranks 0, 1", marks=pytest.mark.slow),
+    ],
 )
-def test_a_follower_that_breaks_ends_the_run_by_name(suite: SuiteRun, tmp_path: Path, way: str, said: str) -> None:
+def test_a_follower_that_breaks_ends_the_run_by_name(suite: SuiteRun, tmp_path: Path, way: str, message: str) -> None:
     (tmp_path / "frail.py").write_text(FRAIL)
     done = suite(
         *("--workload", "t2v", "--plugin", "frail.py", *QUICK, "--set", "pipeline={name: frail, way: " + way + "}"),
         *("--set", "parallel.tensor=2", "--set", "heartbeat_timeout_s=4", "--output", "run"),
-        launcher=TWO_RANKS,
-        env={"OMP_NUM_THREADS": "1"},
+        ranks=2,
     )
     assert done.returncode != 0
     outcome = json.loads((tmp_path / "run/outcome.json").read_text())["performance"]
-    assert re.search(said, outcome["aborted"]), done.stderr[-4000:]
+    assert re.search(message, outcome["aborted"]), done.stderr[-4000:]
 
 
 STUCK = """

@@ -18,7 +18,7 @@ from pipelines.doctor.examination import (
 )
 from pipelines.doctor.facts import num_host_gpus
 from pipelines.doctor.links import both_sides, slowest
-from tests.conftest import ROOT, TWO_RANKS, SuiteRun, last_line, suite_env
+from tests.conftest import ROOT, SuiteRun, last_line, suite_env
 
 on_gpu_host = pytest.mark.skipif(bool(num_host_gpus()), reason="the doctor rightly finds fault with a GPU that is not used")
 
@@ -44,7 +44,7 @@ def test_the_slowest_rank_of_a_collective_and_both_sides_of_a_pair_count() -> No
 
 @on_gpu_host
 def test_one_rank_is_examined(suite: SuiteRun, tmp_path: Path) -> None:
-    done = suite("doctor", env={"OMP_NUM_THREADS": "1"})
+    done = suite("doctor")
     assert done.returncode == 0, done.stderr
     line = last_line(done)
     assert line["verdict"] == "PASS"
@@ -56,7 +56,7 @@ def test_one_rank_is_examined(suite: SuiteRun, tmp_path: Path) -> None:
 
 @on_gpu_host
 def test_two_ranks_measure_their_collectives_and_their_link(suite: SuiteRun, tmp_path: Path) -> None:
-    done = suite("doctor", "--output", "here", launcher=TWO_RANKS)
+    done = suite("doctor", "--output", "here", ranks=2)
     line = last_line(done)
     found = msgspec.json.decode((tmp_path / "here/doctor.json").read_bytes(), type=Examination)
     assert line["doctor"] == str(tmp_path / "here/doctor.json")

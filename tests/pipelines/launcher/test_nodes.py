@@ -70,7 +70,7 @@ def launch_on(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="network namespaces are Linux's")
-@pytest.mark.parametrize("panel", ["t2v", "llm"])
+@pytest.mark.parametrize("panel", [pytest.param("t2v", marks=pytest.mark.slow), "llm"])
 def test_two_nodes_answer_one_run(nodes: tuple[str, str], tmp_path: Path, panel: str) -> None:
     paced = {"t2v": "pipeline.seconds=0.1", "llm": "pipeline.token_s=0.005"}[panel]
     head, other = launch_on(nodes, tmp_path, "--config", f"{panel}/toy", *QUICK, "--set", paced, "--output", "run")
@@ -86,6 +86,7 @@ def test_two_nodes_answer_one_run(nodes: tuple[str, str], tmp_path: Path, panel:
     assert all(r["started_s"] - 0.5 < r["worked_s"][0] <= r["worked_s"][1] < r["completed_s"] + 0.5 for r in records)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="network namespaces are Linux's")
 def test_a_cable_that_is_pulled_ends_the_run_on_both_nodes(nodes: tuple[str, str], tmp_path: Path) -> None:
     def pull() -> None:
@@ -108,6 +109,7 @@ def test_a_cable_that_is_pulled_ends_the_run_on_both_nodes(nodes: tuple[str, str
     assert outcome["num_done"] + outcome["num_failed"] == outcome["num_issued"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="network namespaces are Linux's")
 def test_videos_need_a_folder_that_all_nodes_see(nodes: tuple[str, str], tmp_path: Path) -> None:
     folder = tmp_path / "of-one-node-alone"

@@ -14,7 +14,7 @@ from configs.run_config import RunConfig
 from pipelines.distributed.ranks import Ranks
 from pipelines.launcher.session import Session
 from pipelines.toy.t2v import ToyT2V
-from tests.conftest import TWO_RANKS, SuiteRun, read_report, record
+from tests.conftest import SuiteRun, read_report, record
 from workloads.run_folder.attempts import read_attempts
 from workloads.run_folder.manifest import changes
 
@@ -41,10 +41,10 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("launcher", [pytest.param([], id="one rank"), pytest.param(TWO_RANKS, id="two ranks", marks=pytest.mark.slow)])
-def test_a_test_shorter_than_its_warm_up_promised_is_run_again(suite: SuiteRun, tmp_path: Path, launcher: list[str]) -> None:
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_test_shorter_than_its_warm_up_promised_is_run_again(suite: SuiteRun, tmp_path: Path, ranks: int) -> None:
     (tmp_path / "sluggish.py").write_text(SLUGGISH, encoding="utf-8")
-    done = suite(*OPTIONS, launcher=launcher)
+    done = suite(*OPTIONS, ranks=ranks)
     assert done.returncode == 0, done.stderr
     assert "a performance test of 8 samples lasted" in done.stderr
     report, run = read_report(done), tmp_path / "run"
