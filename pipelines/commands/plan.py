@@ -51,15 +51,15 @@ def plan(
     Exit codes: 0 the preset's layout fits, 3 it does not (and one that does is named), 1 an error.
     """
     from configs.load_config import load_config
-    from pipelines.plan.plan import Asked
+    from pipelines.plan.plan import PlanRequest
     from pipelines.plan.plan import plan as make_plan
     from pipelines.plan.table import plain, print_plan
 
     settings = load_config(None, preset, set_ or [], scenario=scenario, variant=variant)
-    asked = Asked(device, devices, precision, attention, batch, input_tokens, output_tokens, devices_file)
-    planned = make_plan(settings, preset, asked)
+    request = PlanRequest(device, devices, precision, attention, batch, input_tokens, output_tokens, devices_file)
+    result = make_plan(settings, preset, request)
     if not only_json:
-        print_plan(planned)
-    print_line(plain(planned))
-    if not planned.chosen.fits:
+        print_plan(result)
+    print_line(plain(result))
+    if not result.chosen.fits:
         raise typer.Exit(EXIT_INVALID)

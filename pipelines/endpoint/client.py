@@ -1,6 +1,6 @@
-"""Connections to one or several servers, kept alive, on a thread with an event loop of its own.
+"""Connections to one or several servers, kept alive, on a thread with its own event loop.
 
-Queries come from the pipeline's thread and events go back by a queue. What goes wrong with one of them is its failed Response.
+Queries come from the pipeline's thread and events return through a queue. An error of one query is its failed Response.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ from pipelines.base import Event, Response
 from pipelines.distributed.dispatch import PushDispatch, ReplicaState
 from workloads.records import Query, Sample
 
-KEEP_ALIVE_S = 4.0  # uvicorn, under vLLM and SGLang, closes an idle connection after 5 s; a request on its way then would be lost
-FEW = 300  # characters of a server's own words in an error
+KEEP_ALIVE_S = 4.0  # uvicorn, which vLLM and SGLang use, closes an idle connection after 5 s, and a request sent at that moment is lost
+QUOTE_LENGTH = 300  # characters of a server's message that an error quotes
 
 
-class Trouble(Exception):  # noqa: N818  (of one query, not of the program)
-    """Why a query has no answer. passing: another try may help."""
+class QueryError(Exception):
+    """Why a query has no answer. retryable: another try may succeed."""
 
-    def __init__(self, message: str, passing: bool = False) -> None:
+    def __init__(self, message: str, retryable: bool = False) -> None:
         super().__init__(message)
-        self.passing = passing
+        self.retryable = retryable
 
 
 class Exchange(NamedTuple):
-    """One try of one query. say: call it when the first token is there."""
+    """One try of one query. on_first_token: to be called when the first token arrives."""
 
     session: aiohttp.ClientSession
     url: str
     sample: Sample
     query: Query
-    say: Callable[[], None]
+    on_first_token: Callable[[], None]
 
 
-Talk = Callable[[Exchange], Awaitable[Response]]
+Api = Callable[[Exchange], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
 class Connections:
-    """How servers are reached; as the options of `endpoint`."""
+    """The options of `endpoint` for reaching servers."""
 
     urls: tuple[str, ...]
     policy: str
@@ -63,7 +63,7 @@ class Connections:
 
 
 class Listing(NamedTuple):
-    """What a server says of itself. models: None where it has no such list."""
+    """A server's own description. models: None where it has no list of them."""
 
     models: list[str] | None
     server: str
@@ -79,12 +79,12 @@ class _Item:
 
 
 class Client:
-    """Raises ConfigError where the authorities' file cannot be read."""
+    """Sends queries to servers. Raises ConfigError where tls_verify is not a readable file of authorities."""
 
     def __init__(self, connections: Connections, key: str | None) -> None:
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self.talk: Talk | None = None
-        self._how, self._secret = connections, key
+        self.api: Api | None = None
+        self._connections, self._secret = connections, key
         self._dispatch = PushDispatch(connections.policy)
         for place in range(len(connections.urls)):
             self._dispatch.join(ReplicaState(place, connections.per_url, 1.0, True))
@@ -96,8 +96,8 @@ class Client:
         self._session = asyncio.run_coroutine_threadsafe(self._open(tls), self._loop).result()
 
     def models(self) -> list[Listing]:
-        """Of every server, in order. Raises ConfigError where one cannot be reached or refuses."""
-        return [asyncio.run_coroutine_threadsafe(self._models(url), self._loop).result() for url in self._how.urls]
+        """The description of every server, in order. Raises ConfigError where one cannot be reached or refuses."""
+        return [asyncio.run_coroutine_threadsafe(self._models(url), self._loop).result() for url in self._connections.urls]
 
     def submit(self, samples: Sequence[Sample], queries: Sequence[Query]) -> None:
         now = time.perf_counter()
@@ -118,7 +118,7 @@ class Client:
     async def _open(self, tls: ssl.SSLContext | bool) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=tls, keepalive_timeout=KEEP_ALIVE_S),
-            timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_connect=self._how.connect_timeout_s, sock_read=None),
+            timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_connect=self._connections.connect_timeout_s, sock_read=None),
             headers={"Authorization": f"Bearer {self._secret}"} if self._secret else {},
         )
 
@@ -129,28 +129,31 @@ class Client:
         await self._session.close()
 
     async def _models(self, url: str) -> Listing:
-        fix = "start it, or mend pipeline.url"
+        fix, limit_s = "start it, or correct pipeline.url", self._connections.connect_timeout_s
         try:
-            async with asyncio.timeout(self._how.connect_timeout_s), self._session.get(f"{url}/v1/models", allow_redirects=False) as answer:
+            async with (
+                asyncio.timeout(limit_s),
+                self._session.get(f"{url}/v1/models", allow_redirects=False) as answer,
+            ):
                 server = answer.headers.get("Server", "gives no name")
                 if answer.status in (401, 403):
                     fix = "give its key by pipeline.api_key_env"
-                    raise Trouble(f"{url}/v1/models: {await _status(answer)}")
+                    raise QueryError(f"{url}/v1/models: {await _status(answer)}")
                 if answer.status != 200:  # 404 of video servers; 500 of `transformers serve` without a hub cache
                     return Listing(None, server)
                 listed = await answer.json(content_type=None)
                 return Listing([str(model["id"]) for model in listed["data"]], server)
-        except (Trouble, aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise ConfigError(f"pipeline 'endpoint': {self._shown(_told(error, url, self._how.connect_timeout_s))}; {fix}") from None
+        except (QueryError, aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise ConfigError(f"pipeline 'endpoint': {self._redacted(_describe(error, url, limit_s))}; {fix}") from None
         except (ValueError, KeyError, TypeError):
-            raise ConfigError(f"pipeline 'endpoint': {url}/v1/models answers with no list of models; {fix}") from None
+            raise ConfigError(f"pipeline 'endpoint': {url}/v1/models does not return a list of models; {fix}") from None
 
     def _take(self, items: Sequence[_Item]) -> None:
         self._dispatch.add(items)
-        self._hand_out()
+        self._assign()
 
-    def _hand_out(self) -> None:
-        """Begin on as many queries as there are connections."""
+    def _assign(self) -> None:
+        """Start as many queries as there are free connections."""
         for place, items in self._dispatch.assign(time.perf_counter()):
             for item in items:
                 assert isinstance(item, _Item)
@@ -159,71 +162,71 @@ class Client:
                 task.add_done_callback(self._tasks.discard)
 
     async def _answer(self, item: _Item, place: int) -> None:
-        url, began = self._how.urls[place], time.perf_counter()
+        url, began = self._connections.urls[place], time.perf_counter()
         stages = {"client_queue": began - item.since}
         try:
-            async with asyncio.timeout(self._how.timeout_s):
+            async with asyncio.timeout(self._connections.timeout_s):
                 response = await self._try(url, item, stages)
         except TimeoutError:
-            response = Response(error=f"{url}: no end of the answer within {self._how.timeout_s:g} s (timeout_s)")
-        except Trouble as trouble:
-            response = Response(error=self._shown(str(trouble)))
-        except Exception as error:  # a bug of ours, or a server's that nobody thought of: of this query alone
-            response = Response(error=self._shown(f"{url}: {type(error).__name__}: {error}"))
+            response = Response(error=f"{url}: the answer did not end within {self._connections.timeout_s:g} s (timeout_s)")
+        except QueryError as error:
+            response = Response(error=self._redacted(str(error)))
+        except Exception as error:  # a bug here, or an unforeseen reply: only this query fails
+            response = Response(error=self._redacted(f"{url}: {type(error).__name__}: {error}"))
         response = msgspec.structs.replace(response, stages=stages | dict(response.stages))
         self.events.put(Event(item.query.id, response=response))
         self._dispatch.finished(place, [(item, response.num_input_tokens + response.num_units)], time.perf_counter())
-        self._hand_out()
+        self._assign()
 
     async def _try(self, url: str, item: _Item, stages: dict[str, float]) -> Response:
-        assert self.talk is not None
-        said = False
+        assert self.api is not None
+        has_first_token = False
 
-        def say() -> None:
-            nonlocal said
-            said = True
-            self.events.put(Event(item.query.id, first_token_id=0))  # servers tell no ids
+        def on_first_token() -> None:
+            nonlocal has_first_token
+            has_first_token = True
+            self.events.put(Event(item.query.id, first_token_id=0))  # servers do not send token ids
 
-        for number in range(self._how.retries + 1):
+        for number in range(self._connections.retries + 1):
             try:
-                return await self.talk(Exchange(self._session, url, item.sample, item.query, say))
-            except (Trouble, aiohttp.ClientError, OSError) as error:
-                passing = error.passing if isinstance(error, Trouble) else isinstance(error, aiohttp.ClientConnectionError | OSError)
-                if said or not passing or number == self._how.retries:
-                    raise Trouble(_told(error, url, self._how.connect_timeout_s)) from None
-            wait_s = self._how.back_off_s * 2**number * random.uniform(0.5, 1.5)
+                return await self.api(Exchange(self._session, url, item.sample, item.query, on_first_token))
+            except (QueryError, aiohttp.ClientError, OSError) as error:
+                retryable = error.retryable if isinstance(error, QueryError) else isinstance(error, aiohttp.ClientConnectionError | OSError)
+                if has_first_token or not retryable or number == self._connections.retries:
+                    raise QueryError(_describe(error, url, self._connections.connect_timeout_s)) from None
+            wait_s = self._connections.back_off_s * 2**number * random.uniform(0.5, 1.5)
             stages["back_off"] = stages.get("back_off", 0.0) + wait_s
             await asyncio.sleep(wait_s)
         raise AssertionError("the last try returns or raises")
 
-    def _shown(self, text: str) -> str:
-        """Servers quote the key that they refuse."""
+    def _redacted(self, text: str) -> str:
+        """The text without the key, which servers quote when they refuse it."""
         return text.replace(self._secret, "***") if self._secret else text
 
 
-async def checked(answer: aiohttp.ClientResponse, url: str) -> None:
-    """Raises Trouble unless the status is 200 or thereabouts."""
+async def check_status(answer: aiohttp.ClientResponse, url: str) -> None:
+    """Raises QueryError unless the status is 2xx."""
     if not 200 <= answer.status < 300:
-        raise Trouble(f"{url}: {await _status(answer)}", passing=answer.status in (429, 500, 502, 503, 504))
+        raise QueryError(f"{url}: {await _status(answer)}", retryable=answer.status in (429, 500, 502, 503, 504))
 
 
 async def read_json(answer: aiohttp.ClientResponse, url: str) -> dict[str, Any]:
-    await checked(answer, url)
+    await check_status(answer, url)
     try:
         body = await answer.json(content_type=None)
     except ValueError:
-        raise Trouble(f"{url}: the answer of status {answer.status} is not JSON") from None
+        raise QueryError(f"{url}: the answer of status {answer.status} is not JSON") from None
     if not isinstance(body, dict):
-        raise Trouble(f"{url}: the answer of status {answer.status} is no JSON object")
+        raise QueryError(f"{url}: the answer of status {answer.status} is not a JSON object")
     return body
 
 
 def error_text(body: Any) -> str:
-    """A server's own words, of OpenAI's error JSON or another."""
-    found = body.get("error", body.get("detail", body)) if isinstance(body, Mapping) else body
-    if isinstance(found, Mapping):
-        found = found.get("message", found)
-    return " ".join(str(found).split())[:FEW]
+    """The message in a server's error, in OpenAI's form or another."""
+    error = body.get("error", body.get("detail", body)) if isinstance(body, Mapping) else body
+    if isinstance(error, Mapping):
+        error = error.get("message", error)
+    return " ".join(str(error).split())[:QUOTE_LENGTH]
 
 
 async def _status(answer: aiohttp.ClientResponse) -> str:
@@ -231,14 +234,14 @@ async def _status(answer: aiohttp.ClientResponse) -> str:
     try:
         text = error_text(msgspec.json.decode(text))
     except msgspec.DecodeError:
-        text = " ".join(text.split())[:FEW]
+        text = " ".join(text.split())[:QUOTE_LENGTH]
     return f"status {answer.status} {answer.reason or ''}".rstrip() + (f": {text}" if text else "")
 
 
-def _told(error: Exception, url: str, connect_timeout_s: float) -> str:
-    if isinstance(error, Trouble):
+def _describe(error: Exception, url: str, connect_timeout_s: float) -> str:
+    if isinstance(error, QueryError):
         return str(error)
-    if isinstance(error, TimeoutError):  # aiohttp's for sockets is one, too
+    if isinstance(error, TimeoutError):  # aiohttp's errors for sockets are among them
         return f"{url}: no connection within {connect_timeout_s:g} s (connect_timeout_s)"
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return f"{url}: its certificate is not trusted ({error.certificate_error}); name the authority by tls_verify"
@@ -257,4 +260,4 @@ def _tls(verify: bool | str) -> ssl.SSLContext | bool:
     try:
         return ssl.create_default_context(cafile=verify)
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"pipeline 'endpoint': tls_verify names {verify!r}, which is no file of authorities: {error}") from None
+        raise ConfigError(f"pipeline 'endpoint': tls_verify names {verify!r}, which is not a file of authorities: {error}") from None

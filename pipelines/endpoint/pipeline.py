@@ -10,17 +10,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from configs.errors import ConfigError, unknown
+from configs.errors import ConfigError, first_line, unknown
 from configs.registry import register
 from pipelines.base import Event, StreamingPipeline
+from pipelines.models.option_checks import check_positive
 from workloads.records import Query, Sample
 
 if TYPE_CHECKING:
     import torch
 
 WORKLOADS = {"chat": ("llm", "vlm"), "completions": ("llm",), "videos": ("t2v",), "video_generations": ("t2v",)}
-OF_TEXTS = ("max_new_tokens", "top_p", "top_k", "system_prompt", "tokenizer")
-OF_VIDEOS = (
+TEXT_OPTIONS = ("max_new_tokens", "top_p", "top_k", "system_prompt", "tokenizer")
+VIDEO_OPTIONS = (
     "num_frames",
     "height",
     "width",
@@ -30,27 +31,28 @@ OF_VIDEOS = (
     "negative_prompt",
     "video_folder",
 )
-NOT_TOLD = "not known: the server does not tell"
+POSITIVE = ("concurrency", "max_new_tokens", "top_k", "timeout_s", "connect_timeout_s", "back_off_s", "poll_s")
+NOT_REPORTED = "not known: the server does not report it"
 
 
 @register("endpoint")
 @dataclass
 class Endpoint(StreamingPipeline):
-    """None leaves the server's own default; what is not given is not sent.
+    """Options that are None are not sent, so the server's defaults apply.
 
-    url: of the server, without the path, or several: `dispatch` then says who is asked. api: chat (/v1/chat/completions), completions
-    (bare prompts), video_generations (/v1/videos/generations, answered with the video) or videos (/v1/videos, asked every poll_s whether
-    it is done). model: the only one that /v1/models lists where not given. stream: tokens as they come; without, a first token counts when
-    the whole answer is there. temperature: 0 takes the likeliest token; else every query sends its seed. num_frames to negative_prompt: of
-    videos, by diffusers' names. extra: further fields of every request's body.
-    concurrency: connections to each url. batch_size: queries held at the same time, as many as there are connections where it is 0; what
-    waits for one of them is the stage `client_queue`. timeout_s: of one query, from its connection on, tries included; keep it below the
-    run's answer_timeout_s. retries: further tries where a connection is refused or the status is 429 or 5xx, none by default, after
-    back_off_s, twice as long each time; the time counts. tls_verify: false, or a file with the authorities to trust. api_key_env: the
-    variable that holds the key.
-    count_by: whose count of tokens is taken: the server's `usage`, the `deltas` of a stream, or the `tokenizer`, a folder or hub name.
-    video_folder: where videos lie that the server answers with by path. repeats: `alone` where the server promises the same answer to the
-    same question whatever else it is at work on; it is then held to it.
+    url: of the server, without the path, or several, among which `dispatch` distributes. api: chat (/v1/chat/completions), completions
+    (bare prompts), video_generations (/v1/videos/generations, which returns the video) or videos (/v1/videos, polled every poll_s).
+    model: by default the only one that /v1/models lists. stream: tokens as they come; without it, the first token counts when the whole
+    answer arrives. temperature: 0 takes the likeliest token; otherwise every query sends its seed. num_frames to negative_prompt: for
+    videos, with diffusers' names. extra: further fields of every request's body.
+    concurrency: connections to each url. batch_size: queries taken at the same time; 0 means one for each connection. Waiting for a
+    connection is the stage `client_queue`. timeout_s: of one query, from its connection on, retries included; keep it below the run's
+    answer_timeout_s. retries: further tries where a connection is refused or the status is 429 or 5xx, none by default, after back_off_s,
+    doubled each time; that time counts. tls_verify: false, or a file with the authorities to trust. api_key_env: the variable that holds
+    the key.
+    count_by: how tokens are counted: by the server's `usage`, the `deltas` of a stream, or a `tokenizer`, a folder or hub name.
+    video_folder: of videos that the server returns by path. repeats: `alone` where the server promises the same answer to the same query
+    whatever else it runs; the run then checks that.
     """
 
     url: str | list[str] = "http://127.0.0.1:8000"
@@ -91,29 +93,26 @@ class Endpoint(StreamingPipeline):
     _facts: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.workloads = WORKLOADS[self.api]  # type: ignore[misc]  # a server's other half is another run
-        for name, low in {"concurrency": 1, "max_new_tokens": 1, "top_k": 1, "retries": 0, "batch_size": 0, "temperature": 0}.items():
-            value = getattr(self, name)
-            if value is not None and value < low:
-                raise ConfigError(f"pipeline 'endpoint': option {name!r} is {value}; it must be at least {low}")
-        for name in ("timeout_s", "connect_timeout_s", "back_off_s", "poll_s"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"pipeline 'endpoint': option {name!r} is {getattr(self, name)}; it must be above 0")
+        self.workloads = WORKLOADS[self.api]  # type: ignore[misc]  # one run uses one api
+        for name in ("retries", "batch_size", "temperature"):
+            if (value := getattr(self, name)) is not None and value < 0:
+                raise ConfigError(f"pipeline 'endpoint': {name} must be at least 0, got {value}")
+        check_positive("endpoint", self, POSITIVE)
         makes_videos = "t2v" in self.workloads
-        for name in OF_TEXTS if makes_videos else OF_VIDEOS:
+        for name in TEXT_OPTIONS if makes_videos else VIDEO_OPTIONS:
             if getattr(self, name) is not None:
-                raise ConfigError(f"pipeline 'endpoint': option {name!r} does nothing with api: {self.api}; leave it out")
+                raise ConfigError(f"pipeline 'endpoint': {name} has no effect with api: {self.api}; leave it out")
         if (self.count_by == "tokenizer") != (self.tokenizer is not None):
-            raise ConfigError("pipeline 'endpoint': count_by: tokenizer and the option 'tokenizer' need each other; give both")
+            raise ConfigError("pipeline 'endpoint': count_by: tokenizer and option tokenizer need each other; give both")
         if self.count_by == "deltas" and not self.stream:
             raise ConfigError("pipeline 'endpoint': count_by: deltas needs stream: true")
         if (self.width is None) != (self.height is None):
             raise ConfigError("pipeline 'endpoint': width and height need each other; give both")
         if self.api_key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
-            raise ConfigError("pipeline 'endpoint': option 'api_key_env' is no name of a variable; give the name, never the key itself")
+            raise ConfigError("pipeline 'endpoint': api_key_env is not the name of a variable; give a name, never the key itself")
         self._urls = [_base(url) for url in ([self.url] if isinstance(self.url, str) else self.url)]
         if not self._urls:
-            raise ConfigError("pipeline 'endpoint': option 'url' is empty; give one, such as http://127.0.0.1:8000")
+            raise ConfigError("pipeline 'endpoint': url is empty; give one, such as http://127.0.0.1:8000")
         self.batch_size = self.batch_size or self.concurrency * len(self._urls)
 
     def load(self, device: torch.device) -> None:
@@ -134,9 +133,10 @@ class Endpoint(StreamingPipeline):
             self.tls_verify,
         )
         self._client = Client(connections, self._key())
-        found = self._client.models()
-        self._facts = {"server": ", ".join(dict.fromkeys(f.server for f in found)), "model": self._choose_model([f.models for f in found])}
-        self._client.talk = self._make_talk()
+        servers = self._client.models()
+        names = ", ".join(dict.fromkeys(one.server for one in servers))
+        self._facts = {"server": names, "model": self._choose_model([one.models for one in servers])}
+        self._client.api = self._make_api()
 
     def submit(self, samples: Sequence[Sample], queries: Sequence[Query]) -> None:
         self._client.submit(samples, queries)
@@ -164,8 +164,8 @@ class Endpoint(StreamingPipeline):
         sent = {
             name: getattr(self, name) for name in ("temperature", "top_p", "top_k", "max_new_tokens") if getattr(self, name) is not None
         }
-        asked = ", ".join(f"{k} {v:g}" for k, v in sent.items()) or "nothing: the server's own defaults"
-        of_texts = {"sampling": f"asked for {asked}", "token_counts": counts, "streamed": str(self.stream)}
+        requested = ", ".join(f"{k} {v:g}" for k, v in sent.items()) or "nothing: the server's own defaults"
+        of_texts = {"sampling": f"requested {requested}", "token_counts": counts, "streamed": str(self.stream)}
         return {
             **self._facts,
             "api": self.api,
@@ -174,7 +174,7 @@ class Endpoint(StreamingPipeline):
             "retries": f"{self.retries}" + (f", after {self.back_off_s:g} s, doubling" if self.retries else ""),
             "tls": "not verified" if self.tls_verify is False else "verified where the url is https",
             **({} if "t2v" in self.workloads else of_texts),
-            **dict.fromkeys(("dtype", "attention", "quantisation", "cache"), NOT_TOLD),
+            **dict.fromkeys(("dtype", "attention", "quantisation", "cache"), NOT_REPORTED),
         }
 
     def _key(self) -> str | None:
@@ -185,7 +185,7 @@ class Endpoint(StreamingPipeline):
         return key
 
     def _choose_model(self, listed: Sequence[Sequence[str] | None]) -> str:
-        """What /v1/models of each server lists, None where it has no such list; the name that requests carry."""
+        """The model that requests name. listed: the models of each server; None where it has no list."""
         known = sorted({name for names in listed for name in names or ()})
         if self.model is not None:
             if known and self.model not in known:
@@ -198,23 +198,23 @@ class Endpoint(StreamingPipeline):
         listing = f"lists {', '.join(known)}" if known else "lists no models"
         raise ConfigError(f"pipeline 'endpoint': the server {listing}; name one: --set pipeline.model=NAME")
 
-    def _make_talk(self) -> Any:
+    def _make_api(self) -> Any:
         model = None if self._facts["model"] == "not named" else self._facts["model"]
         if "t2v" in self.workloads:
-            from pipelines.endpoint.videos import VideoTalk
+            from pipelines.endpoint.videos import VideoApi
 
             names = ("negative_prompt", "num_frames", "num_inference_steps", "guidance_scale", "guidance_scale_2")
             settings = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
             size = {"size": f"{self.width}x{self.height}"} if self.width else {}
             fixed = ({"model": model} if model else {}) | settings | size | self.extra
-            return VideoTalk(fixed, self.api == "videos", self.poll_s, self.video_folder)
-        from pipelines.endpoint.text import TextTalk
+            return VideoApi(fixed, self.api == "videos", self.poll_s, self.video_folder)
+        from pipelines.endpoint.text import TextApi
 
         sampling = {"max_tokens": self.max_new_tokens, "temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
         fixed = {"model": model, **{k: v for k, v in sampling.items() if v is not None}}
         if self.stream:
             fixed |= {"stream": True, **({"stream_options": {"include_usage": True}} if self.count_by == "usage" else {})}
-        return TextTalk(fixed | self.extra, self.api == "chat", self.system_prompt, self.count_by, self._load_tokenizer())
+        return TextApi(fixed | self.extra, self.api == "chat", self.system_prompt, self.count_by, self._load_tokenizer())
 
     def _load_tokenizer(self) -> Any:
         if self.tokenizer is None:
@@ -224,15 +224,14 @@ class Endpoint(StreamingPipeline):
         try:
             return AutoTokenizer.from_pretrained(self.tokenizer)
         except Exception as error:  # transformers and the hub raise many kinds
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ConfigError(f"pipeline 'endpoint': tokenizer {self.tokenizer!r} cannot be loaded: {reason}") from error
+            raise ConfigError(f"pipeline 'endpoint': tokenizer {self.tokenizer!r} cannot be loaded: {first_line(error)}") from error
 
 
 def _base(url: str) -> str:
-    """Without the path that is the api's. Raises ConfigError for what is no address, or carries a password."""
+    """The url without /v1. Raises ConfigError where it is not an address, or contains a password."""
     parts = urllib.parse.urlsplit(url)
     if parts.username or parts.password:
-        raise ConfigError("pipeline 'endpoint': option 'url' carries a user or a password; give the key by api_key_env")
+        raise ConfigError("pipeline 'endpoint': url contains a user or a password; give the key by api_key_env")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ConfigError(f"pipeline 'endpoint': option 'url' is {url!r}; write it as http://HOST:PORT or https://HOST")
+        raise ConfigError(f"pipeline 'endpoint': url is {url!r}; write it as http://HOST:PORT or https://HOST")
     return url.rstrip("/").removesuffix("/v1")

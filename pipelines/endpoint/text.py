@@ -1,4 +1,4 @@
-"""A text asked of /v1/chat/completions or /v1/completions, whole or as a stream of server-sent events."""
+"""Texts from /v1/chat/completions or /v1/completions, whole or as a stream of server-sent events."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import aiohttp
 import msgspec
 
 from pipelines.base import Response
-from pipelines.endpoint.client import FEW, Exchange, Trouble, checked, error_text, read_json
+from pipelines.endpoint.client import QUOTE_LENGTH, Exchange, QueryError, check_status, error_text, read_json
 from workloads.records import Query, Sample
 
 _TYPES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp", b"BM": "bmp"}
-_THOUGHTS = ("reasoning_content", "reasoning")  # tokens that are no part of the answer, as vLLM and others name them
+_THOUGHTS = ("reasoning_content", "reasoning")  # the fields of vLLM and others for tokens that are not part of the answer
 
 
 @dataclass
-class _Heard:
-    """A stream so far. times: of the deltas that held text."""
+class _Stream:
+    """What a stream has sent so far. times: of the deltas with text."""
 
     text: list[str] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
@@ -32,8 +32,8 @@ class _Heard:
 
 
 @dataclass(frozen=True)
-class TextTalk:
-    """fixed: fields of every request. chat: messages, with images, rather than a bare prompt."""
+class TextApi:
+    """fixed: fields of every request. chat: send messages, with images; else a bare prompt."""
 
     fixed: Mapping[str, Any]
     chat: bool
@@ -49,16 +49,16 @@ class TextTalk:
         async with exchange.session.post(url, data=body, headers=headers, allow_redirects=False) as answer:
             if not self.fixed.get("stream"):
                 return self._whole(await read_json(answer, url), url, exchange, began)
-            await checked(answer, url)
+            await check_status(answer, url)
             if answer.content_type != "text/event-stream":
-                raise Trouble(f"{url}: asked for a stream, it answers with {answer.content_type}; try stream: false")
-            return self._streamed(await self._listen(answer, url, exchange), url, exchange, began)
+                raise QueryError(f"{url}: stream: true was requested, but the answer is {answer.content_type}; try stream: false")
+            return self._streamed(await self._read_stream(answer, url, exchange), url, exchange, began)
 
     def body(self, sample: Sample, query: Query) -> dict[str, Any]:
         seed = {"seed": query.seed} if self.fixed.get("temperature") != 0 else {}
         if not self.chat:
             if sample.images:
-                raise Trouble("images need api: chat")
+                raise QueryError("images need api: chat")
             return {"prompt": sample.prompt, **seed, **self.fixed}
         content: Any = sample.prompt
         if sample.images:
@@ -67,46 +67,46 @@ class TextTalk:
         system = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
         return {"messages": [*system, {"role": "user", "content": content}], **seed, **self.fixed}
 
-    async def _listen(self, answer: aiohttp.ClientResponse, url: str, exchange: Exchange) -> _Heard:
-        heard = _Heard()
+    async def _read_stream(self, answer: aiohttp.ClientResponse, url: str, exchange: Exchange) -> _Stream:
+        stream = _Stream()
         async for data in events_of(answer.content.iter_any()):
             now = time.perf_counter()
             if data == "[DONE]":
-                return heard
+                return stream
             try:
                 chunk = msgspec.json.decode(data)
             except msgspec.DecodeError:
-                raise Trouble(f"{url}: malformed server-sent event: {data[:FEW]!r}") from None
+                raise QueryError(f"{url}: malformed server-sent event: {data[:QUOTE_LENGTH]!r}") from None
             if not isinstance(chunk, dict) or ("choices" not in chunk and not chunk.get("error")):
-                raise Trouble(f"{url}: a server-sent event without choices: {data[:FEW]!r}")
+                raise QueryError(f"{url}: a server-sent event without choices: {data[:QUOTE_LENGTH]!r}")
             if chunk.get("error"):
-                raise Trouble(f"{url}: status {answer.status}, then an error in the stream: {error_text(chunk)}")
-            heard.usage = chunk.get("usage") or heard.usage
+                raise QueryError(f"{url}: status {answer.status}, then an error in the stream: {error_text(chunk)}")
+            stream.usage = chunk.get("usage") or stream.usage
             for choice in chunk["choices"][:1]:
                 delta = choice.get("delta") or {}
                 piece = (delta.get("content") if self.chat else choice.get("text")) or ""
                 if piece or any(delta.get(name) for name in _THOUGHTS):
-                    if not heard.times:
-                        exchange.say()
-                    heard.times.append(now)
-                    heard.text.append(piece)
+                    if not stream.times:
+                        exchange.on_first_token()
+                    stream.times.append(now)
+                    stream.text.append(piece)
                 if choice.get("finish_reason"):
-                    heard.finish_reason, heard.finished = choice["finish_reason"], now
-        if heard.finish_reason is None:
-            raise Trouble(f"{url}: the stream was cut after {len(heard.times)} deltas, without a finish_reason or [DONE]")
-        return heard
+                    stream.finish_reason, stream.finished = choice["finish_reason"], now
+        if stream.finish_reason is None:
+            raise QueryError(f"{url}: the stream was cut after {len(stream.times)} deltas, without a finish_reason or [DONE]")
+        return stream
 
-    def _streamed(self, heard: _Heard, url: str, exchange: Exchange, began: float) -> Response:
-        text, times = "".join(heard.text), heard.times
-        num_input, num_units = self._count(heard.usage, len(times), text, exchange.sample.prompt, url)
-        if num_units == len(times) + 1 and heard.finished:  # an end token, which has no text
-            times = [*times, heard.finished]
-        first = times[0] if times else heard.finished
+    def _streamed(self, stream: _Stream, url: str, exchange: Exchange, began: float) -> Response:
+        text, times = "".join(stream.text), stream.times
+        num_input, num_units = self._count(stream.usage, len(times), text, exchange.sample.prompt, url)
+        if num_units == len(times) + 1 and stream.finished:  # with an end token, which has no text
+            times = [*times, stream.finished]
+        first = times[0] if times else stream.finished
         return Response(
             text=text,
             num_units=num_units,
             num_input_tokens=num_input,
-            finish_reason=_reason(heard.finish_reason),
+            finish_reason=_reason(stream.finish_reason),
             token_gap_s=[b - a for a, b in itertools.pairwise(times)] if num_units == len(times) else (),
             stages={"first_token": first - began, "further_tokens": max(time.perf_counter() - first, 0.0)},
         )
@@ -116,27 +116,27 @@ class TextTalk:
             choice = body["choices"][0]
             text = (choice["message"]["content"] if self.chat else choice["text"]) or ""
         except (KeyError, IndexError, TypeError):
-            raise Trouble(f"{url}: an answer without choices: {str(body)[:FEW]}") from None
+            raise QueryError(f"{url}: an answer without choices: {str(body)[:QUOTE_LENGTH]}") from None
         num_input, num_units = self._count(body.get("usage"), 0, text, exchange.sample.prompt, url)
-        spent = {"whole_answer": time.perf_counter() - began}
+        stages = {"whole_answer": time.perf_counter() - began}
         reason = _reason(choice.get("finish_reason"))
-        return Response(text=text, num_units=num_units, num_input_tokens=num_input, finish_reason=reason, stages=spent)
+        return Response(text=text, num_units=num_units, num_input_tokens=num_input, finish_reason=reason, stages=stages)
 
     def _count(self, usage: Mapping[str, Any] | None, num_deltas: int, text: str, prompt: str, url: str) -> tuple[int, int]:
-        """Tokens of prompt and answer; the prompt's are not known by deltas."""
+        """The numbers of tokens of prompt and answer; with deltas, the prompt's is not known and counts as 0."""
         if self.count_by == "usage":
             try:
                 assert usage is not None
                 return int(usage["prompt_tokens"]), int(usage["completion_tokens"])
             except (AssertionError, KeyError, TypeError, ValueError):
-                raise Trouble(f"{url}: no usage in the answer; count its tokens by count_by: deltas, or tokenizer") from None
+                raise QueryError(f"{url}: the answer has no usage; count tokens with count_by: deltas, or tokenizer") from None
         if self.count_by == "deltas":
             return 0, num_deltas
         return len(self.tokenizer(prompt)["input_ids"]), len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 async def events_of(pieces: AsyncIterator[bytes]) -> AsyncIterator[str]:
-    """The data of every server-sent event, by WHATWG's rules for lines; comments and other fields are skipped."""
+    """The data of every server-sent event, by WHATWG's rules for lines, without comments and other fields."""
     rest, data = b"", list[str]()
     async for piece in pieces:
         lines = (rest + piece).replace(b"\r\n", b"\n").split(b"\n")

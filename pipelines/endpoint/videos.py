@@ -1,4 +1,4 @@
-"""A video asked of a server: /v1/videos/generations, which answers with it, or /v1/videos, which is asked until it is done."""
+"""Videos from a server: by /v1/videos/generations, which returns the video, or by /v1/videos, which is polled until it is done."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import aiohttp
 import msgspec
 
 from pipelines.base import Response
-from pipelines.endpoint.client import Exchange, Trouble, checked, error_text, read_json
+from pipelines.endpoint.client import Exchange, QueryError, check_status, error_text, read_json
 from workloads.run_folder.media import read_mp4
 
 
 @dataclass(frozen=True)
-class VideoTalk:
-    """fixed: fields of every request. polls: by /v1/videos. folder: where files lie that the server names."""
+class VideoApi:
+    """fixed: fields of every request. polls: use /v1/videos. folder: of the files that the server names."""
 
     fixed: Mapping[str, Any]
     polls: bool
@@ -30,38 +30,38 @@ class VideoTalk:
 
     async def __call__(self, exchange: Exchange) -> Response:
         began = time.perf_counter()
-        content, made = await (self._poll(exchange) if self.polls else self._block(exchange))
+        content, ready = await (self._poll(exchange) if self.polls else self._block(exchange))
         received = time.perf_counter()
         try:
             video_THWC, fps = await asyncio.to_thread(read_mp4, content)
         except ValueError as error:
-            raise Trouble(f"{exchange.url}: {error}") from None
-        stages = {"generate": made - began, "download": received - made, "client_decode": time.perf_counter() - received}
+            raise QueryError(f"{exchange.url}: {error}") from None
+        stages = {"generate": ready - began, "download": received - ready, "client_decode": time.perf_counter() - received}
         return Response(video_THWC=video_THWC, fps=fps, num_units=len(video_THWC), stages=stages)
 
     async def _block(self, exchange: Exchange) -> tuple[bytes, float]:
-        """The file, and when its bytes began to arrive."""
+        """The file, and when its response arrived."""
         url = f"{exchange.url}/v1/videos/generations"
-        wanted = {"response_format": "video_path" if self.folder else "video_bytes"}
-        body = msgspec.json.encode({"prompt": exchange.sample.prompt, "seed": exchange.query.seed, **wanted, **self.fixed})
+        form = {"response_format": "video_path" if self.folder else "video_bytes"}
+        body = msgspec.json.encode({"prompt": exchange.sample.prompt, "seed": exchange.query.seed, **form, **self.fixed})
         headers = {"Content-Type": "application/json"}
         async with exchange.session.post(url, data=body, headers=headers, allow_redirects=False) as answer:
-            made = time.perf_counter()
+            ready = time.perf_counter()
             if answer.content_type.startswith("video/"):
-                await checked(answer, url)
-                return await answer.read(), made
-            found = await read_json(answer, url)
-        if isinstance(coded := found.get("video_bytes"), str):
+                await check_status(answer, url)
+                return await answer.read(), ready
+            reply = await read_json(answer, url)
+        if isinstance(coded := reply.get("video_bytes"), str):
             try:
-                return base64.b64decode(coded, validate=True), made
+                return base64.b64decode(coded, validate=True), ready
             except binascii.Error as error:
-                raise Trouble(f"{url}: its video_bytes are not base64: {error}") from None
-        if isinstance(path := found.get("video_path"), str):
-            return await asyncio.to_thread(self._read, path, url), made
-        raise Trouble(f"{url}: an answer without video_bytes or video_path; it has {', '.join(sorted(found)) or 'nothing'}")
+                raise QueryError(f"{url}: its video_bytes are not base64: {error}") from None
+        if isinstance(path := reply.get("video_path"), str):
+            return await asyncio.to_thread(self._read, path, url), ready
+        raise QueryError(f"{url}: the answer has neither video_bytes nor video_path, but {', '.join(sorted(reply)) or 'nothing'}")
 
     async def _poll(self, exchange: Exchange) -> tuple[bytes, float]:
-        """The file, and when it was told to be complete."""
+        """The file, and when the server reported that it is complete."""
         url = f"{exchange.url}/v1/videos"
         form = aiohttp.FormData({"prompt": exchange.sample.prompt, "seed": str(exchange.query.seed)}, default_to_multipart=True)
         for name, value in self.fixed.items():
@@ -71,23 +71,23 @@ class VideoTalk:
         one = f"{url}/{job.get('id')}"
         while job.get("status") != "completed":
             if job.get("status") not in ("queued", "in_progress", "processing"):
-                raise Trouble(f"{one}: the video is {job.get('status')!r}: {error_text(job)}")
+                raise QueryError(f"{one}: the video is {job.get('status')!r}: {error_text(job)}")
             await asyncio.sleep(self.poll_s)
             async with exchange.session.get(one, allow_redirects=False) as answer:
                 job = await read_json(answer, one)
-        made = time.perf_counter()
+        ready = time.perf_counter()
         async with exchange.session.get(f"{one}/content", allow_redirects=False) as answer:
-            await checked(answer, f"{one}/content")
-            return await answer.read(), made
+            await check_status(answer, f"{one}/content")
+            return await answer.read(), ready
 
     def _read(self, path: str, url: str) -> bytes:
-        """Only what lies in the folder that was named: a server must not choose among all our files."""
+        """Read only from video_folder: a server must not get at the other files of this machine."""
         if self.folder is None:
-            raise Trouble(f"{url}: it answers with a path; name the folder that it writes to: --set pipeline.video_folder=DIR")
+            raise QueryError(f"{url}: the answer is a path; name the folder that the server writes to: --set pipeline.video_folder=DIR")
         file = Path(path).resolve()
         if not file.is_relative_to(Path(self.folder).resolve()):
-            raise Trouble(f"{url}: it answers with a path outside of video_folder {self.folder!r}")
+            raise QueryError(f"{url}: the answer is a path outside of video_folder {self.folder!r}")
         try:
             return file.read_bytes()
         except OSError as error:
-            raise Trouble(f"{url}: its video in video_folder cannot be read: {error.strerror}") from None
+            raise QueryError(f"{url}: its video in video_folder cannot be read: {error.strerror}") from None

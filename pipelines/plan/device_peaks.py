@@ -1,4 +1,4 @@
-"""What devices can do at most, from configs/devices.yaml, and how many bits a weight takes in each precision."""
+"""Peak figures of devices, from configs/devices.yaml, and the bits of a weight in each precision."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from configs.load_config import CONFIGS, read_yaml
 from configs.registry import explain
 
 SHIPPED = CONFIGS / "devices.yaml"
-USABLE = 0.95  # the rest is the runtime's, the collectives' and lost between blocks; AMD's MLPerf v6.1 runs let vLLM have 0.96
+USABLE = 0.95  # the rest: runtime, collectives, fragmentation; AMD's MLPerf v6.1 runs set vLLM to 0.96
 
 
 class Device(BaseModel):
-    """One device. GB are 10^9 bytes, GiB 2^30; the file says what each figure is."""
+    """One device. GB are 10^9 bytes, GiB 2^30; devices.yaml defines each figure."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -32,7 +32,7 @@ class Device(BaseModel):
         return int(self.memory_gib * 2**30 * USABLE)
 
     def computes_in(self, precision: str) -> str:
-        """The format that products of such weights are computed in: its own, or bf16 where the device has none for it."""
+        """The format in which products of such weights are computed: their own, or bf16 where the device has no unit for it."""
         unit = PRECISIONS[precision].unit
         return unit if unit in self.tflops else "bf16"
 
@@ -41,7 +41,7 @@ class Device(BaseModel):
 
 
 class Precision(NamedTuple):
-    """bits: of a weight, its share of the block's scale among them. unit: whose peak its products have."""
+    """bits: of a weight, with its share of the block's scale. unit: the one whose peak applies to its products."""
 
     bits: float
     unit: str
@@ -58,8 +58,8 @@ PRECISIONS = {
 
 
 def read_devices(file: Path | None = None) -> Mapping[str, Device]:
-    """Those of the suite, and over them those of the user's file. Raises ConfigError naming the device and figure that is wrong."""
-    found: dict[str, Device] = {}
+    """The suite's devices, overridden by those of the user's file. Raises ConfigError naming the wrong device and figure."""
+    devices: dict[str, Device] = {}
     if file is not None and not file.is_file():
         raise ConfigError(
             f"--devices-file {str(file)!r} does not exist; it is YAML in the form of {SHIPPED.relative_to(SHIPPED.parents[1])}"
@@ -67,19 +67,19 @@ def read_devices(file: Path | None = None) -> Mapping[str, Device]:
     for path in (SHIPPED, file):
         for name, values in read_yaml(path).items() if path else ():
             try:
-                found[str(name)] = Device.model_validate(values)
+                devices[str(name)] = Device.model_validate(values)
             except ValidationError as error:
                 raise ConfigError(f"{path}: device {name!r}: {explain(error)}") from None
-            if "bf16" not in found[str(name)].tflops:
-                raise ConfigError(f"{path}: device {name!r}: tflops lacks bf16, which is what other formats are computed in")
-    return found
+            if "bf16" not in devices[str(name)].tflops:
+                raise ConfigError(f"{path}: device {name!r}: tflops lacks bf16, the fallback for other formats")
+    return devices
 
 
 def find_device(name: str, file: Path | None = None) -> Device:
     devices = read_devices(file)
     if name not in devices:
         raise ConfigError(
-            unknown("device", name, devices) + "; describe others in a file: --devices-file FILE (form: configs/devices.yaml)"
+            unknown("device", name, devices) + "; describe another in a file: --devices-file FILE (form: configs/devices.yaml)"
         )
     return devices[name]
 

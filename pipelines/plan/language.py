@@ -1,8 +1,8 @@
-"""What a language or vision-language model costs: counted from the real class on the meta device, where weights have shapes but no bytes.
+"""The cost of a language or vision-language model, counted from its class on the meta device, where weights have shapes but no bytes.
 
 FLOPs are counted from the modules (two for each weight that a token is multiplied with, and attention by heads and context), because a
-mixture of experts cannot be run without values: which expert is asked depends on them. tests/pipelines/plan/test_plan.py holds the
-result against torch's FlopCounterMode on shrunk models of each kind.
+mixture of experts cannot run without values: its routing depends on them. tests/pipelines/plan/test_language.py compares the result
+with torch's FlopCounterMode on shrunk models of each kind.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ WORKING_BYTES = 2  # of an activation
 class Attention(NamedTuple):
     """One layer's: key-value heads, and for each pair of tokens the multiply-adds of its scores and sums over all heads.
 
-    kv_width: numbers kept of a token. window: tokens it looks back on; None: all. In latent attention, kv_width is the latent's, which
-    all devices hold, and a decoded token works on latents (weights absorbed) while a prompt works on expanded heads.
+    kv_width: numbers cached for a token. window: of a sliding window; None: all tokens. In latent attention, kv_width is the latent's,
+    which every device holds; a decoded token attends to latents (weights absorbed), a prompt to expanded heads.
     """
 
     num_kv_heads: int
@@ -32,7 +32,7 @@ class Attention(NamedTuple):
     window: int | None
 
     def pairs(self, length: int) -> int:
-        """Of a token and one that it looks at, itself among them, in a text of that length."""
+        """Pairs of a token and one that it attends to, itself included, in a text of that length."""
         w = self.window
         if w is None or length <= w:
             return length * (length + 1) // 2
@@ -43,7 +43,7 @@ class Attention(NamedTuple):
 
 
 class Vision(NamedTuple):
-    """A vision tower and one image of its own native size: patches, and tokens that they become."""
+    """A vision tower and one image of its native size: patches, and the tokens made of them."""
 
     patches: int
     tokens: int
@@ -53,9 +53,9 @@ class Vision(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """What is asked: queries at the same time on one replica, tokens of a prompt with its images, and of an answer.
+    """The load: queries at the same time on one replica, tokens of a prompt with its images, and of an answer.
 
-    tokens_at_once: that pass the model together at most. kv_precision: of the KV cache and of attention's products.
+    tokens_at_once: the most that pass through the model together. kv_precision: of the KV cache and of attention's products.
     """
 
     batch: int
@@ -71,10 +71,10 @@ class Job:
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """Parameters by what is done with them. experts, linear and router: weights of the layers; vision: of all that comes before them.
+    """Parameters by their use. experts, linear and router: weights of the layers; vision: of everything before them.
 
-    embedding: rows that are looked up; head: the weights of the last product, which are the embedding's where tied. active_share: of the
-    experts, for a token. widest: numbers a token in a layer's widest tensor.
+    embedding: rows that are looked up; head: the weights of the last product, which are the embedding's where tied. active_share: the
+    share of experts that run for a token. widest: numbers a token in a layer's widest tensor.
     """
 
     name: str
@@ -100,20 +100,20 @@ class LanguageModel:
 
     @property
     def active_parameters(self) -> int:
-        """That a token of text is worked on with; the row that it looks up in the embedding is not counted (as in gpt-oss's model card)."""
+        """Parameters used for a token of text, without its row of the embedding, as in gpt-oss's model card."""
         return round(self.experts * self.active_share) + self.linear + self.router + self.head + self.other
 
     @property
     def body_macs(self) -> float:
-        """Multiply-adds of a token in the layers' weights."""
+        """Multiply-adds of a token with the layers' weights."""
         return self.experts * self.active_share + self.linear + self.router
 
     def decode_flops(self, context: int) -> float:
-        """Of one more token after so many."""
+        """FLOPs of one more token after `context` tokens."""
         return 2 * (self.body_macs + self.head + sum(a.decode_macs * a.kept(context + 1) for a in self.attention))
 
     def prefill_flops(self, tokens: int, images: int = 0) -> float:
-        """Of a prompt; the last product is for its last token only."""
+        """FLOPs of a prompt; the last product is only for its last token."""
         weights = self.body_macs * tokens + self.head
         return 2 * (weights + sum(a.prefill_macs * a.pairs(tokens) for a in self.attention)) + images * self.image_flops
 
@@ -129,13 +129,13 @@ class LanguageModel:
         return math.ceil(split / tensor + (self.router + self.other) * wide)
 
     def touched_bytes(self, precision: str, batch: int) -> float:
-        """Of weights that one token of each of so many texts reads: an expert that nobody asks is not read, if all are asked alike."""
+        """Bytes of weights read for one token of each of `batch` texts. An expert is read if a token uses it; all are equally likely."""
         bits, wide = PRECISIONS[precision].bits, max(16.0, PRECISIONS[precision].bits)
-        asked = 1 - (1 - self.active_share) ** batch
-        return (self.experts * asked * bits + self.linear * bits + (self.router + self.head + self.other) * wide) / 8
+        used = 1 - (1 - self.active_share) ** batch
+        return (self.experts * used * bits + self.linear * bits + (self.router + self.head + self.other) * wide) / 8
 
     def kv_bytes(self, tokens: int, precision: str, tensor: int = 1) -> int:
-        """Of one text on each of `tensor` devices: heads are split, and repeated where there are fewer than devices."""
+        """Bytes of one text's cache on each of `tensor` devices: heads are split, and repeated where there are fewer than devices."""
         bits = PRECISIONS[precision].bits
         return math.ceil(sum(a.kept(tokens) * a.kv_width / min(tensor, a.num_kv_heads) for a in self.attention) * bits / 8)
 
@@ -146,7 +146,7 @@ class LanguageModel:
 
     def candidate(self, job: Job, precision: str, layout: Layout, devices: int, device: Device) -> Candidate:
         n, replicas = layout.tensor, devices // layout.size
-        if self.num_heads % n:  # heads of keys are repeated where they are fewer
+        if self.num_heads % n:  # key-value heads are repeated where they are fewer
             why = f"{self.num_heads} heads do not split in {n}"
             return Candidate(precision, layout, replicas, job.batch, device.usable_bytes, impossible=why)
         one = self.kv_bytes(job.tokens, job.kv_precision, n)
@@ -163,7 +163,7 @@ class LanguageModel:
         return Candidate(precision, layout, replicas, job.batch, device.usable_bytes, memory, largest, stages, ceiling)
 
     def _prefill(self, job: Job, precision: str, n: int, device: Device) -> Roof:
-        """Of one prompt."""
+        """The time of one prompt."""
         images = 1 if self.image else 0
         weights = 2 * (self.body_macs * job.input_tokens + self.head)
         attention = 2 * sum(a.prefill_macs * a.pairs(job.input_tokens) for a in self.attention)
@@ -172,7 +172,7 @@ class LanguageModel:
         return self._roof(job, precision, n, device, weights, attention, moved, job.input_tokens, vision)
 
     def _decode(self, job: Job, precision: str, n: int, device: Device) -> Roof:
-        """Of one more token of every text, halfway through the answers."""
+        """The time of one more token of every text, halfway through the answers."""
         context = job.input_tokens + job.output_tokens // 2
         weights = 2 * job.batch * (self.body_macs + self.head)
         attention = 2 * job.batch * sum(a.decode_macs * a.kept(context) for a in self.attention)
@@ -180,9 +180,9 @@ class LanguageModel:
         return self._roof(job, precision, n, device, weights, attention, moved, job.batch)
 
     def _whole(self, job: Job, precision: str, n: int, device: Device) -> Roof:
-        """A replica's batch from its prompts to its last tokens, where prompts may be worked on while others are decoded.
+        """The time of a replica's batch from its prompts to its last tokens, where prompts may run while others are decoded.
 
-        Weights are read once for each token of an answer, which is least: a prompt's tokens go along.
+        Weights are read once for each token of an answer, which is the minimum: prompts share those passes.
         """
         steps, passed = job.output_tokens, job.input_tokens + job.output_tokens - 1
         weights = 2 * job.batch * (self.body_macs * passed + self.head * steps)
@@ -214,9 +214,9 @@ class LanguageModel:
 
 
 def figures(model: LanguageModel, job: Job, precision: str) -> Mapping[str, Any]:
-    """What holds on any device: counts, FLOPs and bytes."""
+    """Figures that are the same on any device: counts, FLOPs and bytes."""
     context = job.input_tokens + job.output_tokens // 2
-    found: dict[str, Any] = {
+    values: dict[str, Any] = {
         "class": model.name,
         "parameters": model.parameters,
         "active_parameters": model.active_parameters,
@@ -229,5 +229,5 @@ def figures(model: LanguageModel, job: Job, precision: str) -> Mapping[str, Any]
         "decode_bytes_per_token": model.touched_bytes(precision, job.batch) / job.batch + model.kv_bytes(context, job.kv_precision),
     }
     if model.image:
-        found |= {"image_patches": model.image.patches, "image_tokens": model.image.tokens, "flops_per_image": model.image_flops}
-    return found
+        values |= {"image_patches": model.image.patches, "image_tokens": model.image.tokens, "flops_per_image": model.image_flops}
+    return values

@@ -1,4 +1,4 @@
-"""Counts a language or vision-language model's weights, by what is done with them, from the real class on the meta device."""
+"""Counts the weights of a language or vision-language model by their use, from its class on the meta device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def build(config: Any, name: str) -> LanguageModel:
         with torch.device("meta"), no_init_weights():
             model = kind.from_config(config, dtype=torch.bfloat16)
     except ValueError as error:
-        raise ConfigError(f"{name!r} is no model that a plan can count: {first_line(error)[:200]}") from None
+        raise ConfigError(f"{name!r} cannot be counted by a plan: {first_line(error)[:200]}") from None
     text = config.get_text_config()
     counts, widest = _counts(model, text)
     head = model.get_output_embeddings().weight.numel()
@@ -41,13 +41,13 @@ def build(config: Any, name: str) -> LanguageModel:
 
 
 def _experts(text: Any) -> tuple[int, int]:
-    """All of a layer, and those that a token asks."""
+    """The experts of a layer, and how many run for a token."""
     num = next((v for n in ("num_local_experts", "n_routed_experts", "num_experts") if (v := getattr(text, n, None))), None)
     return (num, text.num_experts_per_tok) if num else (1, 1)
 
 
 def _counts(model: Any, text: Any) -> tuple[dict[str, int], int]:
-    """Parameters by what they are; and the widest tensor of a layer, in numbers a token."""
+    """Parameters by their use, and the widest tensor of a layer, in numbers a token."""
     counts = dict.fromkeys(("experts", "linear", "router", "embedding", "vision", "other"), 0)
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     num_experts, chosen = _experts(text)
@@ -75,22 +75,22 @@ def _counts(model: Any, text: Any) -> tuple[dict[str, int], int]:
 def _attention(text: Any, name: str) -> list[Attention]:
     heads = text.num_attention_heads
     if rank := getattr(text, "kv_lora_rank", None):
-        turned, plain, value = text.qk_rope_head_dim, text.qk_nope_head_dim, text.v_head_dim
-        one = Attention(1, rank + turned, heads * (plain + turned + value), heads * (2 * rank + turned), None)
+        rotary, plain, value = text.qk_rope_head_dim, text.qk_nope_head_dim, text.v_head_dim
+        one = Attention(1, rank + rotary, heads * (plain + rotary + value), heads * (2 * rank + rotary), None)
         return [one] * text.num_hidden_layers
     size = getattr(text, "head_dim", None) or text.hidden_size // heads
     kv_heads = getattr(text, "num_key_value_heads", None) or heads
-    found = []
+    layers = []
     for kind in getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers:
         if kind not in ("full_attention", "sliding_attention"):
             raise ConfigError(f"{name!r} has layers of {kind!r}; a plan can count full_attention and sliding_attention")
         window = text.sliding_window if kind == "sliding_attention" else None
-        found.append(Attention(kv_heads, 2 * kv_heads * size, 2 * heads * size, 2 * heads * size, window))
-    return found
+        layers.append(Attention(kv_heads, 2 * kv_heads * size, 2 * heads * size, 2 * heads * size, window))
+    return layers
 
 
 def _vision(model: Any, config: Any) -> Vision | None:
-    """One image of the tower's own grid. None for towers other than Qwen's, whose images a plan leaves out."""
+    """One image of the tower's native grid. None for towers other than Qwen's, whose images a plan leaves out."""
     tower, vision = getattr(model.model, "visual", None), config.vision_config
     if tower is None or not hasattr(vision, "num_position_embeddings"):
         return None

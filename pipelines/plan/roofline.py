@@ -1,4 +1,4 @@
-"""What a plan is made of: layouts over devices, the roofs of a piece of work, and one candidate with its memory."""
+"""The parts of a plan: layouts over devices, rooflines of pieces of work, and candidates with their memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Layout(NamedTuple):
-    """How many devices hold one replica, and by what they split it. offload: only the part that is at work is on the device."""
+    """How many devices hold one replica, and how it is split. offload: only the running part is on the device."""
 
     tensor: int = 1
     context: int = 1
@@ -25,7 +25,7 @@ class Layout(NamedTuple):
 
 
 class Roof(NamedTuple):
-    """Seconds that a piece of work takes at least by each limit alone; with perfect overlap it takes the longest of them."""
+    """The least seconds of a piece of work by each limit alone; with perfect overlap it takes the longest of them."""
 
     compute_s: float
     memory_s: float
@@ -46,7 +46,7 @@ class Roof(NamedTuple):
 
 
 class Ceiling(NamedTuple):
-    """A throughput over all devices that cannot be exceeded, and what keeps it from being higher."""
+    """The throughput over all devices that cannot be exceeded, and the limit that sets it."""
 
     value: float
     unit: str
@@ -57,8 +57,8 @@ class Ceiling(NamedTuple):
 class Candidate:
     """One layout in one precision, at one batch.
 
-    memory: bytes on the fullest device, by what they hold. max_batch: the largest that fits a replica; None where even one does not.
-    stages: roofs by name. impossible: why the model cannot be split so.
+    memory: bytes on the fullest device, by content. max_batch: the largest that fits a replica; None where even one does not.
+    stages: roofs by name. impossible: why the model cannot be split like this.
     """
 
     precision: str

@@ -22,46 +22,46 @@ STAGES = {
 MEMORY = {"weights": "weights", "kv_cache": "KV cache", "activations": "activations"}
 
 
-def print_plan(found: Plan) -> None:
-    """To stderr, so that stdout holds nothing but the JSON line."""
+def print_plan(result: Plan) -> None:
+    """Print to stderr; stdout has only the JSON line."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 140)
-    chosen, asked = found.chosen, found.asked
+    chosen, request = result.chosen, result.request
     verdict = "[bold green]FITS[/]" if chosen.fits else "[bold red]DOES NOT FIT[/]"
     replicas = f"{chosen.replicas} replica{'s' * (chosen.replicas > 1)}"
-    console.print(f"{verdict}  {found.preset} on {asked.devices} x {asked.device}: {chosen}, {replicas}, batch {chosen.batch}")
-    for line in (*_why(found), *_figures(found), *_stages(chosen)):
+    console.print(f"{verdict}  {result.preset} on {request.devices} x {request.device}: {chosen}, {replicas}, batch {chosen.batch}")
+    for line in (*_why(result), *_figures(result), *_stages(chosen)):
         console.print(f"  {line}", markup=False)
     table = Table(box=None, pad_edge=False, header_style="dim", title="GiB on the fullest device", title_style="dim", title_justify="left")
-    parts = [name for name in MEMORY if any(name in c.memory for c in found.candidates)]
-    unit = next((c.ceiling.unit for c in found.candidates if c.ceiling), "")
+    parts = [name for name in MEMORY if any(name in c.memory for c in result.candidates)]
+    unit = next((c.ceiling.unit for c in result.candidates if c.ceiling), "")
     left = ("", "precision", "layout")
-    heads = (*left, *(MEMORY[p] for p in parts), "in all", "fits", "largest batch", f"{unit}, at most", "bound by")
+    heads = (*left, *(MEMORY[p] for p in parts), "total", "fits", "largest batch", f"{unit}, at most", "bound by")
     for head in heads:
         table.add_column(head, justify="left" if head in (*left, "bound by") else "right", overflow="fold")
-    for one in found.candidates:
+    for one in result.candidates:
         table.add_row(*_row(one, parts, one is chosen))
     console.print(table)
-    for line in found.notes:
+    for line in result.notes:
         console.print(f"  {line}", markup=False)
-    console.print("  'at most' is what the device's peak figures allow, not a forecast; nothing here was measured", markup=False)
+    console.print("  'at most' is what the device's peak figures allow, not a forecast; nothing here is measured", markup=False)
 
 
-def plain(found: Plan) -> dict[str, Any]:
-    """The line for programs."""
+def plain(result: Plan) -> dict[str, Any]:
+    """The values of the JSON line."""
     return {
-        "plan": found.preset,
-        "device": found.asked.device,
-        "devices": found.asked.devices,
-        "fits": found.chosen.fits,
-        "job": asdict(found.job),
-        "model": dict(found.figures),
-        "chosen": _plain(found.chosen),
-        "would_fit": [] if found.chosen.fits else [{"precision": c.precision, **c.layout._asdict()} for c in found.would_fit],
-        "candidates": [_plain(c) for c in found.candidates],
-        "notes": list(found.notes),
+        "plan": result.preset,
+        "device": result.request.device,
+        "devices": result.request.devices,
+        "fits": result.chosen.fits,
+        "job": asdict(result.job),
+        "model": dict(result.figures),
+        "chosen": _plain(result.chosen),
+        "would_fit": [] if result.chosen.fits else [{"precision": c.precision, **c.layout._asdict()} for c in result.would_fit],
+        "candidates": [_plain(c) for c in result.candidates],
+        "notes": list(result.notes),
     }
 
 
@@ -93,8 +93,8 @@ def _row(one: Candidate, parts: list[str], is_chosen: bool) -> list[str]:
     return [*first, *sizes, _gib(one.total_bytes), fits, largest, _round(one.ceiling.value), one.ceiling.bound]
 
 
-def _why(found: Plan) -> Iterator[str]:
-    chosen = found.chosen
+def _why(result: Plan) -> Iterator[str]:
+    chosen = result.chosen
     if chosen.impossible:
         yield f"impossible: {chosen.impossible}"
     else:
@@ -105,16 +105,16 @@ def _why(found: Plan) -> Iterator[str]:
         return
     if chosen.max_batch:
         yield f"would fit: {chosen} with --batch {chosen.max_batch}"
-    for one in found.would_fit:
+    for one in result.would_fit:
         yield f"would fit: {one} ({_gib(one.total_bytes)} GiB)"
-    if not found.would_fit and not chosen.max_batch:
-        yield "nothing that was tried would fit"
+    if not result.would_fit and not chosen.max_batch:
+        yield "no layout or precision of those tried fits"
 
 
-def _figures(found: Plan) -> Iterator[str]:
-    f = found.figures
+def _figures(result: Plan) -> Iterator[str]:
+    f = result.figures
     yield f"{f['class']}: {_count(f['parameters'])} parameters" + (
-        f", {_count(f['active_parameters'])} at work on a token" if f["active_parameters"] < 0.9 * f["parameters"] else ""
+        f", {_count(f['active_parameters'])} active for a token" if f["active_parameters"] < 0.9 * f["parameters"] else ""
     )
     if "flops_per_video" in f:
         step, video = f["flops_per_step"], f["flops_per_video"]

@@ -1,7 +1,7 @@
-"""What a Wan text-to-video model costs: its own forward passes, traced on the meta device (pipelines/plan/trace.py).
+"""The cost of a Wan text-to-video model: its own forward passes, traced on the meta device (trace.py).
 
-A video: the caption and, where guided, the negative caption through the text encoder; each step one pass of a denoiser for the
-caption and one more for guidance; one decode. Both experts are the same network, so that it does not matter which is at work when.
+A video is: the caption and, with guidance, the negative caption through the text encoder; in each step one pass of a denoiser for the
+caption and one more for guidance; one decode. Both experts have the same architecture, so it does not matter which one runs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DENOISERS = ("transformer", "transformer_2")
 
 @dataclass(frozen=True)
 class VideoJob:
-    """What is asked of one replica: videos at the same time, and each one's shape. attention: the precision of its products."""
+    """The load of one replica: videos at the same time, and their shape. attention: the precision of its products."""
 
     batch: int
     num_frames: int
@@ -50,15 +50,15 @@ class VideoModel:
         return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
 
     def weight_bytes(self, precision: str) -> Mapping[str, int]:
-        """Of each part. The blocks' matrices of the denoisers have the precision, all else 16 bits."""
+        """Bytes of each part. The matrices of the denoisers' blocks have the precision, everything else 16 bits."""
         wide = max(16.0, PRECISIONS[precision].bits)
-        found = {}
+        sizes = {}
         for name, count in self.parameters.items():
             matrices = 0
             if name in self.denoisers:
                 matrices = sum(p.numel() for n, p in self.denoisers[name].named_parameters() if p.dim() == 2 and ".blocks." in f".{n}")
-            found[name] = math.ceil((matrices * PRECISIONS[precision].bits + (count - matrices) * wide) / 8)
-        return found
+            sizes[name] = math.ceil((matrices * PRECISIONS[precision].bits + (count - matrices) * wide) / 8)
+        return sizes
 
     def latent_shape(self, job: VideoJob) -> tuple[int, int, int, int]:
         config = self.vae.config
@@ -67,13 +67,13 @@ class VideoModel:
         return int(config.z_dim), frames, job.height // spatial, job.width // spatial
 
     def num_tokens(self, job: VideoJob) -> int:
-        """Of one video, as the denoiser cuts it."""
+        """Tokens of one video in the denoiser."""
         _, *sizes = self.latent_shape(job)
         patch = self.denoisers["transformer"].config.patch_size
         return math.prod(size // p for size, p in zip(sizes, patch, strict=True))
 
     def costs(self, job: VideoJob) -> Mapping[str, Cost]:
-        """Of one caption's encoding, one pass of a denoiser and one decode, each of one video."""
+        """The costs of encoding one caption, one pass of a denoiser and one decode, each for one video."""
         import torch
 
         key = (job.num_frames, job.height, job.width, job.text_tokens)
@@ -100,7 +100,7 @@ class VideoModel:
         weights, costs = self.weight_bytes(precision), self.costs(job)
         peaks = {"text_encoder": costs["text_encoder"].peak_bytes, "vae": costs["vae"].peak_bytes}
         peaks |= dict.fromkeys(self.denoisers, costs["denoiser"].peak_bytes // layout.context)
-        # what is on the device at the same time, and what it works on for each video: with offload one part, else all
+        # bytes of weights on the device at the same time, and of activations for each video: with offload of one part, else of all
         turns = [(weights[p], peaks[p]) for p in weights] if layout.offload else [(sum(weights.values()), max(peaks.values()))]
         fixed, each = max(turns, key=lambda turn: turn[0] + turn[1] * job.batch)
         largest = min((device.usable_bytes - held) // peak for held, peak in turns)
@@ -141,23 +141,23 @@ class VideoModel:
     def _stages(self, job: VideoJob, precision: str, layout: Layout, device: Device, all_weights: int) -> dict[str, Roof]:
         costs, weights = self.costs(job), self.weight_bytes(precision)
         config = self.denoisers["transformer"].config
-        # Ulysses: queries, keys, values and the result change hands in each layer, all but a rank's own share
+        # Ulysses: queries, keys, values and the result are exchanged in each layer, except a rank's own share
         width = config.num_attention_heads * config.attention_head_dim
         own = self.num_tokens(job) / layout.context * width * 2
         sent = job.batch * config.num_layers * 4 * own * (layout.context - 1) / layout.context
-        found = {
+        stages = {
             "text_encoder": _roof(costs["text_encoder"], job, "bf16", device, weights["text_encoder"]),
             "denoiser_pass": _roof(costs["denoiser"], job, precision, device, weights["transformer"], layout.context, sent),
             "vae_decode": _roof(costs["vae"], job, "bf16", device, weights["vae"]),
         }
         if layout.offload:
-            found["to_device"] = Roof(0, 0, 0, all_weights / (device.host_gb_s * 1e9))
-        return found
+            stages["to_device"] = Roof(0, 0, 0, all_weights / (device.host_gb_s * 1e9))
+        return stages
 
 
-def _roof(found: Cost, job: VideoJob, precision: str, device: Device, weights: int, split: int = 1, sent: float = 0.0) -> Roof:
-    compute = found.flops / device.flops_per_s(precision) + found.attention_flops / device.flops_per_s(job.attention)
-    moved = weights + job.batch * found.moved_bytes / split
+def _roof(work: Cost, job: VideoJob, precision: str, device: Device, weights: int, split: int = 1, sent: float = 0.0) -> Roof:
+    compute = work.flops / device.flops_per_s(precision) + work.attention_flops / device.flops_per_s(job.attention)
+    moved = weights + job.batch * work.moved_bytes / split
     return Roof(job.batch * compute / split, moved / (device.memory_gb_s * 1e9), sent / (device.link_gb_s * 1e9))
 
 
@@ -169,30 +169,30 @@ def build(parts: Mapping[str, Mapping[str, Any]], index: Mapping[str, Any], name
 
     kinds = {part: str(index[part][1]) for part in (*DENOISERS, "text_encoder", "vae") if isinstance(index.get(part), list)}
     known = {"transformer": "WanTransformer3DModel", "transformer_2": "WanTransformer3DModel", "vae": "AutoencoderKLWan"}
-    if strange := {part: kind for part, kind in kinds.items() if part in known and kind not in (known[part], "None")}:
-        part, kind = next(iter(strange.items()))
-        raise ConfigError(f"{name!r}: its {part} is a {kind}; a plan can run a {known[part]} without weights, and no other")
+    if other := {part: kind for part, kind in kinds.items() if part in known and kind not in (known[part], "None")}:
+        part, kind = next(iter(other.items()))
+        raise ConfigError(f"{name!r}: its {part} is a {kind}; a plan supports only a {known[part]}")
     if missing := [part for part in ("transformer", "text_encoder", "vae") if part not in parts]:
         raise ConfigError(f"{name!r} has no {missing[0]}; a plan counts diffusers folders of Wan's layout")
     with on_meta():
-        made: dict[str, Any] = {}
+        networks: dict[str, Any] = {}
         for part in (*DENOISERS, "vae"):
             if part in parts:
-                made[part] = getattr(diffusers, known[part]).from_config(
+                networks[part] = getattr(diffusers, known[part]).from_config(
                     {k: v for k, v in parts[part].items() if k != "quantization_config"}
                 )
         kind = getattr(transformers, kinds["text_encoder"])
         encoder = kind(kind.config_class.from_dict(dict(parts["text_encoder"])))
         encoder.tie_weights()
-    for part in (*made.values(), encoder):
+    for part in (*networks.values(), encoder):
         for tensor in (*part.parameters(), *part.buffers()):
             if tensor.is_floating_point():
                 tensor.data = tensor.data.to(torch.bfloat16)
-    return VideoModel(str(index["_class_name"]), {n: made[n] for n in DENOISERS if n in made}, encoder, made["vae"])
+    return VideoModel(str(index["_class_name"]), {n: networks[n] for n in DENOISERS if n in networks}, encoder, networks["vae"])
 
 
 def figures(model: VideoModel, job: VideoJob, precision: str) -> Mapping[str, Any]:
-    """What holds on any device: counts, FLOPs and bytes."""
+    """Figures that are the same on any device: counts, FLOPs and bytes."""
     costs, passes, captions = model.costs(job), 2 if job.guided else 1, 2 if job.guided else 1
     one = costs["denoiser"].flops + costs["denoiser"].attention_flops
     encoder, decode = (costs[n].flops + costs[n].attention_flops for n in ("text_encoder", "vae"))

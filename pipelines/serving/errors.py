@@ -1,4 +1,4 @@
-"""What a client asked wrongly, as OpenAI's error JSON: {"error": {"message", "type", "param", "code"}}."""
+"""Errors for clients, in OpenAI's form: {"error": {"message", "type", "param", "code"}}."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ KINDS = {400: "invalid_request_error", 401: "authentication_error", 404: "not_fo
 
 
 class BadRequestError(Exception):
-    """status: HTTP's. param: the field of the request that it is about."""
+    """status: of HTTP. param: the field of the request that is wrong."""
 
     def __init__(self, message: str, param: str | None = None, code: str | None = None, status: int = 400) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""`suite.py serve`: a pipeline behind OpenAI's HTTP interface, so that other people's clients can measure it."""
+"""`suite.py serve`: a pipeline behind OpenAI's HTTP interface, so that other clients can measure it."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from workloads.records import Query, query_seed
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from pipelines.serving.state import Served
+    from pipelines.serving.state import ServerState
 
-MAX_BODY = 64 * 2**20  # bytes: images come in the body
-CLOSING_S = 2.0  # how long answers on their way may take when the server is stopped
+MAX_BODY_BYTES = 64 * 2**20  # images are part of the body
+CLOSING_S = 2.0  # time for responses in progress when the server is stopped
 
 
 def serve(config: RunConfig, host: str, port: int, api_key_env: str | None, videos: Path | None) -> None:
-    """Serve the config's pipeline until Ctrl-C. port: 0 for any free one. videos: the folder they go to; a temporary one where None.
+    """Serve the config's pipeline until Ctrl-C. port: 0 for any free one. videos: the folder for files; a temporary one where None.
 
-    A line on stderr for people and one of JSON on stdout for programs say when it is ready. Raises ConfigError for what a user can mend.
+    When ready, prints a line on stderr for people and a JSON line on stdout for programs. Raises ConfigError for a user's mistakes.
     """
     key = _key(host, api_key_env)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 or config.parallel.size > 1:
@@ -50,14 +50,14 @@ def serve(config: RunConfig, host: str, port: int, api_key_env: str | None, vide
     if config.workload not in pipeline.workloads:
         raise ConfigError(f"pipeline {config.pipeline_name!r} answers {', '.join(pipeline.workloads)}, not workload {config.workload!r}")
     if config.workload == "i2v":
-        raise ConfigError("suite.py serve has no route by which an image comes to a video model; serve workload t2v, vlm or llm")
+        raise ConfigError("suite.py serve has no route for the image of a video; serve workload t2v, vlm or llm")
     pipeline.workload = config.workload
     if isinstance(pipeline, StreamingPipeline):
         pipeline.speaks = True
     try:
         pipeline.load(join_ranks(config).device)
         if fallbacks := [] if config.allow_fallback else pipeline.fallbacks():
-            raise RunError(f"what was asked for is not in force: {'; '.join(fallbacks)}; change the option, or name it in allow_fallback")
+            raise RunError(f"requested settings are not effective: {'; '.join(fallbacks)}; change the option, or set allow_fallback: true")
         _warm_up(config, workload, pipeline)
         with tempfile.TemporaryDirectory(prefix="triptych-videos-") as temporary:
             if videos is not None:
@@ -67,8 +67,8 @@ def serve(config: RunConfig, host: str, port: int, api_key_env: str | None, vide
         pipeline.close()
 
 
-def make_app(served: Served, key: str | None = None) -> web.Application:
-    """The routes that fit the pipeline. key: what clients have to send as a bearer token."""
+def make_app(state: ServerState, key: str | None = None) -> web.Application:
+    """The routes for the pipeline. key: the bearer token that clients must send."""
     from aiohttp import web
 
     from pipelines.serving.errors import BadRequestError
@@ -76,11 +76,11 @@ def make_app(served: Served, key: str | None = None) -> web.Application:
     from pipelines.serving.video_routes import VideoRoutes
 
     @web.middleware
-    async def in_openais_words(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
+    async def openai_errors(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
         try:
-            given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-            if key is not None and request.path != "/health" and not hmac.compare_digest(given.encode(), key.encode()):
-                raise BadRequestError("this server wants its API key: Authorization: Bearer KEY", code="invalid_api_key", status=401)
+            token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+            if key is not None and request.path != "/health" and not hmac.compare_digest(token.encode(), key.encode()):
+                raise BadRequestError("this server needs its API key: Authorization: Bearer KEY", code="invalid_api_key", status=401)
             return await handler(request)
         except BadRequestError as error:
             return web.json_response(error.body(), status=error.status)
@@ -90,28 +90,28 @@ def make_app(served: Served, key: str | None = None) -> web.Application:
             return web.json_response(problem.body(), status=error.status)
 
     async def models(_: web.Request) -> web.Response:
-        shown = {
-            "id": served.model,
+        model = {
+            "id": state.model,
             "object": "model",
             "created": 0,
             "owned_by": "triptych",
-            "effective": dict(served.pipeline.effective()),
+            "effective": dict(state.pipeline.effective()),
         }
-        return web.json_response({"object": "list", "data": [shown]})
+        return web.json_response({"object": "list", "data": [model]})
 
     async def health(_: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
 
-    async def sign(_: web.Request, response: web.StreamResponse) -> None:
+    async def set_server_header(_: web.Request, response: web.StreamResponse) -> None:
         response.headers["Server"] = f"triptych/{version('triptych')}"
 
-    app = web.Application(middlewares=[in_openais_words], client_max_size=MAX_BODY)
-    app.on_response_prepare.append(sign)
+    app = web.Application(middlewares=[openai_errors], client_max_size=MAX_BODY_BYTES)
+    app.on_response_prepare.append(set_server_header)
     app.add_routes([web.get("/v1/models", models), web.get("/health", health)])
-    if {"llm", "vlm"} & set(served.pipeline.workloads):
-        app.add_routes(TextRoutes(served).routes())
-    if "t2v" in served.pipeline.workloads:
-        app.add_routes(VideoRoutes(served).routes())
+    if {"llm", "vlm"} & set(state.pipeline.workloads):
+        app.add_routes(TextRoutes(state).routes())
+    if "t2v" in state.pipeline.workloads:
+        app.add_routes(VideoRoutes(state).routes())
     return app
 
 
@@ -124,12 +124,12 @@ def _key(host: str, api_key_env: str | None) -> str | None:
     except ValueError:
         loopback = False
     if not loopback and key is None:
-        raise ConfigError(f"--host {host} lets others reach this server; give --api-key-env NAME, a variable with the key that they need")
+        raise ConfigError(f"--host {host} opens this server to other machines; give --api-key-env NAME, a variable with its key")
     return key
 
 
 def _warm_up(config: RunConfig, workload: Workload, pipeline: Pipeline) -> None:
-    """Batches of the workload's own samples, as before a run. Raises RunError where none of the last is answered."""
+    """Run batches of the workload's samples, as before a run. Raises RunError where the last one has no answer at all."""
     samples = list(workload.samples())[: pipeline.batch_size]
     queries = [Query(-1 - i, s.index, query_seed(config.seed, s.index)) for i, s in enumerate(samples)]
     for _ in range(config.warmup_batches):
@@ -142,21 +142,23 @@ async def _run(config: RunConfig, pipeline: Pipeline, host: str, port: int, key:
     from aiohttp import web
 
     from pipelines.serving.engine import Engine
-    from pipelines.serving.state import Served
+    from pipelines.serving.state import ServerState
 
     stopped = asyncio.Event()
     for one in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(one, stopped.set)
     engine = Engine(pipeline)
     model = str(config.pipeline_options.get("model", getattr(pipeline, "model", None)) or config.pipeline_name)
-    runner = web.AppRunner(make_app(Served(pipeline, engine, model, videos), key), handler_cancellation=True, shutdown_timeout=CLOSING_S)
+    runner = web.AppRunner(
+        make_app(ServerState(pipeline, engine, model, videos), key), handler_cancellation=True, shutdown_timeout=CLOSING_S
+    )
     try:
         await runner.setup()
         try:
             await web.TCPSite(runner, host, port).start()
         except OSError as error:
-            raise ConfigError(f"--host {host} --port {port} cannot be listened on: {error.strerror}; give others") from None
-        _say_ready(config, pipeline, model, runner.addresses[0])
+            raise ConfigError(f"--host {host} --port {port} cannot be used: {error.strerror}; give others") from None
+        _print_ready(config, pipeline, model, runner.addresses[0])
         await stopped.wait()
         print("suite: stopping", file=sys.stderr, flush=True)
     finally:
@@ -164,7 +166,7 @@ async def _run(config: RunConfig, pipeline: Pipeline, host: str, port: int, key:
         await runner.cleanup()
 
 
-def _say_ready(config: RunConfig, pipeline: Pipeline, model: str, address: Any) -> None:
+def _print_ready(config: RunConfig, pipeline: Pipeline, model: str, address: Any) -> None:
     host, port = address[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     print(f"suite: {config.pipeline_name} serves model {model!r} at {url}/v1; Ctrl-C ends it", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""What all routes of a server share."""
+"""The state that all routes of a server share."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pipelines.serving.engine import Engine
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """model: the name by which clients ask for it. videos: the folder that they are written to."""
+class ServerState:
+    """model: the name that clients use. videos: the folder for files."""
 
     pipeline: Pipeline
     engine: Engine

@@ -1,6 +1,6 @@
-"""/v1/chat/completions and /v1/completions over an engine, at once or by server-sent events.
+"""/v1/chat/completions and /v1/completions over an engine, whole or by server-sent events.
 
-A stream begins when the first token is there, so that what fails before it is an ordinary error.
+A stream begins with the first token, so a failure before it is an ordinary error response.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from pipelines.base import Event, Response
 from pipelines.serving.engine import BrokenError, Engine, Question
 from pipelines.serving.errors import BadRequestError
 from pipelines.serving.request_bodies import TextRequest, read_chat, read_completion
-from pipelines.serving.state import Served
+from pipelines.serving.state import ServerState
 
 
 class TextRoutes:
-    def __init__(self, served: Served) -> None:
-        self._served = served
+    def __init__(self, state: ServerState) -> None:
+        self._state = state
 
     def routes(self) -> list[web.RouteDef]:
         return [web.post("/v1/chat/completions", self.chat), web.post("/v1/completions", self.complete)]
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
-        asked = read_chat(await json_body(request), self._served.pipeline, self._served.model)
-        return await self._answer(request, asked, "chat.completion")
+        text_request = read_chat(await json_body(request), self._state.pipeline, self._state.model)
+        return await self._answer(request, text_request, "chat.completion")
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
-        asked = read_completion(await json_body(request), self._served.pipeline, self._served.model)
-        return await self._answer(request, asked, "text_completion")
+        text_request = read_completion(await json_body(request), self._state.pipeline, self._state.model)
+        return await self._answer(request, text_request, "text_completion")
 
-    async def _answer(self, request: web.Request, asked: TextRequest, kind: str) -> web.StreamResponse:
-        head = {"id": f"cmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": self._served.model}
-        async with contextlib.aclosing(answered(self._served.engine, asked.question)) as events:
-            if asked.stream:
-                return await self._stream(request, asked, events, head, kind)
+    async def _answer(self, request: web.Request, text_request: TextRequest, kind: str) -> web.StreamResponse:
+        head = {"id": f"cmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": self._state.model}
+        async with contextlib.aclosing(answer_events(self._state.engine, text_request.question)) as events:
+            if text_request.stream:
+                return await self._stream(request, text_request, events, head, kind)
             response = [event.response async for event in events][-1]
         assert response is not None
         text = {"message": {"role": "assistant", "content": response.text}} if kind == "chat.completion" else {"text": response.text}
@@ -49,17 +49,17 @@ class TextRoutes:
         return web.json_response({**head, "object": kind, "choices": [choice], "usage": _usage(response)})
 
     async def _stream(
-        self, request: web.Request, asked: TextRequest, events: AsyncIterator[Event], head: Mapping[str, Any], kind: str
+        self, request: web.Request, text_request: TextRequest, events: AsyncIterator[Event], head: Mapping[str, Any], kind: str
     ) -> web.StreamResponse:
         stream = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
-        is_chat, told = kind == "chat.completion", ""
+        is_chat, sent = kind == "chat.completion", ""
         chunk = {**head, "object": kind + (".chunk" if is_chat else "")}
         try:
             async for event in events:
                 text, response = event.text or "", event.response
-                if response is not None:  # which tells what no event before it did
-                    text = (response.text or "")[len(told) :]
-                told += text
+                if response is not None:  # with the text that no event had
+                    text = (response.text or "")[len(sent) :]
+                sent += text
                 if not stream.prepared:
                     await stream.prepare(request)
                     await _write(stream, {**chunk, "choices": [_choice(is_chat, {"role": "assistant", "content": text})]})
@@ -67,25 +67,25 @@ class TextRoutes:
                     await _write(stream, {**chunk, "choices": [_choice(is_chat, {"content": text})]})
                 if response is not None:
                     await _write(stream, {**chunk, "choices": [_choice(is_chat, {}, response.finish_reason or "stop")]})
-                    if asked.include_usage:
+                    if text_request.include_usage:
                         await _write(stream, {**chunk, "choices": [], "usage": _usage(response)})
             await stream.write(b"data: [DONE]\n\n")
         except BadRequestError as error:
             if not stream.prepared:
                 raise
-            await _write(stream, error.body())  # the status is long sent
+            await _write(stream, error.body())  # the status was sent before
         await stream.write_eof()
         return stream
 
 
-async def answered(engine: Engine, question: Question) -> AsyncGenerator[Event]:
+async def answer_events(engine: Engine, question: Question) -> AsyncGenerator[Event]:
     """The events of one question, the last with its response. Raises BadRequestError where there is no answer."""
     loop, events = asyncio.get_running_loop(), asyncio.Queue[Event | BrokenError]()
 
-    def tell(event: Event | BrokenError) -> None:
+    def deliver(event: Event | BrokenError) -> None:
         loop.call_soon_threadsafe(events.put_nowait, event)
 
-    number = engine.ask(question, tell)
+    number = engine.ask(question, deliver)
     ended = False
     try:
         while not ended:
@@ -109,7 +109,7 @@ async def json_body(request: web.Request) -> dict[str, Any]:
     except ValueError as error:
         raise BadRequestError(f"the body is not JSON: {error}") from None
     if not isinstance(body, dict):
-        raise BadRequestError("the body is no JSON object")
+        raise BadRequestError("the body is not a JSON object")
     return body
 
 
@@ -119,8 +119,8 @@ def _usage(response: Response) -> dict[str, int]:
 
 
 def _choice(is_chat: bool, delta: Mapping[str, str], finish_reason: str | None = None) -> dict[str, Any]:
-    said = {"delta": delta} if is_chat else {"text": delta.get("content", "")}
-    return {"index": 0, **said, "logprobs": None, "finish_reason": finish_reason}
+    content = {"delta": delta} if is_chat else {"text": delta.get("content", "")}
+    return {"index": 0, **content, "logprobs": None, "finish_reason": finish_reason}
 
 
 async def _write(stream: web.StreamResponse, chunk: Mapping[str, Any]) -> None:

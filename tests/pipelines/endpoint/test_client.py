@@ -23,7 +23,7 @@ def test_a_lost_server_fails_queries_and_an_absent_one_stops_the_run(server: Fau
     server.stop()
     (response,) = ask(endpoint, "fine")
     assert f"{server.url}: no connection" in str(response.error)
-    with pytest.raises(ConfigError, match=r"no connection: .*; start it, or mend pipeline\.url"):
+    with pytest.raises(ConfigError, match=r"no connection: .*; start it, or correct pipeline\.url"):
         loaded()
 
 

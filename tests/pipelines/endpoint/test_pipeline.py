@@ -16,7 +16,7 @@ from tests.pipelines.endpoint.fault_server import FaultServer, ask
 def test_effective_settings_are_those_the_server_reports(loaded: Callable[..., Endpoint]) -> None:
     effective = loaded().effective()
     assert (effective["model"], effective["server"], effective["retries"]) == ("faulty", "faultd/1.0", "0")
-    assert {effective[name] for name in ("dtype", "attention", "quantisation", "cache")} == {"not known: the server does not tell"}
+    assert {effective[name] for name in ("dtype", "attention", "quantisation", "cache")} == {"not known: the server does not report it"}
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_effective_settings_are_those_the_server_reports(loaded: Callable[..., E
         ({"data": [{"id": "a"}, {"id": "b"}]}, {}, "lists a, b; name one: --set pipeline.model=NAME"),
         ({"data": [{"id": "llama"}]}, {"model": "lama"}, "did you mean 'llama'"),
         (None, {}, "lists no models; name one"),
-        ({"detail": "hello"}, {}, "no list of models"),
+        ({"detail": "hello"}, {}, "does not return a list of models"),
     ],
 )
 def test_the_model_must_be_one_that_the_server_lists(
@@ -47,14 +47,14 @@ def test_a_server_without_a_list_of_models_gets_the_named_one(server: FaultServe
     ("options", "message"),
     [
         ({"url": "localhost:8000"}, "write it as http://HOST:PORT"),
-        ({"url": "http://me:secret@host"}, "carries a user or a password"),
+        ({"url": "http://me:secret@host"}, "contains a user or a password"),
         ({"url": []}, "is empty"),
-        ({"api": "videos", "max_new_tokens": 5}, "does nothing with api: videos"),
-        ({"num_frames": 81}, "does nothing with api: chat"),
+        ({"api": "videos", "max_new_tokens": 5}, "has no effect with api: videos"),
+        ({"num_frames": 81}, "has no effect with api: chat"),
         ({"count_by": "tokenizer"}, "need each other"),
         ({"count_by": "deltas", "stream": False}, "needs stream: true"),
-        ({"timeout_s": 0}, "must be above 0"),
-        ({"retries": -1}, "must be at least 0"),
+        ({"timeout_s": 0}, "timeout_s must be positive, got 0"),
+        ({"retries": -1}, "retries must be at least 0, got -1"),
         ({"api": "chats"}, "'chat', 'completions', 'videos'"),
     ],
 )

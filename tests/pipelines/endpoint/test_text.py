@@ -39,9 +39,9 @@ def test_an_answer_has_its_text_tokens_gaps_and_stages(loaded: Callable[..., End
         ("ends early", "the stream was cut after 3 deltas"),
         ("malformed", "malformed server-sent event"),
         ("error inside", "an error in the stream: out of memory"),
-        ("no usage", "no usage in the answer; count its tokens by count_by"),
-        ("not a stream", "it answers with text/html"),
-        ("endless", "no end of the answer within 1 s (timeout_s)"),
+        ("no usage", "the answer has no usage; count tokens with count_by"),
+        ("not a stream", "but the answer is text/html"),
+        ("endless", "the answer did not end within 1 s (timeout_s)"),
     ],
 )
 def test_a_fault_fails_its_own_query_and_names_the_server(

@@ -14,7 +14,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from pipelines.base import Pipeline, Response, StreamingPipeline
 from pipelines.serving.engine import Engine
 from pipelines.serving.server import make_app
-from pipelines.serving.state import Served
+from pipelines.serving.state import ServerState
 from pipelines.toy.llm import ToyLLM
 from workloads.llm import Language
 from workloads.records import Query, Sample
@@ -63,7 +63,7 @@ def with_client(
             pipeline.speaks = True
         engine = Engine(pipeline)
         try:
-            async with TestClient(TestServer(make_app(Served(pipeline, engine, "toy", videos), key))) as client:
+            async with TestClient(TestServer(make_app(ServerState(pipeline, engine, "toy", videos), key))) as client:
                 return await use(client)
         finally:
             await asyncio.to_thread(engine.close)
