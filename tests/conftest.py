@@ -94,7 +94,10 @@ def suite_env() -> dict[str, str]:
 
 _forked = multiprocessing.get_context("forkserver")
 _forked.set_forkserver_preload(
-    ["torch", "accelerate", "diffusers", "transformers", "scipy.stats", "matplotlib.figure", "imageio.v3", "typer"]
+    [
+        *("torch", "accelerate", "diffusers", "transformers", "scipy.stats", "matplotlib.figure", "imageio.v3", "av", "cv2", "PIL.Image"),
+        *("typer", "rich.console", "rich.progress", "pydantic", "zmq", "msgspec", "psutil", "jinja2"),
+    ]
 )
 
 

@@ -124,7 +124,7 @@ def print_audit(data: Mapping[str, Any]) -> None:
 def forest_svg(data: Mapping[str, Any]) -> str:
     """Plot every metric's difference with its interval, in units of its margin: left of -1 is worse than tolerated."""
     metrics = data["metrics"]
-    figure = new_figure(7.6, 0.9 + 0.34 * len(metrics))
+    figure = new_figure(7.6, 0.9 + 0.34 * len(metrics), fitted=True)
     axes = figure.subplots()
     axes.axvline(0, color=INK, linewidth=1)
     axes.axvline(-1, color=INK, linewidth=1, linestyle="--")

@@ -121,7 +121,7 @@ def speed_up_svg(groups: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return ""
     several = len([g for g in groups if any(row["speed_up"] for row in g["rows"])]) > 1
-    figure = new_figure(7.6, 0.75 + 0.34 * len(rows))
+    figure = new_figure(7.6, 0.75 + 0.34 * len(rows), fitted=True)
     axes = figure.subplots()
     axes.axvline(1, color=INK, linewidth=1)
     for at, (_, row) in enumerate(rows):
@@ -160,7 +160,7 @@ def quality_svg(group: Mapping[str, Any]) -> str:
     rows = [row for row in group["rows"] if row["quality"] and row["speed"]]
     if len(rows) < 2:
         return ""
-    figure = new_figure(7.6, 2.9)
+    figure = new_figure(7.6, 2.9, fitted=True)
     axes = figure.subplots()
     for i, row in enumerate(rows):
         x, y = row["speed"]["value"], row["quality"]["value"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import queue
 import threading
@@ -28,6 +29,8 @@ class MediaWriter:
         self._queue: queue.Queue[tuple[str, NDArray[np.uint8], float] | threading.Event | None] = queue.Queue(MAX_WAITING)
         self._error: str | None = None
         self.disk_full: str | None = None  # why nothing more is written
+        # imageio's PyAV plugin collects garbage on every close: 0.2 s with torch's objects among it, in which no query gets on.
+        gc.freeze()
         _encode(np.zeros((2, 16, 16, 3), np.uint8), 1.0)  # imports and opens codecs now, not beside the first query
         self._thread = threading.Thread(target=self._work, daemon=True, name="media")
         self._thread.start()

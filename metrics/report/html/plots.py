@@ -40,7 +40,8 @@ def latency_svg(latencies: Sequence[float], label: str) -> str:
 
 def stages_svg(seconds: Mapping[str, float]) -> str:
     """One stacked bar: mean seconds of each stage of an answer."""
-    figure = new_figure(7.6, 1.25)
+    rows = -(-len(seconds) // 4)
+    figure = new_figure(7.6, 0.9 + 0.18 * rows, above=0.1 + 0.18 * rows)
     axes = figure.subplots()
     at, total = 0.0, sum(seconds.values())
     for (name, value), colour in zip(seconds.items(), PALETTE * 4, strict=False):
@@ -69,11 +70,18 @@ def timeline_svg(records: Sequence[Record]) -> str:
     return to_svg(figure)
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches, with the notice that must accompany every result: a plot may be copied out of its page."""
+def new_figure(width: float, height: float, above: float = 0.12, fitted: bool = False) -> Figure:
+    """An empty figure, in inches, with the notice that must accompany every result: a plot may be copied out of its page.
+
+    above: room above the axes for a title or legend. fitted: matplotlib computes the margins, which long labels need. It lays out all text
+    twice more for that, half of the time of a short run's whole report; other figures have fixed margins.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height + NOTICE_INCHES), layout="constrained")
+    figure = Figure(figsize=(width, height + NOTICE_INCHES), layout="constrained" if fitted else None)
+    if not fitted:
+        total = height + NOTICE_INCHES
+        figure.subplots_adjust(0.66 / width, (0.42 + NOTICE_INCHES) / total, 1 - 0.12 / width, 1 - above / total, wspace=0.2)
     figure.supxlabel(UNVERIFIED, x=0.995, ha="right", fontsize=5.5, color=SOFT)
     return figure
 

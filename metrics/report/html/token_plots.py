@@ -21,7 +21,7 @@ MAX_STACKED = 8  # ranks that get a colour of their own
 
 def waits_svg(waits: Mapping[str, Sequence[float]], limits: Mapping[str, float], share: float) -> str:
     """Cumulative share of queries by seconds, one panel per name, with its limit and the share that must meet it."""
-    figure = new_figure(7.6, 2.6)
+    figure = new_figure(7.6, 2.6, above=0.25)
     for axes, (name, seconds) in zip(np.ravel(figure.subplots(1, len(waits), squeeze=False)), waits.items(), strict=True):
         _cumulative(axes, seconds)
         axes.set(xlabel=f"{NAMES.get(name, name)}, s", ylabel="share of queries", ylim=(0, 1.04))
@@ -45,7 +45,7 @@ def throughput_svg(records: Sequence[Record]) -> str:
     times = np.concatenate([token_times(r) for r in records if r.status == "done"] or [np.zeros(0)])
     end = max(r.completed_s for r in records)
     counts, edges = np.histogram(times, NUM_BINS, (0.0, end))
-    figure = new_figure(7.6, 2.0)
+    figure = new_figure(7.6, 2.0, above=0.25)
     axes = figure.subplots()
     axes.stairs(counts / (end / NUM_BINS), edges, color=BLUE, fill=True, alpha=0.85)
     axes.axhline(len(times) / end, color=INK, linewidth=0.8, linestyle=":")
@@ -61,7 +61,7 @@ def occupancy_svg(records: Sequence[Record]) -> str:
     end = max(r.completed_s for r in started)
     edges = np.linspace(0, end, 4 * NUM_BINS + 1)
     levels = [_in_service([r for r in started if r.rank == rank], edges) for rank in ranks]
-    figure = new_figure(7.6, 2.0)
+    figure = new_figure(7.6, 2.0, above=0.3 if len(ranks) > 1 else 0.12)
     axes = figure.subplots()
     if len(ranks) > MAX_STACKED:
         levels, labels = [np.sum(levels, axis=0)], [f"{len(ranks)} ranks"]
@@ -95,7 +95,7 @@ def search_svg(probes: Sequence[Mapping[str, Any]], limits: Mapping[str, float],
 
     probes: target_qps, verdict, and seconds by `<name>_s`. best: the highest VALID rate.
     """
-    figure = new_figure(7.6, 2.8)
+    figure = new_figure(7.6, 2.8, above=0.3)
     axes = figure.subplots()
     axes.axhline(1, color=AMBER, linewidth=1.2)
     axes.annotate("limit", (0, 1), xycoords=("axes fraction", "data"), xytext=(4, 3), textcoords="offset points", fontsize=7.5, color=AMBER)
