@@ -9,6 +9,7 @@ import pytest
 
 from tests.workloads.conftest import ask_loadgen
 from workloads.mlperf.benchmarks import ROUNDS, benchmark
+from workloads.mlperf.datasets import SOURCES
 from workloads.mlperf.rules import MIN_DURATION_S, Benchmark, ScenarioRules, seeds
 from workloads.mlperf.run_rules import embedded_round
 
@@ -91,3 +92,13 @@ def _ours(mlperf: Benchmark, rules: ScenarioRules) -> dict[str, Any]:
     if rules.num_accuracy_samples != rules.num_samples:
         ours["accuracy_sample_count_override"] = rules.num_accuracy_samples
     return ours
+
+
+@pytest.mark.parametrize("round_", ROUNDS)
+def test_every_data_set_of_a_benchmark_may_have_the_rows_that_its_rules_count(round_: str) -> None:
+    for found in ROUNDS[round_].values():
+        for rules in found.scenarios:
+            for mode in ("performance", "accuracy"):
+                source, num_samples = rules.data(mode)
+                assert SOURCES[source].workload == found.workload
+                assert num_samples in SOURCES[source].counts

@@ -175,6 +175,16 @@ def test_prompts_in_another_order_are_refused_by_line(tmp_path: Path) -> None:
         read_source("vbench", str(tmp_path / "v.txt"), "t2v")
 
 
+@pytest.mark.parametrize(("prompt", "wrong"), [("a" * 240, False), ("a" * 241, True), ("a/b", True), ("\u00e9" * 121, True)])
+def test_a_prompt_that_cannot_name_a_file_is_refused(tmp_path: Path, prompt: str, wrong: bool) -> None:
+    (tmp_path / "v.txt").write_text("\n".join([prompt, *prompts_of_vbench()[1:]]), encoding="utf-8")
+    if wrong:
+        with pytest.raises(ConfigError, match="prompt 1: field 'prompt'"):
+            read_source("vbench", str(tmp_path / "v.txt"), "t2v")
+    else:
+        assert read_source("vbench", str(tmp_path / "v.txt"), "t2v")[0].prompt == prompt
+
+
 def test_too_few_rows_are_told_with_the_command_that_fetches_all(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds 1 rows, and openorca has 24576.*mlc-r2-downloader.*llama-2-70b-open-orca-dataset"):
         read_source("openorca", jsonl(tmp_path / "o.jsonl", [ORCA]), "llm")
