@@ -10,14 +10,14 @@ one and what the fault makes of it. Look at these by eye; where one is wrong, wr
 
 `run` works in a copy of what git tracks. It first runs the whole suite once, to learn how long each test takes and which tests execute
 which mutated statement; OUTPUT.reached.json keeps that. Then it puts in each mutant by itself and runs the tests that execute it, the
-quickest first, until one fails or --budget-s is spent; a crash and a test that never ends count as failures. OUTPUT gets a line for each
-mutant; after Ctrl-C the same command carries on. A table and one JSON line come last. Use the Python of the environment that has the suite.
+quickest first, until one fails or --budget-s is spent; a crash and a test that never ends count as failures, a test that fails without the
+mutant too does not. OUTPUT gets a line for each mutant; after Ctrl-C the same command carries on. A table and one JSON line come last. Use
+the Python of the environment that has the suite.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 import collections
 import contextlib
 import json
@@ -34,7 +34,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.mutations import Mutant, Place, assigned, choose, locate, mutated, units, words
+from tests.mutations import Mutant, Place, choose, locate, mutated, noted, units
 
 ROOT = Path(__file__).parent.parent
 VERDICTS = ("caught", "survived", "not reached", "not found")
@@ -155,12 +155,12 @@ def _env(copy: Path) -> dict[str, str]:
 
 def _learn(copy: Path, places: dict[int, Place], options: Sequence[str]) -> Reached:
     """Run the whole suite once, with the execution of every mutated unit noted."""
-    texts, naming = _noted(copy, places)
+    texts, naming = noted(copy, places)
     originals = {file: (copy / file).read_text(encoding="utf-8") for file in texts}
     print(f"running the whole suite, with notes in {len(texts)} files", flush=True)
     for file, text in texts.items():
         _write(copy, file, text)
-    _pytest(copy, ["--dist", "loadgroup", *options], SUITE_S)
+    _pytest(copy, (), SUITE_S, ["--dist", "loadgroup", *options])
     for file, text in originals.items():
         _write(copy, file, text)
     seconds, unfit = _tests(copy)
@@ -176,53 +176,6 @@ def _learn(copy: Path, places: dict[int, Place], options: Sequence[str]) -> Reac
     return Reached({str(number): sorted(tests & seconds.keys()) for number, tests in reached.items()}, seconds)
 
 
-def _noted(tree: Path, places: dict[int, Place]) -> tuple[dict[str, str], dict[str, set[int]]]:
-    """Texts of files in which execution of the mutated units is noted; and test files that name their constants, with the mutants' numbers.
-
-    What is made at import, or is cached, is executed once, for all tests: its use is noted.
-    """
-    names, lines = collections.defaultdict[str, set[int]](set), collections.defaultdict[tuple[str, int], set[int]](set)
-    for number, place in places.items():
-        for name in _kept_in(tree / place.unit.file, place):
-            names[name].add(number)
-        if place.unit.anchor:
-            lines[place.unit.file, _first_line(place.unit.anchor)].add(number)
-    for unit in units(tree):
-        if unit.anchor:
-            for name in words(unit.node) & names.keys():
-                lines[unit.file, _first_line(unit.anchor)] |= names[name]
-    texts = {file: (tree / file).read_text(encoding="utf-8").splitlines(keepends=True) for file, _ in lines}
-    for (file, line), numbers in sorted(lines.items(), reverse=True):
-        text = texts[file][line - 1]
-        call = f"__import__('mutant_recorder').hit({', '.join(map(str, sorted(numbers)))})\n"
-        texts[file].insert(line - 1, text[: len(text) - len(text.lstrip())] + call)
-    tests = {p.relative_to(tree).as_posix(): ast.parse(p.read_text(encoding="utf-8")) for p in (tree / "tests").rglob("test_*.py")}
-    naming = {file: {n for name in words(module) & names.keys() for n in names[name]} for file, module in tests.items()}
-    return {file: "".join(text) for file, text in texts.items()}, naming
-
-
-def _kept_in(file: Path, place: Place) -> set[str]:
-    """The module's constants that the unit has a part in, and the cached functions."""
-    uses, keeping = dict[str, set[str]](), set[str]()
-    for stmt in ast.parse(file.read_text(encoding="utf-8")).body:
-        if isinstance(stmt, ast.FunctionDef):
-            uses[stmt.name] = words(stmt)
-            keeping |= {stmt.name} if any("cache" in ast.unparse(d) for d in stmt.decorator_list) else set()
-        elif isinstance(stmt, ast.Assign | ast.AnnAssign):
-            for name in re.findall(r"\w+", assigned(stmt)):  # A, B = 1, 2
-                uses[name] = words(stmt)
-                keeping.add(name)
-    parts = set(re.findall(r"\w+", place.unit.function if place.unit.anchor is None else place.unit.function.partition(".")[0]))
-    while more := {name for name, used in uses.items() if used & parts} - parts:
-        parts |= more
-    return parts & keeping
-
-
-def _first_line(stmt: ast.stmt) -> int:
-    decorators: list[ast.expr] = getattr(stmt, "decorator_list", [])
-    return min([stmt.lineno, *(d.lineno for d in decorators)])
-
-
 def _write(copy: Path, file: str, text: str) -> None:
     (copy / file).write_text(text, encoding="utf-8")
     for compiled in (copy / file).parent.glob(f"__pycache__/{Path(file).stem}.*.pyc"):
@@ -231,33 +184,39 @@ def _write(copy: Path, file: str, text: str) -> None:
 
 def _judge(copy: Path, place: Place, number: int, reached: Reached, budget_s: float) -> dict[str, Any]:
     tests = sorted(reached.tests[str(number)], key=lambda test: reached.seconds[test])
-    within, spent_s = list[str](), 0.0
+    chosen, spent_s = list[str](), 0.0
     for test in tests:
         spent_s += reached.seconds[test]
-        if spent_s <= budget_s or not within:
-            within.append(test)
-    counts = {"reached_by": len(tests), "run": len(within)}
+        if spent_s <= budget_s or not chosen:
+            chosen.append(test)
+    counts = {"reached_by": len(tests), "run": len(chosen)}
     if not tests:
         return {"verdict": "not reached"} | counts
+    limit_s = 3 * min(spent_s, max(budget_s, reached.seconds[tests[0]])) + HANGS_S
     original = (copy / place.unit.file).read_text(encoding="utf-8")
-    _write(copy, place.unit.file, mutated(copy, place))
-    (copy.parent / "tests").write_text("\n".join(within), encoding="utf-8")
-    try:
-        code = _pytest(copy, ["-x", f"@{copy.parent / 'tests'}"], 3 * min(spent_s, budget_s) + HANGS_S)
-    finally:
-        _write(copy, place.unit.file, original)
-    failed = [test for test, outcome in _tests(copy)[1].items() if outcome == "failed"]
-    by = {0: "", None: "a test never ended"}.get(code, failed[0] if failed else f"pytest's exit code {code}")
-    return {"verdict": "caught" if by else "survived", "by": by} | counts
+    while chosen:
+        _write(copy, place.unit.file, mutated(copy, place))
+        try:
+            code = _pytest(copy, chosen, limit_s)
+        finally:
+            _write(copy, place.unit.file, original)
+        if code == 0:
+            break
+        failed = [test for test, outcome in _tests(copy)[1].items() if outcome == "failed"][:1]
+        if _pytest(copy, failed or chosen, limit_s) == 0:  # so it was not by chance, or by what else the machine does
+            return {"verdict": "caught", "by": failed[0] if failed else "no end" if code is None else f"exit code {code}"} | counts
+        chosen = [test for test in chosen if failed and test not in failed]
+    return {"verdict": "survived"} | counts | {"run": len(chosen)}
 
 
-def _pytest(copy: Path, arguments: Sequence[str], limit_s: float) -> int | None:
-    """Its exit code; None where it had not ended by then."""
+def _pytest(copy: Path, tests: Sequence[str], limit_s: float, options: Sequence[str] = ("-x",)) -> int | None:
+    """Its exit code; None where it had not ended by then. tests: in this order; none means all."""
+    (copy.parent / "tests").write_text("\n".join(tests), encoding="utf-8")
     for name in ("hits", "reports"):
         (copy.parent / name).unlink(missing_ok=True)
     plugins = ["-p", "mutant_recorder", "-p", "no:cacheprovider", f"--basetemp={copy.parent / 'temporary'}"]
     with (copy.parent / "output").open("wb") as out:
-        command = [sys.executable, "-m", "pytest", *plugins, *arguments]
+        command = [sys.executable, "-m", "pytest", *plugins, *options, f"@{copy.parent / 'tests'}"]
         process = subprocess.Popen(command, cwd=copy, env=_env(copy), stdout=out, stderr=out, start_new_session=True)
         try:
             return process.wait(limit_s)

@@ -222,3 +222,50 @@ def mutated(tree: Path, place: Place) -> str:
     text = b"".join([*lines[: node.lineno - 1], head, place.after.encode(), tail, *lines[node.end_lineno :]]).decode()
     ast.parse(text)
     return text
+
+
+def noted(tree: Path, places: dict[int, Place]) -> tuple[dict[str, str], dict[str, set[int]]]:
+    """Texts of files in which execution of the mutated units is noted; and test files that name their constants, with the mutants' numbers.
+
+    What is made at import, or is cached, is executed once, for all tests: its use is noted.
+    """
+    names, lines = collections.defaultdict[str, set[int]](set), collections.defaultdict[tuple[str, int], set[int]](set)
+    for number, place in places.items():
+        for name in _kept_in(tree / place.unit.file, place):
+            names[name].add(number)
+        if place.unit.anchor:
+            lines[place.unit.file, _first_line(place.unit.anchor)].add(number)
+    for unit in units(tree):
+        if unit.anchor:
+            for name in words(unit.node) & names.keys():
+                lines[unit.file, _first_line(unit.anchor)] |= names[name]
+    texts = {file: (tree / file).read_text(encoding="utf-8").splitlines(keepends=True) for file, _ in lines}
+    for (file, line), numbers in sorted(lines.items(), reverse=True):
+        text = texts[file][line - 1]
+        call = f"__import__('mutant_recorder').hit({', '.join(map(str, sorted(numbers)))})\n"
+        texts[file].insert(line - 1, text[: len(text) - len(text.lstrip())] + call)
+    tests = {p.relative_to(tree).as_posix(): ast.parse(p.read_text(encoding="utf-8")) for p in (tree / "tests").rglob("test_*.py")}
+    naming = {file: {n for name in words(module) & names.keys() for n in names[name]} for file, module in tests.items()}
+    return {file: "".join(text) for file, text in texts.items()}, naming
+
+
+def _kept_in(file: Path, place: Place) -> set[str]:
+    """The module's constants that the unit has a part in, and the cached functions."""
+    uses, keeping = dict[str, set[str]](), set[str]()
+    for stmt in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(stmt, ast.FunctionDef):
+            uses[stmt.name] = words(stmt)
+            keeping |= {stmt.name} if any("cache" in ast.unparse(d) for d in stmt.decorator_list) else set()
+        elif isinstance(stmt, ast.Assign | ast.AnnAssign):
+            for name in re.findall(r"\w+", assigned(stmt)):  # A, B = 1, 2
+                uses[name] = words(stmt)
+                keeping.add(name)
+    parts = set(re.findall(r"\w+", place.unit.function if place.unit.anchor is None else place.unit.function.partition(".")[0]))
+    while more := {name for name, used in uses.items() if used & parts} - parts:
+        parts |= more
+    return parts & keeping
+
+
+def _first_line(stmt: ast.stmt) -> int:
+    decorators: list[ast.expr] = getattr(stmt, "decorator_list", [])
+    return min([stmt.lineno, *(d.lineno for d in decorators)])
