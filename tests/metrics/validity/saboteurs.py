@@ -1,4 +1,4 @@
-"""Pipelines that cheat, or fail in silence: a plugin file. Each does so in one way and is honest where `sabotage` is false."""
+"""A plugin file of pipelines with one fault each, which they do not report. Where `sabotage` is false they have none."""
 
 from __future__ import annotations
 
@@ -23,22 +23,28 @@ if TYPE_CHECKING:
     import torch
 
 
+FAULTS: tuple[Literal["black", "frozen", "noise"], ...] = ("black", "frozen", "noise")
+
+
 @register("spoils_frames")
 @dataclass
 class SpoilsFrames(ToyT2V):
-    """way: what every video is."""
+    """Every video is black, frozen or noise, in turn by sample."""
 
     sabotage: bool = True
-    way: Literal["black", "frozen", "noise"] = "black"
 
-    def __post_init__(self) -> None:
-        self.fault = self.way if self.sabotage else "none"
+    def generate(self, samples: Sequence[Sample], queries: Sequence[Query]) -> Sequence[Response]:
+        responses: list[Response] = []
+        for sample, query in zip(samples, queries, strict=True):
+            self.fault = FAULTS[sample.index % len(FAULTS)] if self.sabotage else "none"
+            responses += super().generate([sample], [query])
+        return responses
 
 
 @register("caches_answers")
 @dataclass
 class CachesAnswers(ToyT2V):
-    """A video that was asked for before comes out of a cache."""
+    """A video that was requested before comes from a cache."""
 
     sabotage: bool = True
     _known: dict[tuple[str, int], Response] = field(default_factory=dict, init=False, repr=False)
@@ -54,7 +60,7 @@ class CachesAnswers(ToyT2V):
 @register("caches_texts")
 @dataclass
 class CachesTexts(ToyLLM):
-    """A prompt that was asked before is answered at once."""
+    """A prompt that was answered before is answered at once."""
 
     sabotage: bool = True
     _known: set[str] = field(default_factory=set, init=False, repr=False)
@@ -70,7 +76,7 @@ class CachesTexts(ToyLLM):
 @register("ignores_seeds")
 @dataclass
 class IgnoresSeeds(ToyT2V):
-    """One video a prompt, whatever the seed."""
+    """One video per prompt, whatever the seed."""
 
     sabotage: bool = True
 
@@ -81,10 +87,10 @@ class IgnoresSeeds(ToyT2V):
 @register("skips_steps")
 @dataclass
 class SkipsSteps(ToyT2V):
-    """Makes half of its denoising steps when it thinks that it is timed, and reports as many as it should have made.
+    """Makes half of its denoising steps when it assumes that it is timed, and reports all of them.
 
-    timed_if: batches are `full`; the `warm`-up is over, in which the same batch comes again and again; the test is the `first` of two,
-    in the second of which numbers begin anew.
+    timed_if: batches are `full`; the `warm`-up is over, in which the same batch repeats; the test is the `first` of two, the second of
+    which numbers its queries from 0 again.
     """
 
     sabotage: bool = True
@@ -95,9 +101,9 @@ class SkipsSteps(ToyT2V):
     _is_second: bool = field(default=False, init=False, repr=False)
 
     def generate(self, samples: Sequence[Sample], queries: Sequence[Query]) -> Sequence[Response]:
-        asked = [q.sample_index for q in queries]
-        self._warm_up = self._warm_up or asked
-        self._is_warm |= asked != self._warm_up
+        indices = [q.sample_index for q in queries]
+        self._warm_up = self._warm_up or indices
+        self._is_warm |= indices != self._warm_up
         self._is_second |= self._highest >= 8 and queries[0].id == 0
         self._highest = max(self._highest, queries[-1].id)
         timed = {"full": len(queries) == self.batch_size, "warm": self._is_warm, "first": not self._is_second}[self.timed_if]
@@ -113,18 +119,18 @@ class SkipsSteps(ToyT2V):
 @register("forgets_steps")
 @dataclass
 class ForgetsSteps(DiffusersT2V):
-    """The embedded model with fewer denoising steps than it was asked for, in full batches."""
+    """The embedded model with fewer denoising steps than requested, in full batches."""
 
     sabotage: bool = True
 
     def generate(self, samples: Sequence[Sample], queries: Sequence[Query]) -> Sequence[Response]:
         given: Any = self._family._given
-        asked, few = given["num_inference_steps"], len(queries) == self.batch_size and self.sabotage
-        given["num_inference_steps"] = 4 if few else asked
+        requested, few = given["num_inference_steps"], len(queries) == self.batch_size and self.sabotage
+        given["num_inference_steps"] = 4 if few else requested
         try:
             return super().generate(samples, queries)
         finally:
-            given["num_inference_steps"] = asked
+            given["num_inference_steps"] = requested
 
 
 @register("differs_by_rank")
@@ -142,11 +148,10 @@ class DiffersByRank(ToyT2V):
 @register("falls_back")
 @dataclass
 class FallsBack(ToyT2V):
-    """Weights that could not be had in the dtype asked for, and not a word of it. says: what it names as in force."""
+    """Weights in another dtype than the requested one, which is the one that it reports."""
 
     sabotage: bool = True
     dtype: str = "bfloat16"
-    says: Literal["asked", "loaded"] = "asked"
     _denoiser: Any = field(default=None, init=False, repr=False)
 
     def load(self, device: torch.device) -> None:
@@ -156,14 +161,13 @@ class FallsBack(ToyT2V):
         self._denoiser = torch.nn.Linear(64, 64, device=device, dtype=loaded)
 
     def effective(self) -> Mapping[str, str]:
-        loaded = str(self._denoiser.weight.dtype).removeprefix("torch.")
-        return {"dtype": self.dtype if self.says == "asked" else loaded}
+        return {"dtype": self.dtype}
 
 
 @register("unpacks_weights")
 @dataclass
 class UnpacksWeights(FallsBack):
-    """Names the checkpoint's quantisation, and runs on weights that were unpacked on loading."""
+    """Reports the checkpoint's quantisation, with weights that were unpacked on loading."""
 
     def load(self, device: torch.device) -> None:
         import torch
@@ -179,7 +183,7 @@ class UnpacksWeights(FallsBack):
 @register("drops_hard")
 @dataclass
 class DropsHard(ToyLLM):
-    """Long prompts cost too much. way: they get an error, or `unsure` at once."""
+    """Long prompts are not answered. way: they get an error, or `unsure` at once."""
 
     sabotage: bool = True
     way: Literal["fails", "puts_off"] = "puts_off"
@@ -205,7 +209,7 @@ class DropsHard(ToyLLM):
 @register("answers_early")
 @dataclass
 class AnswersEarly(ToyT2V):
-    """Hands over a sketch and goes on working in a thread. way: it fills the video in, or merely computes."""
+    """Returns an unfinished video and continues in a thread. way: it fills the video in, or only computes."""
 
     sabotage: bool = True
     way: Literal["fills_in", "computes"] = "fills_in"
@@ -233,7 +237,7 @@ class AnswersEarly(ToyT2V):
 @register("announces_early")
 @dataclass
 class AnnouncesEarly(ToyLLM):
-    """Says a first token before there is one."""
+    """Announces a first token before there is one."""
 
     sabotage: bool = True
     _announced: list[Event] = field(default_factory=list, init=False, repr=False)
@@ -251,7 +255,7 @@ class AnnouncesEarly(ToyLLM):
 
 
 def _fill_in(sketches: Sequence[Response], responses: Sequence[Response]) -> None:
-    """Within half a second."""
+    """Complete the videos within half a second."""
     for step in range(100):
         for sketch, response in zip(sketches, responses, strict=True):
             assert sketch.video_THWC is not None

@@ -1,152 +1,113 @@
-"""What was requested, what the pipeline says and what was seen of the model, by hand: a check differs where one of them does."""
+"""Requested, reported and inspected settings of ranks made by hand: which checks differ, and what they say."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from metrics.base import Run
+from metrics.validity.check import Check
 from metrics.validity.effective_settings import checks
 from tests.conftest import record
 
 MakeRun = Callable[..., Run]
-
-SEEN = {
-    "weights": {"model": {"float32": 900}, "head": {"float32": 100}},
-    "attention": ["sdpa"],
-    "compiled": 0,
-    "packages": {"torch": "2.9.0"},
-}
-RANK: dict[str, Any] = {
-    "rank": 0,
-    "requested": {},
-    "effective": {"dtype": "float32", "attention": "sdpa", "quantisation": "none", "compiled": "off"},
-    "fallbacks": [],
-    "found": SEEN,
-    "found_after": SEEN,
-}
+BF16 = {"bfloat16": 1000}
+NO_OPTIONS: Mapping[str, Any] = {}
 
 
-def _rank(**changes: Any) -> dict[str, Any]:
-    """A sound rank with these values put in; `a__b=value` is under a, then b, and None takes it out."""
-    rank = copy.deepcopy(RANK)
-    for path, value in changes.items():
-        *outer, last = path.split("__")
-        place = rank
-        for key in outer:
-            place = place[key]
-        place[last] = value
-    return rank
+def rank(effective: dict[str, str], **found: Any) -> dict[str, Any]:
+    """A rank that reports these settings, and what inspection found of its model before and after the test."""
+    seen = {"weights": {}, "attention": [], "compiled": 0, "packages": {}, **found}
+    return {"rank": 0, "effective": effective, "effective_after": effective, "fallbacks": [], "found": seen, "found_after": seen}
 
 
-def _differing(make_text_run: MakeRun, *ranks: dict[str, Any], options: dict[str, Any] | None = None, **config: Any) -> list[str]:
-    """Names of the checks that differ, of a run whose pipeline got these options."""
-    run = make_text_run([record(0)], pipeline={"name": "toy_llm", **(options or {})}, **config)
-    return [c.name for c in checks(replace(run, outcome={"performance": {"ranks": list(ranks)}})) if c.result == "differs"]
+def made(make_run: MakeRun, *ranks: dict[str, Any], options: Mapping[str, Any] = NO_OPTIONS, **config: Any) -> dict[str, Check]:
+    """The checks by name."""
+    return checks_of(make_run(records=[record(0)], **config), {"ranks": list(ranks)}, options)
 
 
-def test_a_sound_rank_differs_in_nothing(make_text_run: MakeRun) -> None:
-    assert _differing(make_text_run, _rank()) == []
-    options = {"dtype": "float32", "attention": "sdpa", "quantisation": "none", "compile": False}
-    assert _differing(make_text_run, _rank(), _rank(rank=1), options=options) == []
+def checks_of(run: Run, outcome: dict[str, Any], options: Mapping[str, Any]) -> dict[str, Check]:
+    config = run.config.model_copy(update={"pipeline": {"name": "toy_t2v", **options}})  # options of other pipelines too
+    return {check.name: check for check in checks(replace(run, config=config, outcome={"performance": outcome}))}
 
 
 @pytest.mark.parametrize(
-    ("options", "changes", "name"),
+    ("name", "options", "effective", "found", "message"),
     [
-        ({"dtype": "bfloat16"}, {}, "dtype"),
-        ({"attention": "eager"}, {}, "attention"),
-        ({"quantization": "int8"}, {}, "quantisation"),
-        ({"compile": True}, {}, "compile"),
-        ({"cache": "first_block"}, {"effective__cache": "none"}, "cache"),
-        ({}, {"effective__dtype": "bfloat16", "requested__dtype": "float32"}, "dtype"),
-        ({}, {"effective_after": {}}, None),
-        ({}, {"effective_after": {**RANK["effective"], "max_batch": "4"}}, "option"),
-        ({}, {"effective_after": {**RANK["effective"], "dtype": "float16"}}, "option"),
-        ({}, {"fallbacks": ["compile: no compiler here"]}, "compile"),
-        ({}, {"fallbacks": ["something else"]}, "option"),
+        ("dtype", {"dtype": "bfloat16"}, {"dtype": "float32"}, {}, "rank 0 reports float32, not bfloat16"),
+        ("dtype", {}, {"dtype": "bfloat16"}, {"weights": {"denoiser": {"float32": 9}}}, "rank 0: denoiser is 100 % float32, not bfloat16"),
+        ("attention", {"attention": "sage"}, {"attention": "native"}, {}, "rank 0 reports native, not sage"),
+        ("attention", {}, {"attention": "sage"}, {"attention": ["sdpa"]}, "rank 0: its modules name sdpa, not sage"),
+        ("quantisation", {"quantisation": "int8"}, {"quantisation": "none"}, {}, "rank 0 reports none, not int8"),
+        ("quantisation", {}, {"quantisation": "int8"}, {"weights": {"a": BF16}}, "rank 0 reports int8, but weights are 100 % bfloat16"),
+        ("quantisation", {}, {"quantisation": "none"}, {"weights": {"a": {"int8": 9}}}, "rank 0 reports none, but weights are 100 % int8"),
+        ("cache", {"cache": "first_block"}, {"cache": "none"}, {}, "rank 0 reports none, not first_block"),
+        ("compile", {"compile": "default"}, {"compiled": "no", "compile": "off"}, {"weights": {"a": BF16}}, "rank 0 reports no, but 0 mod"),
     ],
 )
-def test_what_the_pipeline_says_is_compared_with_what_was_requested(
-    make_text_run: MakeRun, options: dict[str, Any], changes: dict[str, Any], name: str | None
+def test_a_setting_that_is_not_effective_is_named(
+    make_run: MakeRun, name: str, options: dict[str, Any], effective: dict[str, str], found: dict[str, Any], message: str
 ) -> None:
-    assert _differing(make_text_run, _rank(**changes), options=options) == ([name] if name else [])
+    check = made(make_run, rank(effective, **found), options=options)[name]
+    assert (check.result, check.message.startswith(message)) == ("differs", True), check.message
 
 
-@pytest.mark.parametrize("when", ["found", "found_after"])
-@pytest.mark.parametrize(
-    ("what", "value", "name"),
-    [
-        ("weights", {"model": {"float32": 451, "bfloat16": 449}, "head": {"float32": 100}}, None),
-        ("weights", {"model": {"float32": 449, "bfloat16": 451}, "head": {"float32": 100}}, "dtype"),
-        ("weights", {"model": {"float32": 901}, "head": {"bfloat16": 99}}, None),  # less than a tenth: kept in a dtype of its own
-        ("weights", {"model": {"float32": 900}, "head": {"bfloat16": 100}}, "dtype"),
-        ("weights", {"model": {"float32": 950, "int8": 50}}, None),  # a twentieth may be positions and the like
-        ("weights", {"model": {"float32": 949, "int8": 51}}, "quantisation"),
-        ("attention", ["eager"], "attention"),
-        ("attention", ["eager", "sdpa"], None),
-        ("attention", ["sdpa_paged"], None),
-        ("attention", ["paged|sdpa"], None),
-        ("attention", [], None),
-        ("compiled", 1, "compile"),
-    ],
-)
-def test_what_was_seen_of_the_model_is_compared_with_what_the_pipeline_says(
-    make_text_run: MakeRun, when: str, what: str, value: Any, name: str | None
-) -> None:
-    assert _differing(make_text_run, _rank(**{f"{when}__{what}": value})) == ([name] if name else [])
+def test_settings_that_agree_hold_and_name_what_was_compared(make_run: MakeRun) -> None:
+    weights = {"denoiser": {"bfloat16": 1000}, "norm": {"float32": 50}}  # under a tenth: it may have a dtype of its own
+    found = made(make_run, rank({"dtype": "bfloat16"}, weights=weights), options={"dtype": "bfloat16"})
+    assert (found["dtype"].result, found["dtype"].message) == (
+        "holds",
+        "requested bfloat16, the pipeline reports bfloat16, weights are 95.2 % bfloat16, 4.76 % float32",
+    )
+    assert (found["cache"].result, found["cache"].message) == ("not made", "nothing is requested, and the pipeline reports nothing")
 
 
-@pytest.mark.parametrize(("said", "int8", "differs"), [("int8", 50, True), ("int8", 51, False), ("int8, rounded", 0, False)])
-def test_quantised_weights_are_seen_as_such(make_text_run: MakeRun, said: str, int8: int, differs: bool) -> None:
-    weights = {"model": {"float32": 1000 - int8, "int8": int8}}
-    rank = _rank(effective__quantisation=said, found__weights=weights, found_after__weights=weights)
-    assert _differing(make_text_run, rank, options={"quantisation": "int8"}) == (["quantisation"] if differs else [])
+def test_weights_that_keep_their_dtype_do_not_show_their_quantisation(make_run: MakeRun) -> None:
+    found = made(make_run, rank({"quantisation": "int8, rounded"}, weights={"a": BF16}), options={"quantisation": "int8"})
+    assert found["quantisation"].result == "holds"
 
 
-@pytest.mark.parametrize(("said", "differs"), [("tensor 2", False), ("tensor 4", True), ("tensor 22", True), (None, True)])
-def test_every_axis_requested_is_named(make_text_run: MakeRun, said: str | None, differs: bool) -> None:
-    rank = _rank(**({} if said is None else {"effective__parallel": said}))
-    assert _differing(make_text_run, rank, parallel={"tensor": 2}) == (["parallel"] if differs else [])
+def test_a_reported_fallback_belongs_to_the_check_that_it_names(make_run: MakeRun) -> None:
+    one = rank({}) | {"fallbacks": ["attention sage is not installed", "the tokenizer is the slow one"]}
+    found = made(make_run, one)
+    assert found["attention"].message == "rank 0: attention sage is not installed"
+    assert found["option"].message == "rank 0: the tokenizer is the slow one"
 
 
-@pytest.mark.parametrize(
-    ("version", "require", "differs"),
-    [
-        ("2.9.0", {"torch": ">=2.9"}, False),
-        ("2.9.0", {"torch": ">=2.10"}, True),
-        ("2.9.1", {}, True),
-        ("2.9.0", {"none-such": ">=1"}, True),
-    ],
-)
-def test_packages_are_those_required_and_the_same_everywhere(
-    make_text_run: MakeRun, version: str, require: dict[str, str], differs: bool
-) -> None:
-    found = {"found__packages": {"torch": version}, "found_after__packages": {"torch": version}}
-    assert _differing(make_text_run, _rank(), _rank(rank=1, **found), require=require) == (["packages"] if differs else [])
+def test_a_setting_that_changes_during_the_test_is_named_but_not_what_a_cache_counts(make_run: MakeRun) -> None:
+    one = rank({"batching": "static", "cache": "first_block, 3 of 8 steps"})
+    one["effective_after"] = {"batching": "continuous", "cache": "first_block, 4 of 8 steps"}
+    assert made(make_run, one)["option"].message == "rank 0 after the test has batching continuous; rank 0 began with static"
 
 
-@pytest.mark.parametrize(
-    ("requested", "timed", "untimed", "differs"),
-    [(4, 4, 4, False), (4, 3, 3, True), (None, 3, 4, True), (None, 4, 3, False), (4, 5, 5, False)],
-)
-def test_no_answer_is_made_in_fewer_steps(make_text_run: MakeRun, requested: int | None, timed: int, untimed: int, differs: bool) -> None:
-    options = {} if requested is None else {"num_inference_steps": requested}
-    run = make_text_run([record(0, step_s=[0.1] * 6), record(1, step_s=[0.1] * timed)], pipeline={"name": "toy_llm", **options})
-    outcome = {"performance": {"ranks": [_rank()], "replays": [{"num_steps": 6}, {"num_steps": untimed}]}}
-    results = {c.name: c.result for c in checks(replace(run, outcome=outcome))}
-    assert results["steps"] == ("differs" if differs else "holds")
+def test_a_parallel_axis_must_be_reported(make_run: MakeRun) -> None:
+    parallel = {"context": 2, "cfg": 2}
+    assert made(make_run, rank({"parallel": "context 2"}), parallel=parallel)["parallel"].message == "rank 0 reports context 2, not cfg 2"
 
 
-def test_a_difference_is_allowed_by_name_alone(make_text_run: MakeRun) -> None:
-    run = make_text_run([record(0)], pipeline={"name": "toy_llm", "dtype": "bfloat16", "attention": "eager"}, allow_fallback=["dtype"])
-    results = {c.name: c.result for c in checks(replace(run, outcome={"performance": {"ranks": [_rank()]}}))}
-    assert (results["dtype"], results["attention"], results["steps"]) == ("allowed", "differs", "not made")
+def test_versions_that_differ_between_ranks_are_named(make_run: MakeRun) -> None:
+    other = rank({}, packages={"torch": "2.12"}) | {"rank": 1}
+    found = made(make_run, rank({}, packages={"torch": "2.13"}), other)["packages"]
+    assert found.message == "rank 1 has torch 2.12, rank 0 had 2.13 before; rank 1 after the test has torch 2.12, rank 0 had 2.13 before"
 
 
-def test_without_a_rank_nothing_is_checked(make_text_run: MakeRun) -> None:
-    assert {c.result for c in checks(make_text_run([record(0)]))} == {"not made"}
+def test_fewer_steps_than_requested_are_counted(make_run: MakeRun) -> None:
+    run = make_run(records=[record(i, step_s=[0.1] * (4 if i < 2 else 8)) for i in range(6)])
+    check = checks_of(run, {"ranks": [rank({})], "replays": [{"num_steps": 8}]}, {"num_inference_steps": 8})["steps"]
+    assert check.message.split("; ") == [
+        "2 of 6 timed answers were made in 4 steps, not 8",
+        "timed answers were made in 4 steps, the same answers untimed in 8",
+    ]
+
+
+def test_a_difference_is_allowed_by_its_name_alone(make_run: MakeRun) -> None:
+    for allowed, result in ((["dtype"], "allowed"), (["cache"], "differs")):
+        found = made(make_run, rank({"dtype": "float32"}), options={"dtype": "bfloat16"}, allow_fallback=allowed)
+        assert (found["dtype"].result, found["dtype"].message.split("; ")[0]) == (result, "rank 0 reports float32, not bfloat16")
+
+
+def test_without_ranks_nothing_is_compared(make_run: MakeRun) -> None:
+    assert {check.message for check in checks(make_run(records=[record(0)]))} == {"no rank reported its effective settings"}
