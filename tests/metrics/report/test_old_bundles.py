@@ -44,10 +44,10 @@ def reword(data: dict[str, Any]) -> None:
 
 
 EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
-    r"figures\.world_score": lambda d: d["figures"]["world_score"].update(value=0.5),
-    r"samples.*\.scores\.world_score": lambda d: d["samples"][0]["scores"].update(world_score=0.5),
+    r"figures\.exact_match": lambda d: d["figures"]["exact_match"].update(value=0.5),
+    r"samples.*\.scores\.exact_match": lambda d: d["samples"][0]["scores"].update(exact_match=0.5),
     r"verdict": lambda d: d.update(verdict="INVALID"),
-    r"gates": lambda d: d["gates"].append({"of": "the run", "figure": "world_score", "value": 1.0, "target": 0.0, "holds": True}),
+    r"gates": lambda d: d["gates"].append({"of": "the run", "figure": "exact_match", "value": 1.0, "target": 0.0, "holds": True}),
 }
 
 
@@ -77,7 +77,7 @@ def test_a_report_with_other_sentences_is_the_same_report(tmp_path: Path, capsys
 
 @pytest.mark.parametrize("place", EDITS)
 def test_a_changed_value_makes_another_report(tmp_path: Path, place: str) -> None:
-    run = unpacked("t2v", tmp_path, EDITS[place])
+    run = unpacked("llm", tmp_path, EDITS[place])
     with pytest.raises(ConfigError, match=rf"report\.json does not match the run's records and media: {place}"):
         recompute(run)
     content = report_bytes(run)

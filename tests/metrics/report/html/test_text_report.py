@@ -66,6 +66,14 @@ def answer(query_id: int, text: str | None, **fields: Any) -> Record:
 
 
 @pytest.fixture
+def without_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing is most of a page's time."""
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr(Figure, "savefig", lambda self, out, **_: out.write("<svg></svg>"))
+
+
+@pytest.fixture
 def server_run(tmp_path: Path) -> Path:
     """Six queries: right, wrong, failed, empty, a good and a poor summary."""
     exact = {"answer": "red", "task": "colour"}
@@ -76,7 +84,7 @@ def server_run(tmp_path: Path) -> Path:
     return write_run(tmp_path / "run", samples, records, scenario="server", **TOKEN_LIMITS)
 
 
-def test_the_report_of_a_text_run_says_how_fast_and_how_good(server_run: Path) -> None:
+def test_the_report_of_a_text_run_has_speed_and_quality(server_run: Path) -> None:
     report = build_report(server_run)
     figures = {name: figure["value"] for name, figure in report.data["figures"].items()}
     assert figures["ttft_mean"] == pytest.approx(0.5)
@@ -151,7 +159,8 @@ def test_a_damaged_search_is_named(server_run: Path) -> None:
         build_report(server_run)
 
 
-def test_images_are_shown_small_and_a_missing_one_is_told(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("without_drawing")
+def test_images_are_shown_small_and_a_missing_one_is_named(tmp_path: Path) -> None:
     clip = encode_png(np.random.default_rng(0).integers(0, 256, (3, 500, 400, 3)).astype(np.uint8))
     samples = [Sample(0, "what?", {"answer": "a"}, clip), Sample(1, "and?", {"answer": "b"}, (b"no picture",))]
     folder = write_run(tmp_path / "run", samples, [answer(0, "a"), answer(1, "c")], workload="vlm", pipeline={"name": "toy_vlm"})
@@ -167,6 +176,7 @@ def test_a_thumbnail_is_a_small_picture_or_nothing() -> None:
     assert [thumbnail(b) for b in (b"", b"no picture", png[:40])] == ["", "", ""]
 
 
+@pytest.mark.usefixtures("without_drawing")
 def test_a_long_text_is_folded(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", [Sample(0, "word " * 100)], [answer(0, "short")])
     page = write_html(build_report(folder)).read_text(encoding="utf-8")
@@ -174,7 +184,7 @@ def test_a_long_text_is_folded(tmp_path: Path) -> None:
     assert "500 characters" in page
 
 
-def test_names_are_told_as_people_say_them() -> None:
+def test_names_of_figures_are_written_in_words() -> None:
     assert [label(n) for n in ("ttft_p90", "tokens_per_s", "rouge_l", "hierarchical_f1")] == [
         "TTFT p90",
         "tokens per second",
@@ -183,6 +193,7 @@ def test_names_are_told_as_people_say_them() -> None:
     ]
 
 
+@pytest.mark.usefixtures("without_drawing")
 def test_a_combined_page_links_to_each_run(tmp_path: Path) -> None:
     good = write_run(tmp_path / "runs/a b", [Sample(0, "q", {"answer": "red"})], [answer(0, "red")])
     poor = write_run(tmp_path / "runs/poor", [Sample(0, NASTY)], [answer(0, None, status="failed", error=NASTY)])
