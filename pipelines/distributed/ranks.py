@@ -107,7 +107,8 @@ def leave_ranks(ranks: Ranks) -> None:
     if ranks.world_size > 1:
         import torch.distributed as dist
 
-        dist.destroy_process_group()
+        if dist.is_initialized():  # vLLM 0.32 destroys the group itself when its engine is closed
+            dist.destroy_process_group()
 
 
 def _requested_processes() -> int | None:
