@@ -22,7 +22,7 @@ from workloads.run_folder.files import write_config, write_json, write_samples
 
 NUM = 8
 ACCURACY = ["--config", "t2v/toy", "--mode", "accuracy", "--set", f"dataset.num_prompts={NUM}", "--set", "pipeline.batch_size=2"]
-ACCURACY += ["--set", "metrics=[world_score]"]
+ACCURACY += ["--set", "metrics=[world_score]", "--set", "report_videos=0"]
 
 
 def read(folder: Path, name: str = "records.jsonl") -> list[dict[str, Any]]:
