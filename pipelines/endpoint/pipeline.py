@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from configs.errors import ConfigError, first_line, unknown
 from configs.registry import register
 from pipelines.base import Event, StreamingPipeline
-from pipelines.models.option_checks import check_positive
 from workloads.records import Query, Sample
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ VIDEO_OPTIONS = (
     "video_folder",
 )
 POSITIVE = ("concurrency", "max_new_tokens", "top_k", "timeout_s", "connect_timeout_s", "back_off_s", "poll_s")
+NOT_NEGATIVE = ("retries", "batch_size", "temperature")
 NOT_REPORTED = "not known: the server does not report it"
 
 
@@ -94,10 +94,11 @@ class Endpoint(StreamingPipeline):
 
     def __post_init__(self) -> None:
         self.workloads = WORKLOADS[self.api]  # type: ignore[misc]  # one run uses one api
-        for name in ("retries", "batch_size", "temperature"):
-            if (value := getattr(self, name)) is not None and value < 0:
-                raise ConfigError(f"pipeline 'endpoint': {name} must be at least 0, got {value}")
-        check_positive("endpoint", self, POSITIVE)
+        for name in (*POSITIVE, *NOT_NEGATIVE):
+            value = getattr(self, name)
+            if value is not None and (value < 0 or (value == 0 and name in POSITIVE)):
+                limit = "positive" if name in POSITIVE else "at least 0"
+                raise ConfigError(f"pipeline 'endpoint': {name} must be {limit}, got {value}")
         makes_videos = "t2v" in self.workloads
         for name in TEXT_OPTIONS if makes_videos else VIDEO_OPTIONS:
             if getattr(self, name) is not None:
