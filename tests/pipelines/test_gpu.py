@@ -1,4 +1,4 @@
-"""What only a GPU shows. Tests marked `gpu` are skipped where there is none; those beside them hold the same on a processor."""
+"""Behaviour on a GPU. Tests marked `gpu` are skipped where there is none; tests with both devices check the same on a CPU."""
 
 from __future__ import annotations
 
@@ -53,21 +53,21 @@ def frames(pipeline: DiffusersT2V, *seeds: int) -> Any:
 
 
 def run_suite(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """With the devices that this process sees; the fixture `suite` hides them."""
+    """Run the suite with this process's devices; the fixture `suite` hides them."""
     env = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
     command = [sys.executable, str(ROOT / "suite.py"), *arguments]
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=TIMEOUT_S)
 
 
 @on_gpu
-def test_the_device_is_seen_with_architecture_and_memory() -> None:
-    found = accelerators()
-    assert len(found) == torch.cuda.device_count()
-    seen = torch.cuda.get_device_properties(0)
-    assert found[0]["name"] == seen.name
-    assert found[0]["memory_bytes"] == seen.total_memory > 2**30
-    assert re.fullmatch(r"gfx[0-9a-f]+" if torch.version.hip else r"sm_\d+", found[0]["architecture"])
-    assert found[0]["hardware"] in (None, found[0]["architecture"]), "HSA_OVERRIDE_GFX_VERSION makes it pass for another"
+def test_the_device_is_reported_with_architecture_and_memory() -> None:
+    devices = accelerators()
+    assert len(devices) == torch.cuda.device_count()
+    properties = torch.cuda.get_device_properties(0)
+    assert devices[0]["name"] == properties.name
+    assert devices[0]["memory_bytes"] == properties.total_memory > 2**30
+    assert re.fullmatch(r"gfx[0-9a-f]+" if torch.version.hip else r"sm_\d+", devices[0]["architecture"])
+    assert devices[0]["hardware"] in (None, devices[0]["architecture"]), "HSA_OVERRIDE_GFX_VERSION makes it appear as another"
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_the_device_is_seen_with_architecture_and_memory() -> None:
     ],
 )
 @on_gpu
-def test_an_embedded_panel_is_valid_on_it(tmp_path: Path, preset: str, quality: str) -> None:
+def test_an_embedded_panel_is_valid_on_a_gpu(tmp_path: Path, preset: str, quality: str) -> None:
     done = run_suite(tmp_path, "--config", preset, *QUICK)
     assert done.returncode == 0, done.stderr
     report = read_report(done)
@@ -94,7 +94,7 @@ def test_an_embedded_panel_is_valid_on_it(tmp_path: Path, preset: str, quality: 
 
 @on_gpu
 @feature("doctor", "a GPU")
-def test_the_doctor_passes_it(tmp_path: Path) -> None:
+def test_the_doctor_passes_on_a_gpu(tmp_path: Path) -> None:
     done = run_suite(tmp_path, "doctor")
     assert done.returncode == 0, done.stdout + done.stderr
     assert last_line(done)["headline"]["device_tflops"] > 1
@@ -102,7 +102,7 @@ def test_the_doctor_passes_it(tmp_path: Path) -> None:
 
 @both
 @pytest.mark.parametrize("kind", [DiffusersT2V, TransformersLLM, TransformersVLM])
-def test_dtype_auto_is_bfloat16_on_a_gpu_and_float32_on_a_processor(device: torch.device, kind: type[Any]) -> None:
+def test_dtype_auto_is_bfloat16_on_a_gpu_and_float32_on_a_cpu(device: torch.device, kind: type[Any]) -> None:
     pipeline = kind()
     pipeline.load(device)
     try:
@@ -127,13 +127,13 @@ def test_stages_wait_for_the_device(device: torch.device) -> None:
 
 
 @on_gpu
-def test_a_seed_gives_the_processors_video_in_float32_and_the_same_one_again() -> None:
+def test_a_seed_gives_the_cpus_video_in_float32_and_the_same_one_again() -> None:
     pipelines = [video(dtype="float32") for _ in range(2)]
     for pipeline, device in zip(pipelines, (CPU, GPU), strict=True):
         pipeline.load(device)
-    (expected,), (found,), (again,) = frames(pipelines[0], 5), frames(pipelines[1], 5), frames(pipelines[1], 5)
-    assert np.abs(found - again).max() <= 1
-    assert np.abs(found - expected).mean() < 2  # of 255; products are summed in another order, perhaps in TF32
+    (expected,), (video_THWC,), (again,) = frames(pipelines[0], 5), frames(pipelines[1], 5), frames(pipelines[1], 5)
+    assert np.abs(video_THWC - again).max() <= 1
+    assert np.abs(video_THWC - expected).mean() < 2  # of 255; sums have another order, perhaps in TF32
 
 
 @pytest.mark.parametrize(
@@ -148,8 +148,7 @@ def test_offloaded_parts_are_in_host_memory_and_the_frames_the_same(offload: str
     plain, moved = video(dtype="float32"), video(dtype="float32", offload=offload)
     plain.load(GPU)
     moved.load(GPU)
-    expected, found = frames(plain, 3), frames(moved, 3)
-    assert np.abs(found - expected).max() <= 2
+    assert np.abs(frames(moved, 3) - frames(plain, 3)).max() <= 2
     assert {p.device.type for p in plain._pipe.transformer.parameters()} == {"cuda"}
     assert {p.device.type for p in moved._pipe.transformer.parameters()} == {"cpu" if offload == "model" else "meta"}
     assert moved.fallbacks() == []
@@ -167,7 +166,7 @@ def test_random_weights_are_drawn_in_host_memory_where_they_are_offloaded() -> N
 
 @on_gpu
 @feature("diffusers_t2v", "compile: the denoiser's repeated blocks")
-def test_compiled_blocks_draw_what_uncompiled_ones_do() -> None:
+def test_compiled_blocks_give_the_frames_of_uncompiled_ones() -> None:
     plain, compiled = video(dtype="float32"), video(dtype="float32", compile=True)
     plain.load(GPU)
     compiled.load(GPU)
@@ -178,13 +177,13 @@ def test_compiled_blocks_draw_what_uncompiled_ones_do() -> None:
 
 @on_gpu
 @feature("diffusers_t2v", "cache on a GPU")
-def test_a_cache_is_in_force_and_counts_what_it_skips_on_the_device() -> None:
+def test_a_cache_is_effective_and_counts_what_it_skips_on_a_gpu() -> None:
     pipeline = video(cache={"name": "first_block", "threshold": 0.8}, num_inference_steps=12)
     pipeline.load(GPU)
     frames(pipeline, 1)
-    told = re.search(r"(\d+)% of the last batch's work skipped", pipeline.effective()["cache"])
-    assert told is not None
-    assert 10 < int(told[1]) < 100
+    match = re.search(r"(\d+)% of the last batch's work skipped", pipeline.effective()["cache"])
+    assert match is not None
+    assert 10 < int(match[1]) < 100
     assert pipeline.fallbacks() == []
 
 
@@ -197,7 +196,7 @@ def test_the_meter_counts_energy_under_load() -> None:
         pytest.skip(str(why))
     before = meter.energy_and_power().get("energy_j")
     if before is None:
-        pytest.skip(f"{meter.source} tells power of this device, and no energy")
+        pytest.skip(f"{meter.source} reports power of this device, but no energy")
     a_NN = torch.randn(4096, 4096, device=GPU)
     begun = time.perf_counter()
     while time.perf_counter() - begun < 1:
@@ -210,7 +209,7 @@ def test_the_meter_counts_energy_under_load() -> None:
 
 @pytest.mark.parametrize(("name", "dtype"), [("fp8_ocp", torch.float8_e4m3fn), ("fp8_fnuz", torch.float8_e4m3fnuz)])
 @on_gpu
-def test_the_device_multiplies_fp8_in_the_forms_that_the_table_says(name: str, dtype: torch.dtype) -> None:
+def test_the_device_multiplies_fp8_in_the_formats_of_the_table(name: str, dtype: torch.dtype) -> None:
     if architecture(GPU) not in ARCHITECTURES:
         pytest.skip(f"{architecture(GPU)} is not in the table")
     a_NN, one = torch.ones(64, 64, device=GPU).to(dtype), torch.ones((), device=GPU)
@@ -224,7 +223,7 @@ def test_the_device_multiplies_fp8_in_the_forms_that_the_table_says(name: str, d
 
 @on_gpu
 @feature("diffusers_t2v", "quantisation: torchao Float8DynamicActivationFloat8WeightConfig")
-def test_dynamic_float8_runs_where_the_table_says_so_and_is_refused_elsewhere() -> None:
+def test_dynamic_float8_runs_where_the_table_has_it_and_is_refused_elsewhere() -> None:
     pytest.importorskip("torchao")
     fnuz = can(GPU, "fp8_fnuz") and not can(GPU, "fp8_ocp")
     forms = {"activation_dtype": "float8_e4m3fnuz", "weight_dtype": "float8_e4m3fnuz"} if fnuz else {}
@@ -259,7 +258,7 @@ def test_dynamic_float8_runs_where_the_table_says_so_and_is_refused_elsewhere() 
     ],
 )
 @on_gpu
-def test_quantised_weights_are_in_force_and_draw_nearly_the_same(options: dict[str, Any], stored: str) -> None:
+def test_quantised_weights_are_effective_and_give_nearly_the_same_frames(options: dict[str, Any], stored: str) -> None:
     pytest.importorskip(options["name"])
     plain, quantised = video(), video(quantisation=options)
     plain.load(GPU)
@@ -271,12 +270,12 @@ def test_quantised_weights_are_in_force_and_draw_nearly_the_same(options: dict[s
 
 @on_gpu
 @feature("transformers_llm", "a GPU, static batching")
-def test_both_ways_of_batching_say_on_a_gpu_what_the_processor_says() -> None:
+def test_both_kinds_of_batching_answer_on_a_gpu_as_on_a_cpu() -> None:
     samples = list(Language(num_prompts=9).samples())
-    told = [answers(samples, CPU, "static"), answers(samples, GPU, "static"), answers(samples, GPU, "continuous")]
-    for found in told[1:]:
-        same = sum(a == b for a, b in zip(found, told[0], strict=True))
-        assert same >= len(samples) - 1  # sums in another order may tip one word over
+    expected = answers(samples, CPU, "static")
+    for batching in ("static", "continuous"):
+        same = sum(a == b for a, b in zip(answers(samples, GPU, batching), expected, strict=True))
+        assert same >= len(samples) - 1  # sums in another order may change one word
 
 
 def answers(samples: Sequence[Sample], device: torch.device, batching: str) -> list[str | None]:

@@ -59,8 +59,8 @@ def _loss_alone(model: Any, batch: Any, row: int, segment: int) -> float:
     pixels, grid = patches(batch.frames_NHWC[row * num_images : (row + 1) * num_images])
     with torch.no_grad():
         logits = model(ids, pixel_values=pixels, image_grid_thw=grid, mm_token_type_ids=(ids == IMAGE_ID).int()).logits[0]
-    said = [(places.index(p), t) for r, p, t in batch.targets.tolist() if r == row and batch.segments_BS[row, p] == segment]
-    return -sum(float(logits[place].log_softmax(-1)[token]) for place, token in said)
+    answer = [(places.index(p), t) for r, p, t in batch.targets.tolist() if r == row and batch.segments_BS[row, p] == segment]
+    return -sum(float(logits[place].log_softmax(-1)[token]) for place, token in answer)
 
 
 needs_weights = pytest.mark.skipif(not (VISION / "model.safetensors").exists(), reason="the embedded weights are not there")

@@ -26,7 +26,7 @@ STAND_IN = "with a torchvision built for CUDA, two of whose operators tests name
 def about_images(tmp_path_factory: pytest.TempPathFactory) -> Any:
     if not TORCHVISION.is_dir():
         pytest.skip("torchvision is not beside this environment; make test-vllm puts it there")
-    output = tmp_path_factory.mktemp("images") / "found.json"
+    output = tmp_path_factory.mktemp("images") / "results.json"
     path = os.pathsep.join([str(ROOT / "tests/pipelines/vllm/torchvision_stand_in"), str(TORCHVISION), str(ROOT)])
     command = [sys.executable, str(Path(__file__).with_name("vllm_images.py")), str(output)]
     done = subprocess.run(command, env=suite_env() | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=400)

@@ -1,4 +1,4 @@
-"""Run by test_images.py in a process of its own, whose PYTHONPATH makes torchvision importable: what vLLM says about images.
+"""Run by test_images.py in a process of its own, whose PYTHONPATH makes torchvision importable: vLLM's answers about images.
 
 python vllm_images.py OUTPUT      writes a JSON file of what `main` gathers
 """
@@ -48,14 +48,14 @@ def main() -> None:
     peer = TransformersVLM(max_new_tokens=48)
     peer.load(CPU)
     broken = [samples[0], Sample(1, "what is it?", images=(b"no image",)), samples[2]]
-    found = {
+    results = {
         "samples": [{k: v for k, v in asdict(s).items() if k == "prompt"} | {"images": len(s.images)} for s in samples],
         "transformers": ask(peer, samples),
         "vllm": with_vllm(samples),
         "broken": with_vllm(broken)[0],
         "random": with_vllm(samples[:3], **DRAWN, shrink=SHRUNK, max_new_tokens=4, max_model_len=512),
     }
-    Path(sys.argv[1]).write_text(json.dumps(found, default=list))
+    Path(sys.argv[1]).write_text(json.dumps(results, default=list))
 
 
 if __name__ == "__main__":

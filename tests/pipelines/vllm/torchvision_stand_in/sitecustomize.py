@@ -1,7 +1,7 @@
-"""Lets a torchvision built for CUDA be imported beside a torch for processors, by names for two operators that nothing here calls.
+"""Makes a torchvision built for CUDA importable beside a torch for CPUs, by declaring two operators that nothing here calls.
 
-The registries' build for CUDA is the only one that tests can have. Put this folder first in PYTHONPATH: it holds for the processes that
-vLLM starts as well. For tests alone; a user installs the build for their torch.
+The package index has only the build for CUDA. Put this folder first in PYTHONPATH, so that processes started by vLLM use it too. For tests
+only; a user installs the build for their torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ OPERATORS = (
 
 
 class _Before(MetaPathFinder):
-    """Finds nothing; names the operators when torchvision is first looked for."""
+    """Finds nothing; declares the operators when torchvision is first imported."""
 
     library: Any = None
 
