@@ -1,4 +1,4 @@
-"""Workload: what is asked, what it is judged by, and what answers where nobody says otherwise."""
+"""Workload: a data set with its default pipeline, metrics and gate."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from workloads.records import Sample
 
 
 def check_num_prompts(workload: str, num_prompts: int | None) -> None:
-    """Raises ConfigError where none are asked for."""
+    """Raises ConfigError if num_prompts is less than 1."""
     if num_prompts is not None and num_prompts < 1:
-        raise ConfigError(f"workload {workload!r}: option 'num_prompts' is {num_prompts}: at least 1 is needed")
+        raise ConfigError(f"workload {workload!r}: option 'num_prompts' must be at least 1, got {num_prompts}")
 
 
 class Workload(ABC):
     """A data set with its defaults. Subclasses are dataclasses; their fields are the options under `dataset:`.
 
-    unit: what a throughput counts beside answers, such as `frames`. noun: what one answer is, in the plural. has_media: answers are
-    files in the run folder. default_gate: what figures must reach for a run to be VALID, where it has no `gate` of its own.
+    unit: what throughput counts beside answers, such as `frames`. noun: the plural of one answer. has_media: answers are files in the run
+    folder. default_gate: values that figures must reach for a run to be VALID, unless the run has a `gate` of its own.
     """
 
     unit: ClassVar[str]
@@ -32,4 +32,4 @@ class Workload(ABC):
 
     @abstractmethod
     def samples(self) -> Sequence[Sample]:
-        """The data set, in a fixed order: sample i has index i. Raises ConfigError where it cannot be read."""
+        """The data set, in a fixed order: sample i has index i. Raises ConfigError if it cannot be read."""

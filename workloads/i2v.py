@@ -1,4 +1,4 @@
-"""Image to video: captions of the embedded world with the first frame of a clip, or prompts and images of your own."""
+"""Image to video: captions of the embedded world with the first frame of a clip, or prompts and images from a file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from workloads.t2v import draw_captions, meta_of_prompt, meta_of_scene
 from workloads.vlm import encode_png
 from workloads.world.scenes import Split, render
 
-_DATA_SEED = 20_264  # of the places where the shipped images have their objects; captions are drawn as for t2v
+_DATA_SEED = 20_264  # of the positions of objects in the images; captions are drawn as for t2v
 _KEYS = ("prompt", "image")
 _EXAMPLE = '{"prompt": "the cat turns its head", "image": "cat.png"}'
 
@@ -28,11 +28,11 @@ _EXAMPLE = '{"prompt": "the cat turns its head", "image": "cat.png"}'
 @register("i2v")
 @dataclass(frozen=True)
 class ImageToVideo(Workload):
-    """Prompts for a video model, each with the frame that the video is to begin with.
+    """Prompts for a video model, each with the first frame of the video.
 
-    prompts: a JSON-lines file, each line `{"prompt": ..., "image": path}`; paths count from the file's folder. Else captions are drawn from
-    the embedded world as for t2v (`grade`, `num_prompts`, `split`), and the image is the first frame of a clip that the world itself
-    draws of the scene, so that whether the answer goes on as the caption says can be read off its pixels.
+    prompts: a JSON-lines file, each line `{"prompt": ..., "image": path}`; paths are relative to the file's folder. By default captions are
+    drawn from the embedded world as for t2v (`grade`, `num_prompts`, `split`), and the image is the first frame of a clip that the world
+    renders of the scene, so that the pixels show whether the answer follows the caption.
     """
 
     prompts: str | None = None
@@ -63,17 +63,17 @@ class ImageToVideo(Workload):
     def samples(self) -> Sequence[Sample]:
         if self.prompts is not None:
             return read_prompts_with_images(self.prompts)[: self.num_prompts]
-        found = []
+        samples = []
         for i, (scene, text) in enumerate(draw_captions(self.grade, self.num_prompts or 64, self.split, workload="i2v")):
             clip_THWC = render(scene, np.random.default_rng((_DATA_SEED, i)))
-            found.append(Sample(i, text, meta_of_scene(scene), encode_png(clip_THWC[:1])))
-        return found
+            samples.append(Sample(i, text, meta_of_scene(scene), encode_png(clip_THWC[:1])))
+        return samples
 
 
 def read_prompts_with_images(path: str) -> list[Sample]:
     """Samples from a JSON-lines file; blank lines are skipped.
 
-    Raises ConfigError, naming the line, where the file or an image is missing or damaged or a line is not as it should be.
+    Raises ConfigError, naming the line, if the file or an image is missing or damaged or a line has another form.
     """
     folder = Path(path).parent
     return [
@@ -88,7 +88,7 @@ def _sample(index: int, where: str, line: str, folder: Path) -> Sample:
     except ValueError as error:
         raise ConfigError(f"{where} is not JSON ({error}); write lines like {_EXAMPLE}") from None
     if not isinstance(value, dict):
-        raise ConfigError(f"{where} is no JSON object; write lines like {_EXAMPLE}")
+        raise ConfigError(f"{where} is not a JSON object; write lines like {_EXAMPLE}")
     for key in value:
         if key not in _KEYS:
             raise ConfigError(f"{where} has an {unknown('key', key, _KEYS)}")
@@ -100,7 +100,7 @@ def _sample(index: int, where: str, line: str, folder: Path) -> Sample:
         content = (folder / name).read_bytes()
         read_image(content)
     except FileNotFoundError:
-        raise ConfigError(f"{where}: image {name!r} does not exist; paths count from the file's folder") from None
+        raise ConfigError(f"{where}: image {name!r} does not exist; paths are relative to the file's folder") from None
     except OSError as error:
         raise ConfigError(f"{where}: image {name!r} cannot be read: {error.strerror}") from None
     except ValueError as error:

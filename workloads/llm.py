@@ -1,4 +1,4 @@
-"""Language: tasks of the embedded world, one of MLPerf's sets, or any prompts from a file."""
+"""Language: tasks of the embedded world, one of MLPerf's sets, or prompts from a file."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ _DATA_SEED = 90_217  # of the shipped prompt set; training draws from other seed
 class Language(Workload):
     """Prompts for a language model.
 
-    prompts: a file of prompts: one a line, or JSON lines {"prompt": ..., "answer": ...} in a file that ends in .jsonl; an
-    answer that is a reference rather than the only right one is scored by ROUGE. source: one of MLPerf's sets
-    (workloads/mlperf/datasets.py); path: where its files lie; sha256: of its file. Else tasks are drawn from the embedded
-    world. tasks: which ones; all where empty. num_prompts: how many to draw, or at most to read. split: whether drawn
-    scenes are `train` (combinations of the kind that training drew), `held_out` or `any`.
+    prompts: a file of prompts, one a line, or JSON lines {"prompt": ..., "answer": ...} in a file that ends in .jsonl (answers are scored
+    by ROUGE unless a line says `exact_match`). source: one of MLPerf's sets (workloads/mlperf/datasets.py); path: its files; sha256: of its
+    file. By default tasks are drawn from the embedded world. tasks: which ones; all if empty. num_prompts: how many to draw, or the most to
+    read. split: drawn scenes are `train` (combinations that training draws), `held_out` or `any`.
     """
 
     prompts: str | None = None
@@ -73,7 +72,7 @@ class Language(Workload):
 
 
 def draw_items(tasks: Sequence[str], count: int, split: Split, seed: int = _DATA_SEED) -> list[Item]:
-    """`count` items, the tasks in turn; the same for the same arguments, and the first n of more are the n."""
+    """`count` items, the tasks in turn. Deterministic; a larger count only appends items."""
     rng = np.random.default_rng(seed)
     return [draw_item(rng, tasks[i % len(tasks)], split) for i in range(count)]
 

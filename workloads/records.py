@@ -1,4 +1,4 @@
-"""What passes through a run: Sample -> Query -> Record."""
+"""The data of a run: Sample -> Query -> Record."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ import msgspec
 class Sample:
     """One item of a workload's data set.
 
-    prompt: what the pipeline is asked. meta: what the metrics may know and the pipeline must not (`grade`, `split`,
-    `answer`, `expects_motion` ...). images: encoded images (PNG or JPEG): for vlm, where several
-    are the frames of a clip; for i2v one, the frame to begin with.
+    prompt: the text that the pipeline gets. meta: what metrics use and pipelines must not (`grade`, `split`, `answer`, `expects_motion`
+    ...). images: encoded images (PNG or JPEG): for vlm, where several are the frames of a clip; for i2v one, the first frame.
     """
 
     index: int
@@ -25,7 +24,7 @@ class Sample:
 
 
 class Query(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A sample issued. `seed` depends on the run's seed and the sample alone: asked again, the same answer is due."""
+    """An issued sample. `seed` depends only on the run's seed and the sample, so that a repeated query has the same answer."""
 
     id: int
     sample_index: int
@@ -36,12 +35,11 @@ Status = Literal["done", "failed"]
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """What is kept of one query: one line of records.jsonl.
+    """The record of one query: one line of records.jsonl.
 
     Times are seconds since the first query was issued. latency_s = completed_s - issued_s; in the server scenario
-    issued_s is the time LoadGen scheduled the query for. stages: seconds by stage, of the batch the query was in.
-    num_units: frames, or tokens of the answer. first_token_s: when the first token was there, on the same clock.
-    media: path in the run folder.
+    issued_s is the time that LoadGen scheduled the query for. stages: seconds by stage, of the query's batch. num_units: frames, or tokens
+    of the answer. first_token_s: time of the first token, on the same clock. media: path in the run folder.
     """
 
     query_id: int
@@ -52,23 +50,23 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     rank: int
     issued_s: float
     completed_s: float
-    started_s: float | None = None  # when the rank began on it
+    started_s: float | None = None  # when the rank started it
     batch_size: int = 1
-    group: int = 0  # multi_stream: the LoadGen query this sample was part of
+    group: int = 0  # multi_stream: the LoadGen query that the sample belongs to
     stages: dict[str, float] = {}
     step_s: list[float] = []  # seconds of each denoising step
     num_units: int = 0
     num_input_tokens: int = 0
     first_token_s: float | None = None
     first_token_id: int | None = None
-    finish_reason: str | None = None  # `stop` at an end token, `length` where it was cut off
+    finish_reason: str | None = None  # `stop` at an end token, `length` at the length limit
     token_gap_s: list[float] = []  # seconds between one token and the next
     digest: str = ""  # SHA-256 of the answer's pixels or text, first 16 hex digits
     media: str | None = None
     text: str | None = None
-    finite: bool = True  # False where the pipeline's own numbers held NaN or infinity
+    finite: bool = True  # False if the pipeline's own numbers contain NaN or infinity
     error: str | None = None
-    worked_s: tuple[float, float] | None = None  # when the rank began and ended, by its own clock brought to the run's
+    worked_s: tuple[float, float] | None = None  # start and end on the rank's own clock, converted to the run's
 
     @property
     def latency_s(self) -> float:
@@ -76,19 +74,19 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
     @property
     def ttft_s(self) -> float | None:
-        """Time to first token: from the query's (scheduled) issue, as LoadGen measures it."""
+        """Time to first token, from the query's (scheduled) issue, as in LoadGen."""
         return None if self.first_token_s is None else self.first_token_s - self.issued_s
 
     @property
     def tpot_s(self) -> float | None:
-        """Time per output token after the first, as LoadGen measures it; None for answers of fewer than two tokens."""
+        """Time per output token after the first, as in LoadGen; None for answers of fewer than two tokens."""
         if self.first_token_s is None or self.num_units < 2:
             return None
         return (self.completed_s - self.first_token_s) / (self.num_units - 1)
 
 
 def query_seed(run_seed: int, sample_index: int) -> int:
-    """The seed of a sample's answer, 63 bits, from the run's seed: SplitMix64's finaliser (Steele et al., 2014)."""
+    """The seed of a sample's answer, 63 bits, from the run's seed by SplitMix64's finaliser (Steele et al., 2014)."""
     z = (run_seed + (sample_index + 1) * 0x9E3779B97F4A7C15) % 2**64
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
     z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64

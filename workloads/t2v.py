@@ -1,4 +1,4 @@
-"""Text to video: captions of the embedded world, VBench's prompts, or any from a file."""
+"""Text to video: captions of the embedded world, VBench's prompts, or prompts from a file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from workloads.readers.prompt_file import read_prompts
 from workloads.records import Sample
 from workloads.world.scenes import Scene, Split, caption, is_held_out, parse_caption, sample_scene
 
-GIVE_UP_AFTER = 300  # captions in a row that were all drawn before
+GIVE_UP_AFTER = 300  # consecutive captions without a new one
 _DATA_SEED = 20_261  # of the shipped prompt sets; training draws from other seeds
 
 
@@ -25,9 +25,9 @@ _DATA_SEED = 20_261  # of the shipped prompt sets; training draws from other see
 class TextToVideo(Workload):
     """Prompts for a video model.
 
-    prompts: a text file with one prompt a line. source: `vbench`, MLPerf's set, path: where its file lies, sha256: of that file. Else
-    captions are drawn from the embedded world. grade: `simple`, `rich`, or `mixed` (half and half). num_prompts: how many to draw, or at
-    most to read. split: whether drawn captions are of the kind that training drew, held out from it, or `any`.
+    prompts: a text file with one prompt a line. source: `vbench`, MLPerf's set; path: its file; sha256: of its file. By default captions
+    are drawn from the embedded world. grade: `simple`, `rich`, or `mixed` (half and half). num_prompts: how many to draw, or the most to
+    read. split: drawn captions are `train` (combinations that training draws), `held_out` or `any`.
     """
 
     prompts: str | None = None
@@ -69,20 +69,22 @@ class TextToVideo(Workload):
 
 
 def draw_captions(grade: str, count: int, split: Split, seed: int = _DATA_SEED, workload: str = "t2v") -> list[tuple[Scene, str]]:
-    """`count` different captions with their scenes, the same for the same arguments; the first n of more are the n."""
+    """`count` different captions with their scenes. Deterministic; a larger count only appends captions."""
     rng = np.random.default_rng((seed, ("simple", "rich", "mixed").index(grade)))
-    found: dict[str, Scene] = {}
+    scenes: dict[str, Scene] = {}
     attempt = last_new = 0
-    while len(found) < count and attempt - last_new < GIVE_UP_AFTER:
+    while len(scenes) < count and attempt - last_new < GIVE_UP_AFTER:
         attempt += 1
         one: Literal["simple", "rich"] = "rich" if grade == "rich" or (grade == "mixed" and attempt % 2 == 0) else "simple"
         scene = sample_scene(rng, one, split)
         text = caption(scene, rng)
-        if text not in found:
-            found[text], last_new = scene, attempt
-    if len(found) < count:
-        raise ConfigError(f"workload {workload!r}: grade {grade!r} has no {count} different captions; ask for at most {len(found)}")
-    return [(scene, text) for text, scene in found.items()]
+        if text not in scenes:
+            scenes[text], last_new = scene, attempt
+    if len(scenes) < count:
+        raise ConfigError(
+            f"workload {workload!r}: grade {grade!r} has {len(scenes)} different captions; num_prompts must not exceed that, got {count}"
+        )
+    return [(scene, text) for text, scene in scenes.items()]
 
 
 def meta_of_scene(scene: Scene) -> dict[str, object]:

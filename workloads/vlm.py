@@ -1,4 +1,4 @@
-"""Vision and language: questions about frames and clips of the embedded world, MLPerf's catalogue, or questions of your own."""
+"""Vision and language: questions about frames and clips of the embedded world, MLPerf's catalogue, or questions from a file."""
 
 from __future__ import annotations
 
@@ -30,11 +30,10 @@ _EXAMPLE = '{"prompt": "what is this?", "images": ["cat.png"], "answer": "a cat"
 class VisionLanguage(Workload):
     """Questions about pictures.
 
-    prompts: a JSON-lines file of your own questions, each `{"prompt": ..., "images": [paths], "answer": ...}`; paths
-    count from the file's folder, several images are one clip, and `answer` may be left out. source: `shopify`, MLPerf's
-    set; path: where its files lie; sha256: of its file. Else questions are drawn from the embedded world: num_prompts:
-    how many (of a file, at most). tasks: which, of `workloads.world.vision`. split: scenes as in training, held out
-    from it, or half and half (`any`).
+    prompts: a JSON-lines file of questions, each `{"prompt": ..., "images": [paths], "answer": ...}`; paths are relative to the file's
+    folder, several images are one clip, and `answer` is optional. source: `shopify`, MLPerf's set; path: its files; sha256: of its file. By
+    default questions are drawn from the embedded world. num_prompts: how many to draw, or the most to read. tasks: which, of
+    `workloads.world.vision`. split: scenes are `train` (combinations that training draws), `held_out`, or half and half (`any`).
     """
 
     prompts: str | None = None
@@ -61,7 +60,7 @@ class VisionLanguage(Workload):
     def __post_init__(self) -> None:
         check_num_prompts("vlm", self.num_prompts)
         if not self.tasks:
-            raise ConfigError(f"workload 'vlm': option 'tasks' is empty; known: {', '.join(TASKS)}")
+            raise ConfigError(f"workload 'vlm': option 'tasks' must not be empty; known: {', '.join(TASKS)}")
         for task in self.tasks:
             if task not in TASKS:
                 raise ConfigError(f"workload 'vlm': option 'tasks' names an {unknown('task', task, TASKS)}")
@@ -77,10 +76,10 @@ class VisionLanguage(Workload):
 
 
 def draw_items(tasks: Sequence[str], count: int, split: Split, seed: int = _DATA_SEED) -> list[Item]:
-    """`count` items, the tasks in turn, the same for the same arguments; the first n of more are the n.
+    """`count` items, the tasks in turn. Deterministic; a larger count only appends items.
 
-    Each task's answers take turns too, in an order drawn once, so that no answer can be guessed; `any` is one item of
-    either split by turns.
+    The answers of each task take turns too, in an order drawn once, so that guessing the most frequent answer does not pay. With `any` the
+    two splits alternate.
     """
     rng = np.random.default_rng(seed)
     turns: dict[str, list[str | None]] = {task: [None] for task in TASKS}
@@ -95,7 +94,7 @@ def draw_items(tasks: Sequence[str], count: int, split: Split, seed: int = _DATA
 
 
 def encode_png(frames_THWC: NDArray[np.uint8]) -> tuple[bytes, ...]:
-    """Each frame as a PNG file's bytes."""
+    """Each frame as the bytes of a PNG file."""
     import imageio.v3 as iio
 
     return tuple(iio.imwrite("<bytes>", frame, extension=".png") for frame in frames_THWC)
@@ -104,8 +103,8 @@ def encode_png(frames_THWC: NDArray[np.uint8]) -> tuple[bytes, ...]:
 def read_questions(path: str) -> list[Sample]:
     """Samples from a JSON-lines file; blank lines are skipped.
 
-    Images are read but not looked into: one that is damaged fails its own query, not the run.
-    Raises ConfigError, naming the line, where the file or an image file is missing or a line is not as it should be.
+    Images are read but not decoded: a damaged one fails its own query, not the run.
+    Raises ConfigError, naming the line, if the file or an image file is missing or a line has another form.
     """
     folder = Path(path).parent
     return [
@@ -120,7 +119,7 @@ def _sample(index: int, where: str, line: str, folder: Path) -> Sample:
     except ValueError as error:
         raise ConfigError(f"{where} is not JSON ({error}); write lines like {_EXAMPLE}") from None
     if not isinstance(value, dict):
-        raise ConfigError(f"{where} is no JSON object; write lines like {_EXAMPLE}")
+        raise ConfigError(f"{where} is not a JSON object; write lines like {_EXAMPLE}")
     for key in value:
         if key not in _KEYS:
             raise ConfigError(f"{where} has an {unknown('key', key, _KEYS)}")
@@ -140,7 +139,7 @@ def _read_image(path: Path, name: str, where: str) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise ConfigError(f"{where}: image {name!r} does not exist; paths count from the file's folder") from None
+        raise ConfigError(f"{where}: image {name!r} does not exist; paths are relative to the file's folder") from None
     except OSError as error:
         raise ConfigError(f"{where}: image {name!r} cannot be read: {error.strerror}") from None
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 from configs.registry import register
 from metrics.base import Run, SampleMetric
 from metrics.similarity.video import psnr
-from workloads.readers.image_file import fitted, read_image
+from workloads.readers.image_file import fit_to_frame, read_image
 from workloads.records import Record, Sample
 
 
@@ -35,4 +35,4 @@ class FirstFramePsnr(SampleMetric):
         if record.media is None:
             return {}
         first_HWC = run.video(record)[0]
-        return {self.name: psnr(first_HWC, fitted(read_image(sample.images[0]), *first_HWC.shape[:2]))}
+        return {self.name: psnr(first_HWC, fit_to_frame(read_image(sample.images[0]), *first_HWC.shape[:2]))}

@@ -11,7 +11,7 @@ import numpy as np
 
 from configs.errors import ConfigError
 from pipelines.diffusers.families import VideoFamily
-from workloads.readers.image_file import fitted, read_image
+from workloads.readers.image_file import fit_to_frame, read_image
 from workloads.records import Sample
 from workloads.vlm import encode_png
 from workloads.world.scenes import parse_caption, render
@@ -43,7 +43,7 @@ class ImageInput:
         images = []
         for sample in samples:
             try:
-                images.append(fitted(read_image(sample.images[0] if sample.images else b""), *self._size))
+                images.append(fit_to_frame(read_image(sample.images[0] if sample.images else b""), *self._size))
             except ValueError as error:
                 raise ValueError(f"sample {sample.index}: {error}") from None
         if self._held is not None:

@@ -21,7 +21,7 @@ from metrics.validity.canaries import scan
 from pipelines.toy.i2v import ToyI2V
 from tests.conftest import QUICK, SuiteRun, last_line, read_report
 from workloads.i2v import ImageToVideo
-from workloads.readers.image_file import fitted, read_image
+from workloads.readers.image_file import fit_to_frame, read_image
 from workloads.records import Query
 from workloads.t2v import TextToVideo
 from workloads.world.checker import check_clip
@@ -61,18 +61,18 @@ def test_prompts_and_images_of_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"prompt": "x", "image": "gone.png"}', "line 2 of prompt file .*: image 'gone.png' does not exist; paths count from"),
+        ('{"prompt": "x", "image": "gone.png"}', "line 2 of prompt file .*: image 'gone.png' does not exist; paths are relative to"),
         (
             '{"prompt": "x", "image": "bad.png"}',
-            "line 2 of .*: image 'bad.png': the image is no picture, or damaged .*; give a PNG or JPEG",
+            "line 2 of .*: image 'bad.png': the file is not an image, or damaged .*; give a PNG or JPEG",
         ),
-        ('{"prompt": "x", "image": "cut.png"}', "line 2 of .*: image 'cut.png': the image is no picture, or damaged"),
+        ('{"prompt": "x", "image": "cut.png"}', "line 2 of .*: image 'cut.png': the file is not an image, or damaged"),
         ('{"prompt": "x", "image": "."}', r"line 2 of .*: image '\.' cannot be read: Is a directory"),
         ('{"prompt": "x"}', "line 2 of .* has no 'image' path; write lines like"),
         ('{"image": "good.png"}', "line 2 of .* has no 'prompt' text"),
         ('{"prompt": "x", "images": ["good.png"]}', r"line 2 of .* has an unknown key 'images' \(did you mean 'image'\?\)"),
         ("a prompt", "line 2 of .* is not JSON"),
-        ("[]", "line 2 of .* is no JSON object"),
+        ("[]", "line 2 of .* is not a JSON object"),
     ],
 )
 def test_a_line_that_is_not_as_it_should_be_is_named(tmp_path: Path, line: str, message: str) -> None:
@@ -89,8 +89,8 @@ def test_a_line_that_is_not_as_it_should_be_is_named(tmp_path: Path, line: str, 
     ("options", "message"),
     [
         ({"prompts": "gone.jsonl"}, "prompt file 'gone.jsonl' does not exist; give dataset.prompts lines like"),
-        ({"num_prompts": 0}, "workload 'i2v': option 'num_prompts' is 0"),
-        ({"num_prompts": 99_999}, "workload 'i2v': grade 'simple' has no 99999 different captions"),
+        ({"num_prompts": 0}, "workload 'i2v': option 'num_prompts' must be at least 1, got 0"),
+        ({"num_prompts": 99_999}, "workload 'i2v': grade 'simple' has .* different captions; num_prompts must not exceed that, got 99999"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(options: dict[str, Any], message: str) -> None:
@@ -101,12 +101,12 @@ def test_what_cannot_be_asked_is_refused(options: dict[str, Any], message: str) 
 def test_an_image_is_scaled_until_it_covers_the_frame_and_cut_evenly() -> None:
     wide = np.zeros((20, 80, 3), np.uint8)
     wide[:, 30:50] = 200  # the middle quarter
-    made = fitted(wide, 40, 40)
+    made = fit_to_frame(wide, 40, 40)
     assert made.shape == (40, 40, 3)
     assert (made[:, 6:-6] == 200).all()
     assert (made > 150).all()  # what is cut off touches the edges alone
-    assert fitted(made, 40, 40) is made
-    tall = fitted(np.full((80, 20, 3), 7, np.uint8), 16, 32)
+    assert fit_to_frame(made, 40, 40) is made
+    tall = fit_to_frame(np.full((80, 20, 3), 7, np.uint8), 16, 32)
     assert tall.shape == (16, 32, 3)
     assert (tall == 7).all()
 
@@ -170,7 +170,7 @@ def test_an_audit_pairs_runs_of_the_same_images_and_refuses_others(suite: SuiteR
     assert "first_frame_psnr" in fine.stderr
     other = suite("audit", "r", "d")
     assert other.returncode == 3
-    assert "the runs were asked different prompts: number 0 is 'it moves 0 times'" in other.stderr
+    assert "the runs have different prompts: number 0 is 'it moves 0 times'" in other.stderr
 
 
 def write(path: Path, height: int, width: int, shade: int = 100) -> None:
@@ -182,11 +182,11 @@ def write(path: Path, height: int, width: int, shade: int = 100) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["serve", "--config", "i2v/toy"], "suite.py serve has no route by which an image comes to a video model"),
-        (["plan", "--preset", "i2v/embedded", "--device", "h100"], "a plan counts what text to video takes, and no images"),
+        (["serve", "--config", "i2v/toy"], "suite.py serve has no route for the image of a video"),
+        (["plan", "--preset", "i2v/embedded", "--device", "h100"], "a plan can only count text to video, without images"),
     ],
 )
-def test_what_knows_no_images_says_so(suite: SuiteRun, words: list[str], message: str) -> None:
+def test_commands_without_image_to_video_refuse_it(suite: SuiteRun, words: list[str], message: str) -> None:
     done = suite(*words)
     assert done.returncode == 1
     assert message in " ".join(done.stderr.split())

@@ -48,7 +48,7 @@ def test_prompts_come_from_json_lines_with_their_references(tmp_path: Path) -> N
         (json.dumps({"text": "x"}), 'entry 2 has no "prompt"'),
         (json.dumps({"prompt": "  "}), 'entry 2 has no "prompt"'),
         (json.dumps({"prompt": "x", "anwser": "y"}), r"unknown field 'anwser' \(did you mean 'answer'\?\)"),
-        (json.dumps({"prompt": "x", "answer": 3}), "its answer is 3; an answer is a text"),
+        (json.dumps({"prompt": "x", "answer": 3}), "the answer must be a text, got 3"),
         (json.dumps({"prompt": "x", "answer": "y", "scored_by": "bleu"}), "unknown scored_by 'bleu'"),
     ],
 )

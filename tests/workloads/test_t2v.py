@@ -37,5 +37,5 @@ def test_prompts_from_a_file_are_judged_only_where_the_world_knows_them(tmp_path
 
 
 def test_more_captions_than_there_are_is_an_error() -> None:
-    with pytest.raises(ConfigError, match="ask for at most"):
+    with pytest.raises(ConfigError, match="num_prompts must not exceed that"):
         TextToVideo(num_prompts=5_000, split="held_out").samples()

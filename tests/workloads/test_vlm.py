@@ -151,8 +151,8 @@ def test_of_two_objects_neither_hides_the_other() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_prompts": 0}, "'num_prompts' is 0: at least 1"),
-        ({"tasks": []}, "'tasks' is empty; known: colour"),
+        ({"num_prompts": 0}, "'num_prompts' must be at least 1, got 0"),
+        ({"tasks": []}, "'tasks' must not be empty; known: colour"),
         ({"tasks": ["color"]}, r"unknown task 'color' \(did you mean 'colour'\?\)"),
         ({"split": "test"}, "option 'split' is 'test'"),
     ],
@@ -202,7 +202,7 @@ def test_own_questions_are_read_with_paths_from_the_file_s_folder(tmp_path: Path
     ("line", "message"),
     [
         ("{'prompt': 1}", "line 2 of prompt file .* is not JSON"),
-        ([1], "line 2 .* is no JSON object"),
+        ([1], "line 2 .* is not a JSON object"),
         ({"images": ["a.png"]}, "line 2 .* has no 'prompt' text"),
         ({"prompt": " ", "images": ["a.png"]}, "line 2 .* has no 'prompt' text"),
         ({"prompt": "x"}, "line 2 .* has no 'images' list"),
@@ -221,9 +221,7 @@ def test_a_wrong_line_is_named_with_its_number(tmp_path: Path, line: object, mes
     assert path in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"), [(None, "does not exist"), (b"\n\n", "holds no prompt"), (b"\xff\xfe\xff", "is not UTF-8")]
-)
+@pytest.mark.parametrize(("content", "message"), [(None, "does not exist"), (b"\n\n", "has no prompt"), (b"\xff\xfe\xff", "is not UTF-8")])
 def test_an_unusable_prompt_file_is_named(tmp_path: Path, content: bytes | None, message: str) -> None:
     file = tmp_path / "p.jsonl"
     if content is not None:

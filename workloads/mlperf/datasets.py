@@ -1,8 +1,8 @@
 """MLPerf's data sets: `dataset.source` names one, `dataset.path` says where its files lie.
 
-A set is read from local files in the form in which MLCommons gives them out (docs/mlperf.md tells every field). How many rows it has is
-checked. `builtin:made-up` as the path is a small set of the same form that comes with the suite, read by the same code: it is for tests and
-shrunk models, and no result on it says anything of the benchmark.
+A set is read from local files in the form that MLCommons distributes (docs/mlperf.md lists every field), and its number of rows is checked.
+With the path `builtin:made-up` it is a small set of the same form that comes with the suite, read by the same code, for tests and shrunk
+models. Results on it say nothing about the benchmark.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _RAW = "https://raw.githubusercontent.com/mlcommons/inference/master/"
 
 @dataclass(frozen=True)
 class Source:
-    """One data set. counts: numbers of rows that it may have. parts: how many rows each subset has, where that is known.
+    """One data set. counts: allowed numbers of rows. parts: rows of each subset, where known.
 
-    patterns: its files in a folder. fetch: the command that gets it. read: samples from rows, indices from 0.
+    patterns: its files in a folder. fetch: the command that downloads it. read: samples from rows, with indices from 0.
     """
 
     workload: str
@@ -44,7 +44,7 @@ class Source:
 SOURCES: dict[str, Source] = {
     "openorca": Source(
         "llm",
-        "OpenOrca, as llama2-70b is asked it",
+        "OpenOrca, the set of llama2-70b",
         (24_576,),
         ("*sampled_24576*",),
         f"{_R2}{_STORE}llama-2-70b-open-orca-dataset.uri",
@@ -86,7 +86,7 @@ SOURCES: dict[str, Source] = {
     ),
     "cnn-dailymail": Source(
         "llm",
-        "CNN/DailyMail's validation split, as llama3.1-8b is asked it",
+        "CNN/DailyMail's validation split, the set of llama3.1-8b",
         (13_368,),
         ("cnn_eval*",),
         f"{_R2}{_STORE}llama3-1-8b-cnn-eval.uri",
@@ -95,7 +95,7 @@ SOURCES: dict[str, Source] = {
     "shopify": Source(
         "vlm",
         "Shopify's product catalogue",
-        (48_289, 8_000),  # train and test; the set of the interactive scenario since v6.1
+        (48_289, 8_000),  # train and test splits; the set of the interactive scenario in v6.1
         ("*",),
         "hf download Shopify/product-catalogue --repo-type dataset --local-dir data/shopify "
         "--revision d5c517c509f5aca99053897ef1de797d6d7e5aa5",
@@ -103,7 +103,7 @@ SOURCES: dict[str, Source] = {
     ),
     "vbench": Source(
         "t2v",
-        "the 248 prompts of VBench that wan-2.2-t2v-a14b is asked",
+        "the 248 prompts of VBench for wan-2.2-t2v-a14b",
         (vbench_prompts.NUM_PROMPTS,),
         ("vbench_prompts.txt",),
         f"curl --create-dirs -o data/vbench_prompts.txt {_RAW}text_to_video/wan-2.2-t2v-a14b/data/vbench_prompts.txt",
@@ -114,10 +114,10 @@ SOURCES: dict[str, Source] = {
 
 
 def read_source(name: str, path: str | None, workload: str, num_prompts: int | None = None, sha256: str | None = None) -> list[Sample]:
-    """The set's samples in its own order; with num_prompts the first ones.
+    """The set's samples in its own order; with num_prompts only the first ones.
 
-    sha256: what the file must hash to. Raises ConfigError naming the file, row and field, the number of rows that is wrong, or the command
-    that fetches a set that is not here.
+    sha256: of the file, checked. Raises ConfigError naming the file, row and field, a wrong number of rows, or the command that downloads
+    a missing set.
     """
     known = [n for n, s in SOURCES.items() if s.workload == workload]
     if name not in known:
@@ -125,7 +125,7 @@ def read_source(name: str, path: str | None, workload: str, num_prompts: int | N
     source = SOURCES[name]
     fix = f"Fetch {source.title}: {source.fetch}"
     if path is None:
-        raise ConfigError(f"dataset.source {name!r} has no dataset.path to read from. {fix}; then give dataset.path, or {MADE_UP}")
+        raise ConfigError(f"dataset.source {name!r} requires dataset.path: its file or folder, or {MADE_UP}. {fix}")
     if path == MADE_UP:
         shipped = next(_SHIPPED.glob(f"{name}.*"))
         return list(source.read(_drawn(_rows(shipped, source, "The set that the suite ships is damaged; reinstall it."))))[:num_prompts]
@@ -138,19 +138,19 @@ def read_source(name: str, path: str | None, workload: str, num_prompts: int | N
 
 
 def check_options(workload: str, source: str | None, path: str | None, sha256: str | None, others: Mapping[str, object]) -> None:
-    """Raises ConfigError where the options of a data set contradict each other. others: those that choose samples in another way."""
+    """Raises ConfigError if the options of a data set contradict each other. others: options that choose samples in another way."""
     if source is None:
         for option, value in (("path", path), ("sha256", sha256)):
             if value is not None:
                 known = ", ".join(n for n, s in SOURCES.items() if s.workload == workload)
-                raise ConfigError(f"workload {workload!r}: dataset.{option} belongs to a dataset.source, and none is given; known: {known}")
+                raise ConfigError(f"workload {workload!r}: dataset.{option} requires a dataset.source; known: {known}")
         return
     if given := [option for option, value in others.items() if value]:
         raise ConfigError(
-            f"workload {workload!r}: dataset.source {source!r} says what is asked, and so does dataset.{given[0]}; leave one of them out"
+            f"workload {workload!r}: dataset.source {source!r} cannot be combined with dataset.{given[0]}; leave one of them out"
         )
     if path == MADE_UP and sha256 is not None:
-        raise ConfigError(f"workload {workload!r}: dataset.sha256 is for files of your own, not for {MADE_UP}")
+        raise ConfigError(f"workload {workload!r}: dataset.sha256 cannot be combined with {MADE_UP}; leave it out")
 
 
 def _rows(path: Path, source: Source, fix: str) -> Iterable[Row]:
@@ -160,28 +160,28 @@ def _rows(path: Path, source: Source, fix: str) -> Iterable[Row]:
 
 
 def _drawn(rows: Iterable[Row]) -> Iterator[Row]:
-    """Made-up products come without a picture; theirs is drawn."""
+    """Made-up products come without a picture, which is drawn here."""
     for row in rows:
         yield replace(row, values=shopify.with_picture(row.values)) if "drawn" in row.values else row
 
 
 def _check_hash(file: Path, sha256: str, fix: str) -> None:
     if not file.is_file():
-        raise ConfigError(f"dataset.sha256 is the hash of one file, and {str(file)!r} is none. {fix}")
+        raise ConfigError(f"dataset.sha256 requires that dataset.path is a file, got {str(file)!r}. {fix}")
     with file.open("rb") as opened:
-        found = hashlib.file_digest(opened, "sha256").hexdigest()
-    if found != sha256.lower():
-        raise ConfigError(f"{str(file)!r} has SHA-256 {found}, and dataset.sha256 says {sha256}. {fix}")
+        actual = hashlib.file_digest(opened, "sha256").hexdigest()
+    if actual != sha256.lower():
+        raise ConfigError(f"{str(file)!r} has SHA-256 {actual}, and dataset.sha256 is {sha256}. {fix}")
 
 
 def _check_counts(name: str, path: str, source: Source, samples: list[Sample], fix: str) -> None:
     if len(samples) not in source.counts:
-        wanted = " or ".join(map(str, source.counts))
+        expected = " or ".join(map(str, source.counts))
         raise ConfigError(
-            f"{path!r} holds {len(samples)} rows, and {name} has {wanted}: it is cut short, or another set. {fix} "
-            "(a set of your own goes by dataset.prompts; the first n of this one by dataset.num_prompts=n)"
+            f"{path!r} has {len(samples)} rows, and {name} has {expected}: it is incomplete, or another set. {fix} "
+            "(Use dataset.prompts for a set of your own, dataset.num_prompts=n for the first n rows.)"
         )
-    found = Counter(str(s.meta.get("subset")) for s in samples)
-    if source.parts and found != Counter(source.parts):
-        shown, wanted = (", ".join(f"{part} {count}" for part, count in sorted(parts.items())) for parts in (found, source.parts))
-        raise ConfigError(f"{path!r} is made of other parts than {name}: {shown}, and it has {wanted}. {fix}")
+    subsets = Counter(str(s.meta.get("subset")) for s in samples)
+    if source.parts and subsets != Counter(source.parts):
+        shown, expected = (", ".join(f"{part} {count}" for part, count in sorted(parts.items())) for parts in (subsets, source.parts))
+        raise ConfigError(f"{path!r} has the subsets {shown}, and {name} has {expected}. {fix}")

@@ -5,8 +5,8 @@ gpt-oss         text_input, dataset, ground_truth                (the performanc
 deepseek-r1     text_input or question, dataset, ground_truth
 cnn-dailymail   input, output, instruction: {"llama": "... {input} ..."}
 
-Texts are asked, and the engine makes its own tokens of them; the tokens that the sets carry are left alone. A row may carry `tests` (JSON)
-and `function_name`, as the made-up sets do; the real ones name LiveCodeBench's questions, whose tests lie elsewhere.
+Prompts are texts, which the engine tokenises; the token ids in the sets are not read. A row may carry `tests` (JSON) and `function_name`,
+as in the made-up sets. The real sets name LiveCodeBench's questions, whose tests are in LiveCodeBench's own files (livecodebench.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from configs.errors import unknown
 from workloads.readers.table_file import Row
 from workloads.records import Sample
 
-# Part of the name in the column `dataset` -> subset; the first that fits counts.
+# Part of the name in the column `dataset` -> subset; the first match counts.
 SUBSETS = {"gpqa": "gpqa", "mmlu": "mmlu", "math": "math", "aime": "aime", "livecodebench": "livecodebench"}
 CHOICES = {"gpqa": "ABCD", "mmlu": "ABCDEFGHIJ"}
 
@@ -32,18 +32,18 @@ def openorca(rows: Iterable[Row]) -> Iterator[Sample]:
 
 
 def unscored(rows: Iterable[Row]) -> Iterator[Sample]:
-    """Prompts without a right answer."""
+    """Prompts without a reference answer."""
     for index, row in enumerate(rows):
         yield Sample(index, row.text("text_input"))
 
 
 def reasoning(rows: Iterable[Row]) -> Iterator[Sample]:
-    """Questions with an answer that a program can check; `repeat` counts how often the same one was asked before."""
-    asked: Counter[tuple[str, str]] = Counter()
+    """Questions with an answer that a program can check. `repeat`: how often the same question occurred before."""
+    repeats: Counter[tuple[str, str]] = Counter()
     for index, row in enumerate(rows):
         prompt, subset = row.text("text_input", "question"), _subset(row)
-        meta: dict[str, Any] = {"answer": _answer(row, subset), "scored_by": subset, "subset": subset, "repeat": asked[subset, prompt]}
-        asked[subset, prompt] += 1
+        meta: dict[str, Any] = {"answer": _answer(row, subset), "scored_by": subset, "subset": subset, "repeat": repeats[subset, prompt]}
+        repeats[subset, prompt] += 1
         if row.values.get("tests") is not None:
             meta["tests"] = _tests(row)
             if row.values.get("function_name"):
@@ -57,7 +57,7 @@ def cnn_dailymail(rows: Iterable[Row]) -> Iterator[Sample]:
         instruction = row.values[row.named("instruction")]
         template = instruction.get("llama") if isinstance(instruction, Mapping) else instruction
         if not isinstance(template, str) or "{input}" not in template:
-            raise row.wrong("instruction", "holds no '{input}' for the article")
+            raise row.wrong("instruction", "has no '{input}' for the article")
         prompt = template.replace("{input}", row.text("input"))
         yield Sample(index, prompt, {"answer": row.text("output"), "scored_by": "rouge", "subset": "cnn-dailymail"})
 
@@ -74,9 +74,9 @@ def _answer(row: Row, subset: str) -> str:
     field = row.named("ground_truth", "gt_output")
     answer = str(row.values[field]).strip()
     if subset == "aime" and not _is_whole(answer):
-        raise row.wrong(field, "is no whole number, as an answer of AIME is")
+        raise row.wrong(field, "must be a whole number, as the answers of AIME are")
     if subset in CHOICES and (len(answer) != 1 or answer.upper() not in CHOICES[subset]):
-        raise row.wrong(field, f"is none of {', '.join(CHOICES[subset])}")
+        raise row.wrong(field, f"must be one of {', '.join(CHOICES[subset])}")
     if not answer:
         raise row.wrong(field, "is empty")
     return answer
@@ -98,10 +98,10 @@ def _tests(row: Row) -> str:
     except ValueError:
         raise row.wrong("tests", "is not JSON") from None
     if not isinstance(tests, list) or not tests:
-        raise row.wrong("tests", "is no list of tests")
+        raise row.wrong("tests", "must be a list of tests")
     for test in tests:
         if not isinstance(test, Mapping) or not all(isinstance(test.get(k), str) for k in ("input", "output")):
             raise row.wrong("tests", "has a test without 'input' and 'output' as texts")
         if test.get("kind") not in ("stdin", "functional"):
-            raise row.wrong("tests", "has a test whose 'kind' is neither 'stdin' nor 'functional'")
+            raise row.wrong("tests", "has a test whose 'kind' is not 'stdin' or 'functional'")
     return json.dumps(tests)

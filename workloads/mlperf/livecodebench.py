@@ -1,7 +1,7 @@
 """LiveCodeBench's problems: tests by question, from its own files (livecodebench/code_generation_lite on the hub).
 
 Fields: question_id, public_test_cases (JSON), private_test_cases (JSON, or JSON in a pickled text, compressed, in base64), metadata (JSON;
-func_name where a function is asked for). Of a pickle nothing is accepted but one text.
+func_name where a function is to be written). A pickle is accepted only if it holds nothing but one text.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def problem_of(meta: Mapping[str, Any]) -> Problem | None:
 
 
 def read_problems(path: Path, wanted: set[str]) -> Iterator[tuple[str, Problem]]:
-    """Those of the wanted questions that the files hold, each once. Raises ConfigError naming file, row and field."""
+    """The wanted questions that the files have, each once. Raises ConfigError naming file, row and field."""
     left = set(wanted)
     for row in read_rows(path, _PATTERNS, _FIX):
         question = row.text("question_id")
@@ -55,12 +55,12 @@ def read_problems(path: Path, wanted: set[str]) -> Iterator[tuple[str, Problem]]
 def _problem(row: Row) -> Problem:
     metadata = _json(row, "metadata", row.values.get("metadata") or "{}")
     if not isinstance(metadata, Mapping):
-        raise row.wrong("metadata", "is no JSON object")
+        raise row.wrong("metadata", "must be a JSON object")
     listed: list[Mapping[str, Any]] = []
     for field in ("public_test_cases", "private_test_cases"):
         tests = _json(row, field, row.text(field))
         if not isinstance(tests, list) or not all(isinstance(t, Mapping) and {"input", "output"} <= t.keys() for t in tests):
-            raise row.wrong(field, "is no list of tests with 'input' and 'output'")
+            raise row.wrong(field, "must be a list of tests with 'input' and 'output'")
         listed += tests
     function = metadata.get("func_name")
     kind = "functional" if function else "stdin"  # as LiveCodeBench's own runner decides
@@ -78,4 +78,4 @@ def _json(row: Row, field: str, text: Any) -> Any:
         inner = _TextOnly(io.BytesIO(zlib.decompress(base64.b64decode(text, validate=True)))).load()
         return json.loads(inner)
     except (ValueError, TypeError, EOFError, zlib.error, pickle.UnpicklingError, IndexError, KeyError, AttributeError) as error:
-        raise row.wrong(field, f"is neither JSON nor a packed text of it ({error})") from None
+        raise row.wrong(field, f"is not JSON, plain or packed ({error})") from None

@@ -1,7 +1,7 @@
 """Shopify's product catalogue: samples from rows.
 
 product_title, product_description, potential_product_categories (a list), product_image, ground_truth_category, ground_truth_brand,
-ground_truth_is_secondhand. The image goes to the model as it is in the file: MLPerf forbids to resize it.
+ground_truth_is_secondhand. The model gets the image as it is in the file: MLPerf forbids resizing it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 from workloads.readers.table_file import Row
 from workloads.records import Sample
 
-# What MLPerf asks, in its own words (mlcommons/inference, multimodal/qwen3-vl, task.py): a result depends on every one of them, the
-# misspelt ones too. It sends the first part as the system's message; here both are one prompt.
+# MLPerf's prompt, word for word (mlcommons/inference, multimodal/qwen3-vl, task.py): a result depends on every word, the misspelt ones too.
+# MLPerf sends the first part as the system message; here both parts are one prompt.
 _SYSTEM = """Please analyze the product from the user prompt
 and provide the following fields in a valid JSON object:
 - category
@@ -78,7 +78,7 @@ _SCHEMA = {
 
 
 def shopify(rows: Iterable[Row]) -> Iterator[Sample]:
-    """Products to be put into a category, with brand and condition."""
+    """Products to classify by category, brand and condition."""
     schema = json.dumps(_SCHEMA, indent=2)
     for index, row in enumerate(rows):
         categories = _categories(row)
@@ -120,10 +120,10 @@ def _categories(row: Row) -> str:
         try:
             categories = json.loads(categories)
         except ValueError:
-            raise row.wrong(field, "is neither a list nor JSON") from None
+            raise row.wrong(field, "must be a list, or a list in JSON") from None
     if not isinstance(categories, list) or not categories or not all(isinstance(c, str) for c in categories):
-        raise row.wrong(field, "is no list of category paths")
-    return str(categories)  # as MLPerf's f-string writes a list
+        raise row.wrong(field, "must be a list of category paths")
+    return str(categories)  # the format of MLPerf's f-string
 
 
 def _flag(row: Row, field: str) -> bool:
@@ -131,7 +131,7 @@ def _flag(row: Row, field: str) -> bool:
     if value in ("true", "false"):
         return bool(value == "true")
     if not isinstance(value, bool):
-        raise row.wrong(field, "is neither true nor false")
+        raise row.wrong(field, "must be true or false")
     return value
 
 
@@ -146,5 +146,5 @@ def _image(row: Row) -> bytes:
         except (binascii.Error, ValueError):
             raise row.wrong(field, "is not base64") from None
     if not isinstance(content, bytes) or not content:
-        raise row.wrong(field, "holds no image")
+        raise row.wrong(field, "has no image")
     return content

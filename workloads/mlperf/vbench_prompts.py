@@ -1,7 +1,7 @@
-"""VBench's prompts, as MLPerf asks them of wan-2.2-t2v-a14b: 248 lines of text, by place in the file in three groups.
+"""VBench's prompts for wan-2.2-t2v-a14b in MLPerf: 248 lines of text, in three groups by their place in the file.
 
-The file itself does not say which of VBench's dimensions a prompt is for; its order does: 72 subjects that act, 90 scenes in nine styles
-each, 86 places. Source of the numbers: mlcommons/inference, text_to_video/wan-2.2-t2v-a14b, and VBench's own prompt lists.
+The file does not name the dimension of VBench that a prompt belongs to; its order does: 72 acting subjects, 90 prompts in nine styles, 86
+places. Source of the numbers: mlcommons/inference, text_to_video/wan-2.2-t2v-a14b, and VBench's own prompt lists.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ STYLES = (
     "watercolor painting",
     "surrealism style",
 )
-# Every clip is made with this one; `pipeline.negative_prompt` of the preset. Source: the reference's inference_config.yaml, as
-# mlcommons/endpoints repeats it (its VideoGen data set).
+# Of every clip; `pipeline.negative_prompt` in the preset. Source: the reference's inference_config.yaml, repeated in mlcommons/endpoints
+# (VideoGen data set).
 NEGATIVE_PROMPT = (
     "vivid colors, overexposed, static, blurry details, subtitles, style, work of art, painting, picture, still, overall grayish, "
     "worst quality, low quality, JPEG artifacts, ugly, deformed, extra fingers, poorly drawn hands, poorly drawn face, deformed, "
@@ -52,7 +52,7 @@ def read_lines(path: Path, name: str, fix: str) -> list[Row]:
 
 
 def vbench(rows: Iterable[Row]) -> Iterator[Sample]:
-    """Prompts with the dimensions that VBench judges their clips in. A set of another size is taken for three thirds."""
+    """Prompts with the dimensions in which VBench judges their clips. A set of another size is split into three thirds."""
     listed = list(rows)
     sizes = list(GROUPS.values()) if len(listed) == NUM_PROMPTS else [len(listed) - 2 * (len(listed) // 3)] + [len(listed) // 3] * 2
     groups = [group for group, size in zip(GROUPS, sizes, strict=True) for _ in range(size)]
@@ -60,11 +60,11 @@ def vbench(rows: Iterable[Row]) -> Iterator[Sample]:
     for index, (row, group) in enumerate(zip(listed, groups, strict=True)):
         prompt = row.text("prompt")
         if prompt.endswith(STYLES) != (group == "style"):
-            raise row.wrong("prompt", f"is not where VBench's file has it: prompts {_span(sizes)} and no others end in a style")
+            raise row.wrong("prompt", f"is at another place than in VBench's file: prompts {_span(sizes)}, and only they, end in a style")
         if "/" in prompt or len(prompt.encode()) > 240:
-            raise row.wrong("prompt", "cannot be the name of a file, by which VBench knows a clip's prompt")
+            raise row.wrong("prompt", "cannot be a file name, from which VBench takes the prompt of a clip")
         if prompt in seen:
-            raise row.wrong("prompt", f"is that of {seen[prompt]} again")
+            raise row.wrong("prompt", f"repeats {seen[prompt]}")
         seen[prompt] = row.where
         yield Sample(index, prompt, {"world": False, "subset": group, "dimensions": list(DIMENSIONS[group]), "vbench_index": index})
 

@@ -1,7 +1,7 @@
-"""The image that a video is to begin with, and how it is made to fit the frame: one rule for pipelines and metrics alike.
+"""The first frame of a video from an image file, and how it is fitted to the frame: one rule for pipelines and metrics.
 
-It is scaled, its proportions kept, until it covers the frame, by Lanczos filtering, and what stands out at two sides is cut off evenly.
-An image of the frame's size stays as it is.
+The image is scaled to cover the frame, with Lanczos filtering and its aspect ratio kept, and cropped evenly at two sides. An image of the
+frame's size stays unchanged.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from configs.errors import first_line
 
 
 def read_image(content: bytes) -> NDArray[np.uint8]:
-    """image_HWC, RGB, turned as its EXIF data say. Raises ValueError where it is no image, or a damaged one."""
+    """image_HWC, RGB, rotated by its EXIF orientation. Raises ValueError if the content is not an image, or damaged."""
     from PIL import Image, ImageOps
 
     if not content:
@@ -25,10 +25,10 @@ def read_image(content: bytes) -> NDArray[np.uint8]:
             return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow raises on bad bytes
         reason = first_line(error)
-        raise ValueError(f"the image is no picture, or damaged ({reason.partition(' <')[0]})") from None
+        raise ValueError(f"the file is not an image, or damaged ({reason.partition(' <')[0]})") from None
 
 
-def fitted(image_HWC: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+def fit_to_frame(image_HWC: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     from PIL import Image, ImageOps
 
     if image_HWC.shape[:2] == (height, width):

@@ -1,7 +1,7 @@
-"""Prompts from a file: one a line, UTF-8, or JSON lines with reference answers.
+"""Prompts from a file in UTF-8: one a line, or JSON lines with reference answers.
 
-In a text file blank lines and lines that begin with # are skipped. In a .jsonl file each line is an object with `prompt`
-and, optionally, `answer` and `scored_by`: `rouge` (the default: the answer is a reference) or `exact_match`.
+In a text file blank lines and lines that begin with # are skipped. In a .jsonl file each line is an object with `prompt` and optionally
+`answer` and `scored_by`: `rouge` (the default) or `exact_match`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ JUDGES = ("rouge", "exact_match")
 
 
 def read_prompt_items(path: str) -> list[Sample]:
-    """Samples from a text file or, where its name ends in .jsonl, from JSON lines. Raises ConfigError naming the line.
+    """Samples from a text file or, if its name ends in .jsonl, from JSON lines. Raises ConfigError naming the line.
 
     `builtin:NAME` is a set that comes with the suite.
     """
@@ -41,7 +41,7 @@ def read_prompt_items(path: str) -> list[Sample]:
             if key not in ("prompt", "answer", "scored_by", "task"):
                 raise ConfigError(f"{where} has {unknown('field', key, ('prompt', 'answer', 'scored_by', 'task'))}")
         if "answer" in item and not isinstance(item["answer"], str):
-            raise ConfigError(f"{where}: its answer is {item['answer']!r}; an answer is a text")
+            raise ConfigError(f"{where}: the answer must be a text, got {item['answer']!r}")
         if item.get("scored_by", "rouge") not in JUDGES:
             raise ConfigError(f"{where}: {unknown('scored_by', item['scored_by'], JUDGES)}")
         meta = {k: v for k, v in item.items() if k != "prompt"}
@@ -52,7 +52,10 @@ def read_prompt_items(path: str) -> list[Sample]:
 
 
 def numbered_lines(path: str, example: str) -> list[tuple[int, str]]:
-    """Lines that are not blank, with their numbers. example: a line as it should be, for ConfigErrors: no file, none such, not UTF-8."""
+    """Lines that are not blank, with their numbers.
+
+    example: a correct line, for the messages. Raises ConfigError if the file is missing, empty or not UTF-8.
+    """
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
@@ -63,12 +66,12 @@ def numbered_lines(path: str, example: str) -> list[tuple[int, str]]:
         raise ConfigError(f"prompt file {path!r} cannot be read: {error.strerror}; give a file with lines like {example}") from None
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not numbered:
-        raise ConfigError(f"prompt file {path!r} holds no prompt; write lines like {example}")
+        raise ConfigError(f"prompt file {path!r} has no prompt; write lines like {example}")
     return numbered
 
 
 def read_prompts(path: str) -> list[str]:
-    """The prompts in order. Raises ConfigError where the file is missing, empty or not UTF-8."""
+    """The prompts in order. Raises ConfigError if the file is missing, empty or not UTF-8."""
     file = Path(path)
     try:
         text = file.read_text(encoding="utf-8-sig")
@@ -82,5 +85,5 @@ def read_prompts(path: str) -> list[str]:
         raise ConfigError(f"prompt file {path!r} cannot be read: {error.strerror}") from None
     prompts = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     if not prompts:
-        raise ConfigError(f"prompt file {path!r} holds no prompt; write one a line (lines that begin with # are comments)")
+        raise ConfigError(f"prompt file {path!r} has no prompt; write one a line (lines that begin with # are comments)")
     return prompts

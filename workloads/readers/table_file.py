@@ -1,4 +1,4 @@
-"""Rows of a data set from a local file or folder: Parquet, Arrow, JSON lines or a JSON array. Pickles are never opened."""
+"""Rows of a data set from a local file or folder: Parquet, Arrow, JSON lines or a JSON array. Pickles are refused."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from configs.errors import ConfigError, first_line
 
 SUFFIXES = (".parquet", ".arrow", ".jsonl", ".json")
 PICKLES = (".pkl", ".pickle", ".pkl.gz", ".pickle.gz")
-SPLITS = ("train", "validation", "test")  # of several files these come in this order
+SPLITS = ("train", "validation", "test")  # the order of several files
 BATCH = 256
-_TOKENS = ("tok_", "input_tokens")  # columns that begin so hold token ids, which nobody asks for here
+_TOKENS = ("tok_", "input_tokens")  # prefixes of columns with token ids, which are not read
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row. where: file and row, for messages. fix: what to do about a row that is not as it should be."""
+    """One row. where: file and row, for messages. fix: the remedy for a wrong row, for messages."""
 
     where: str
     values: Mapping[str, Any]
     fix: str
 
     def text(self, *fields: str, empty: bool = False) -> str:
-        """The first of the fields that the row has; Raises ConfigError where it has none, or it is no text, or blank."""
+        """The first of the fields that the row has. Raises ConfigError if it has none of them, or the value is not a text, or blank."""
         field = self.named(*fields)
         value = self.values[field]
         if not isinstance(value, str) or not (empty or value.strip()):
-            raise self.wrong(field, "is no text")
+            raise self.wrong(field, "must be a text")
         return value
 
     def named(self, *fields: str) -> str:
-        """The first of the fields that the row has."""
+        """Name of the first of the fields that the row has."""
         for field in fields:
             if self.values.get(field) is not None:
                 return field
@@ -49,12 +49,12 @@ class Row:
 def read_rows(path: Path, patterns: Sequence[str], fix: str) -> Iterator[Row]:
     """The rows of a file, or of the files of a folder that match one of the patterns, in order of split and name.
 
-    fix: the end of every message. Raises ConfigError naming the file where one is missing, damaged or of an unknown kind.
+    fix: the end of every message. Raises ConfigError naming a file that is missing, damaged or of an unknown kind.
     """
     for file in _files(path, patterns, fix):
         for number, values in enumerate(_values(file, fix), 1):
             if not isinstance(values, Mapping):
-                raise ConfigError(f"{str(file)!r}, row {number} is no JSON object. {fix}")
+                raise ConfigError(f"{str(file)!r}, row {number} is not a JSON object. {fix}")
             yield Row(f"{str(file)!r}, row {number}", values, fix)
 
 
@@ -63,12 +63,12 @@ def _files(path: Path, patterns: Sequence[str], fix: str) -> list[Path]:
         raise ConfigError(f"{str(path)!r} does not exist. {fix}")
     if path.is_file():
         return [path]
-    found = {file for pattern in patterns for file in path.rglob(pattern) if file.suffix in SUFFIXES and file.is_file()}
-    if found:
-        return sorted(found, key=lambda f: (_split(f), str(f)))
+    files = {file for pattern in patterns for file in path.rglob(pattern) if file.suffix in SUFFIXES and file.is_file()}
+    if files:
+        return sorted(files, key=lambda f: (_split(f), str(f)))
     if pickles := [f for pattern in patterns for f in sorted(path.rglob(pattern)) if f.name.endswith(PICKLES)]:
         return pickles[:1]
-    raise ConfigError(f"folder {str(path)!r} holds no {' or '.join(patterns)} that ends in {', '.join(SUFFIXES)}. {fix}")
+    raise ConfigError(f"folder {str(path)!r} has no {' or '.join(patterns)} that ends in {', '.join(SUFFIXES)}. {fix}")
 
 
 def _split(file: Path) -> int:
@@ -79,12 +79,12 @@ def _values(file: Path, fix: str) -> Iterable[Any]:
     if file.name.endswith(PICKLES):
         out = str(file).split(".pkl")[0].split(".pickle")[0] + ".parquet"
         raise ConfigError(
-            f"{str(file)!r} is a pickle: reading one runs whatever program it holds, so the suite never does. Convert it once, if you "
-            f'trust where it came from: python -c "import pandas; pandas.read_pickle({str(file)!r}).to_parquet({out!r})" '
+            f"{str(file)!r} is a pickle, which the suite refuses, because reading it can run any program. If you trust its source, convert "
+            f'it once: python -c "import pandas; pandas.read_pickle({str(file)!r}).to_parquet({out!r})" '
             f"(pip install pandas pyarrow), then give dataset.path={out}"
         )
     if file.suffix not in SUFFIXES:
-        raise ConfigError(f"{str(file)!r} is of no known kind; known: {', '.join(SUFFIXES)}. {fix}")
+        raise ConfigError(f"{str(file)!r} is of an unknown kind; known: {', '.join(SUFFIXES)}. {fix}")
     return _json_values(file, fix) if file.suffix.startswith(".json") else _arrow_values(file, fix)
 
 
@@ -94,7 +94,7 @@ def _json_values(file: Path, fix: str) -> Iterator[Any]:
             if file.suffix == ".json":
                 content = json.load(lines)
                 if not isinstance(content, list):
-                    raise ConfigError(f"{str(file)!r} holds no JSON array of rows. {fix}")
+                    raise ConfigError(f"{str(file)!r} is not a JSON array of rows. {fix}")
                 yield from content
                 return
             for number, line in enumerate(lines, 1):
@@ -115,7 +115,7 @@ def _arrow_values(file: Path, fix: str) -> Iterator[Any]:
         import pyarrow.ipc
         import pyarrow.parquet
     except ImportError:
-        raise ConfigError(f"{str(file)!r} needs pyarrow to be read: pip install pyarrow (or the suite's extra [datasets])") from None
+        raise ConfigError(f"reading {str(file)!r} requires pyarrow: pip install pyarrow (or the suite's extra [datasets])") from None
     try:
         if file.suffix == ".parquet":
             with pyarrow.parquet.ParquetFile(file) as table:

@@ -104,7 +104,7 @@ def test_a_cache_is_calibrated_on_an_image(tiny_family: Folder) -> None:
 def test_an_image_that_cannot_be_read_fails_its_query(loaded: Callable[[str], DiffusersT2V]) -> None:
     (answer,) = loaded("ltx_i2v").generate([Sample(3, "it moves", {}, (b"no picture",))], [Query(0, 3, 1)])
     assert answer.error is not None
-    assert answer.error.startswith("sample 3: the image is no picture, or damaged")
+    assert answer.error.startswith("sample 3: the file is not an image, or damaged")
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def test_parts_and_repeats_of_the_gpt_oss_mixture(monkeypatch: pytest.MonkeyPatc
         ("livecodebench", "abc301_a", 0),
     ]
     short = parquet(tmp_path / "short.parquet", [rows[0], rows[2], rows[2], rows[3]])
-    with pytest.raises(ConfigError, match="aime 1, gpqa 2, livecodebench 1, and it has aime 2, gpqa 1, livecodebench 1"):
+    with pytest.raises(ConfigError, match="aime 1, gpqa 2, livecodebench 1, and gpt-oss-accuracy has aime 2, gpqa 1, livecodebench 1"):
         read_source("gpt-oss-accuracy", short, "llm")
 
 
@@ -171,7 +171,7 @@ def test_prompts_in_another_order_are_refused_by_line(tmp_path: Path) -> None:
     prompts = prompts_of_vbench()
     prompts[3], prompts[80] = prompts[80], prompts[3]
     (tmp_path / "v.txt").write_text("\n".join(prompts), encoding="utf-8")
-    with pytest.raises(ConfigError, match="prompt 4: field 'prompt' is not where VBench's file has it: prompts 73 to 162"):
+    with pytest.raises(ConfigError, match="prompt 4: field 'prompt' is at another place than in VBench's file: prompts 73 to 162"):
         read_source("vbench", str(tmp_path / "v.txt"), "t2v")
 
 
@@ -186,7 +186,7 @@ def test_a_prompt_that_cannot_name_a_file_is_refused(tmp_path: Path, prompt: str
 
 
 def test_too_few_rows_are_told_with_the_command_that_fetches_all(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"holds 1 rows, and openorca has 24576.*mlc-r2-downloader.*llama-2-70b-open-orca-dataset"):
+    with pytest.raises(ConfigError, match=r"has 1 rows, and openorca has 24576.*mlc-r2-downloader.*llama-2-70b-open-orca-dataset"):
         read_source("openorca", jsonl(tmp_path / "o.jsonl", [ORCA]), "llm")
 
 
@@ -210,8 +210,8 @@ def test_a_pickle_is_never_opened_and_the_conversion_is_told(tmp_path: Path) -> 
     ("row", "message"),
     [
         ({"input": "a"}, "row 2 has no field 'output' or 'gt_output'; it has input"),
-        ({"input": 3, "output": "b"}, "row 2: field 'input' is no text: 3"),
-        ({"input": "  ", "output": "b"}, "row 2: field 'input' is no text"),
+        ({"input": 3, "output": "b"}, "row 2: field 'input' must be a text: 3"),
+        ({"input": "  ", "output": "b"}, "row 2: field 'input' must be a text"),
     ],
 )
 def test_a_wrong_row_is_named_with_file_row_field_and_fix(tmp_path: Path, row: dict[str, Any], message: str) -> None:
@@ -225,9 +225,9 @@ def test_a_wrong_row_is_named_with_file_row_field_and_fix(tmp_path: Path, row: d
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"product_image": {"bytes": None}}, "'product_image' holds no image"),
-        ({"ground_truth_is_secondhand": "maybe"}, "is neither true nor false: 'maybe'"),
-        ({"potential_product_categories": []}, "is no list of category paths"),
+        ({"product_image": {"bytes": None}}, "'product_image' has no image"),
+        ({"ground_truth_is_secondhand": "maybe"}, "must be true or false: 'maybe'"),
+        ({"potential_product_categories": []}, "must be a list of category paths"),
     ],
 )
 def test_a_wrong_product_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -238,8 +238,8 @@ def test_a_wrong_product_is_named(tmp_path: Path, change: dict[str, Any], messag
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"dataset": "aime25", "ground_truth": "7.5"}, "is no whole number"),
-        ({"dataset": "gpqa", "ground_truth": "E"}, "is none of A, B, C, D"),
+        ({"dataset": "aime25", "ground_truth": "7.5"}, "must be a whole number"),
+        ({"dataset": "gpqa", "ground_truth": "E"}, "must be one of A, B, C, D"),
         ({"dataset": "trivia", "ground_truth": "x"}, "unknown subset 'trivia'"),
         ({"dataset": "livecodebench", "ground_truth": "x", "tests": [{"input": "1"}]}, "without 'input' and 'output'"),
         ({"dataset": "livecodebench", "ground_truth": "x", "tests": "{"}, "is not JSON"),
@@ -271,9 +271,9 @@ def test_a_hash_that_was_given_is_held_against_the_file(monkeypatch: pytest.Monk
     [
         ("llm", {"source": "open-orca"}, "did you mean 'openorca'"),
         ("vlm", {"source": "openorca"}, "known: shopify"),
-        ("llm", {"path": "x"}, "dataset.path belongs to a dataset.source"),
+        ("llm", {"path": "x"}, "dataset.path requires a dataset.source"),
         ("llm", {"source": "openorca", "prompts": "mine.txt"}, "dataset.prompts; leave one of them out"),
-        ("t2v", {"source": "vbench", "path": MADE_UP, "sha256": "0"}, "is for files of your own"),
+        ("t2v", {"source": "vbench", "path": MADE_UP, "sha256": "0"}, "cannot be combined with builtin:made-up"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(workload: str, options: dict[str, Any], message: str) -> None:

@@ -16,7 +16,7 @@ def test_blank_lines_comments_and_a_byte_order_mark_are_skipped(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "does not exist"), (b"", "holds no prompt"), (b"# only\n", "holds no prompt"), (b"caf\xe9\n", "not UTF-8")],
+    [(None, "does not exist"), (b"", "has no prompt"), (b"# only\n", "has no prompt"), (b"caf\xe9\n", "not UTF-8")],
 )
 def test_an_unusable_file_is_named_with_the_fix(tmp_path: Path, content: bytes | None, message: str) -> None:
     file = tmp_path / "p.txt"

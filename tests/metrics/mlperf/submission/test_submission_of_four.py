@@ -49,7 +49,7 @@ KINDS = {
     "noise": r"(performance/run_1|accuracy): not as the reference: a clip starts from noise of its own seed.*",
     "videos": r"accuracy/videos: missing videos: 130, 106, 84, 59, 123, 43, 22, 238, 32",
     "TEST04 was not run": r"TEST04: missing; run suite.py comply .*/wan and submit again",
-    "TEST07 was not run": r"TEST07: was not run: dataset.source 'gpt-oss-gpqa' has no dataset.path.*",
+    "TEST07 was not run": r"TEST07: was not run: dataset.source 'gpt-oss-gpqa' requires dataset.path.*",
     "TEST09 failed": r"TEST09/verify_output_len.txt: the test failed",
 }
 OF_ALL = {
