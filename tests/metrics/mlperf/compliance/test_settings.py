@@ -58,9 +58,8 @@ def test_gpt_oss_answers_the_data_set_of_test07(reference: Run, tmp_path: Path, 
 
 def test_a_missing_data_set_of_test07_is_reported_with_the_command_that_fetches_it(reference: Run) -> None:
     config = reference.config.model_copy(update={"benchmark": "gpt-oss-120b", "dataset": {}})
-    assert (
-        "'gpt-oss-gpqa' requires dataset.path: its file or folder, or builtin:made-up."
-        in comply.reason_not_run(replace(reference, config=config), "TEST07")
+    assert "'gpt-oss-gpqa' requires dataset.path: its file or folder, or builtin:made-up." in comply.reason_not_run(
+        replace(reference, config=config), "TEST07"
     )
 
 
