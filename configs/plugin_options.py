@@ -28,7 +28,9 @@ def plugin_options(cls: type[Any]) -> list[PluginOption]:
     A docstring explains an option as `name: meaning.`, several at once as `name, other: meaning.`; the first sentence is taken.
     """
     fields = [field for field in dataclasses.fields(cls) if field.init]
-    meanings = _meanings(inspect.getdoc(cls) or "", {field.name for field in fields})
+    meanings: dict[str, str] = {}
+    for base in reversed(cls.__mro__):  # a class that shares its options with others says what they are in its base
+        meanings |= _meanings(inspect.cleandoc(base.__doc__ or ""), {field.name for field in fields})
     return [PluginOption(field.name, _type(field.type), _default(field), meanings.get(field.name, "")) for field in fields]
 
 
@@ -42,7 +44,7 @@ def _meanings(docstring: str, names: set[str]) -> dict[str, str]:
     heading = re.compile(rf"(?:(?<=^)|(?<=[.;:)]\s)|(?<=\n))((?:{name})(?:,\s(?:{name}))*):\s", re.MULTILINE)
     matches = list(heading.finditer(docstring))
     found: dict[str, str] = {}
-    for match, following in zip(matches, [*matches[1:], None], strict=True):
+    for match, following in zip(matches, [*matches[1:], None], strict=False):
         text = docstring[match.end() : following.start() if following else len(docstring)].partition("\n\n")[0]
         sentence = re.split(r"(?<=[\w)`'\"])[.;](?=\s|$)", " ".join(text.split()), maxsplit=1)[0]
         for one in re.split(r",\s", match.group(1)):

@@ -33,6 +33,7 @@ class ImageToVideo(Workload):
     prompts: a JSON-lines file, each line `{"prompt": ..., "image": path}`; paths are relative to the file's folder. By default captions are
     drawn from the embedded world as for t2v (`grade`, `num_prompts`, `split`), and the image is the first frame of a clip that the world
     renders of the scene, so that the pixels show whether the answer follows the caption.
+    grade: `simple`, `rich`, or `mixed`. num_prompts: how many to draw, or the most to read. split: `train`, `held_out` or `any`.
     """
 
     prompts: str | None = None

@@ -39,6 +39,15 @@ class DiffusersT2V(Pipeline):
     (held_frame.py). Images are fitted to height and width by workloads/readers/image_file.py.
     The options from vae_tiling on are speed-ups, each described in its file of speedups/. cache, quantisation, offload, scheduler and lora
     take a name or path, or a mapping with `name` or `path` and parameters.
+    revision: of the model on the hub. architecture: what `weights: random` draws. shrink: factors that make it smaller. num_frames: of a
+    clip. height, width: in pixels. num_inference_steps: denoising steps. guidance_scale: weight of the prompt; 1 makes no guidance pass.
+    guidance_scale_2: the same for the second expert, of low noise. negative_prompt: what the guidance pass is conditioned on.
+    max_sequence_length: tokens of the prompt that the text encoder reads. batch_size: clips generated together. vae_tiling: decode in
+    spatial tiles, which needs less memory. vae_slicing: decode one clip of a batch at a time. vae_split: decode parts of the picture on
+    the ranks of a replica. vae_overlap: latents that neighbouring parts of vae_split share. offload: keep weights on the host until they
+    are needed. compile: torch.compile of the denoisers' repeated blocks. attention: backend of the denoisers. cache: reuse of the
+    denoisers' work between steps. quantisation: of the denoisers' weights. scheduler: another of diffusers' schedulers. lora: adapters of
+    the denoisers. guidance_batch: both guidance passes of a step in one batch.
     """
 
     model: str = "embedded"

@@ -43,8 +43,8 @@ class Endpoint(StreamingPipeline):
     url: of the server, without the path, or several, among which `dispatch` distributes. api: chat (/v1/chat/completions), completions
     (bare prompts), video_generations (/v1/videos/generations, which returns the video) or videos (/v1/videos, polled every poll_s).
     model: by default the only one that /v1/models lists. stream: tokens as they come; without it, the first token counts when the whole
-    answer arrives. temperature: 0 takes the likeliest token; otherwise every query sends its seed. num_frames to negative_prompt: for
-    videos, with diffusers' names. extra: further fields of every request's body.
+    answer arrives. temperature: 0 takes the likeliest token; otherwise every query sends its seed. Options of videos
+    have diffusers' names. extra: further fields of every request's body.
     concurrency: connections to each url. batch_size: queries taken at the same time; 0 means one for each connection. Waiting for a
     connection is the stage `client_queue`. timeout_s: of one query, from its connection on, retries included; keep it below the run's
     answer_timeout_s. retries: further tries where a connection is refused or the status is 429 or 5xx, none by default, after back_off_s,
@@ -53,6 +53,12 @@ class Endpoint(StreamingPipeline):
     count_by: how tokens are counted: by the server's `usage`, the `deltas` of a stream, or a `tokenizer`, a folder or hub name.
     video_folder: of videos that the server returns by path. repeats: `alone` where the server promises the same answer to the same query
     whatever else it runs; the run then checks that.
+    dispatch: which url gets the next query. connect_timeout_s: of the connection alone. back_off_s: time before the first retry. poll_s:
+    time between two requests for the state of a video. tokenizer: a folder or hub name, for `count_by: tokenizer`. num_frames: of a clip.
+    height, width: in pixels. num_inference_steps: denoising steps. guidance_scale: weight of the prompt. guidance_scale_2: the same for
+    the second expert. negative_prompt: what the guidance pass is conditioned on. system_prompt: sent before every prompt. max_new_tokens:
+    the longest answer, in tokens. top_k: sample among this many of the likeliest tokens. top_p: sample among the likeliest tokens that
+    reach this share together.
     """
 
     url: str | list[str] = "http://127.0.0.1:8000"

@@ -28,7 +28,9 @@ GRAIN = 2  # of 255
 @register("toy_i2v")
 @dataclass
 class ToyI2V(Pipeline):
-    """seconds: time each video takes. fault: `frozen` never moves, `other_image` begins with another image than the given one."""
+    """seconds: time each video takes. fault: `frozen` never moves, `other_image` begins with another image than the given one.
+    batch_size: videos drawn together.
+    """
 
     batch_size: int = 1
     seconds: float = 0.0

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 class ToyLLM(StreamingPipeline):
     """error_rate: share of answers, chosen by the query's seed, that are wrong. prefill_s, token_s: seconds to the first
     token of a running query, and from each token to the next; all running queries advance at that pace.
+    batch_size: queries that run at the same time.
     """
 
     batch_size: int = 8

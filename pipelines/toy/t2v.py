@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 @register("toy_t2v")
 @dataclass
 class ToyT2V(Pipeline):
-    """seconds: time each video takes. fault: what is wrong with every answer. fail_every: every query of that number fails."""
+    """seconds: time each video takes. fault: what is wrong with every answer. fail_every: every query of that number fails.
+    batch_size: videos drawn together.
+    """
 
     batch_size: int = 1
     seconds: float = 0.0

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 @register("toy_vlm")
 @dataclass
 class ToyVLM(Pipeline):
-    """No options but the batch size. A question that is not of the embedded world, or an unreadable image, fails."""
+    """Reads the picture by program. A question that is not of the embedded world, or an unreadable image, fails.
+    batch_size: queries answered together.
+    """
 
     batch_size: int = 8
 

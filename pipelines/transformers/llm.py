@@ -42,6 +42,11 @@ class TransformersLLM(StreamingPipeline):
     weights: `random` draws the weights of `architecture` (a name of configs/architectures, or a folder), reduced by `shrink`
     (pipelines/models/architectures.py), instead of reading a checkpoint; of `model`, only the tokenizer is then used, where it is
     available. With pretrained weights, the checkpoint must be of this architecture.
+    revision: of the model on the hub. architecture: what `weights: random` draws. shrink: factors that make it smaller.
+    attn_implementation: one of transformers' attention implementations, such as `sdpa`. system_prompt: placed before every prompt.
+    do_sample: sample tokens instead of taking the likeliest; every query has its own seed. max_new_tokens: the longest answer, in tokens.
+    temperature: divides the logits before sampling. top_k: sample among this many of the likeliest tokens. top_p: sample among the
+    likeliest tokens that reach this share together.
     """
 
     model: str = "embedded"

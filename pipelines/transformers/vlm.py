@@ -32,6 +32,9 @@ class TransformersVLM(Pipeline):
     dtype: of all weights; `auto` is float32 on a CPU and bfloat16 on a GPU. do_sample: sample tokens instead of taking the
     likeliest; every query has its own seed, so its answer does not depend on its batch. system_prompt: placed before
     every prompt. chat_template: a Jinja file, for a checkpoint that has none. weights, architecture, shrink: as in transformers_llm.
+    revision: of the model on the hub. attn_implementation: one of transformers' attention implementations, such as `sdpa`. batch_size:
+    queries answered together. max_new_tokens: the longest answer, in tokens. temperature: divides the logits before sampling. top_k:
+    sample among this many of the likeliest tokens. top_p: sample among the likeliest tokens that reach this share together.
     """
 
     model: str = "embedded"

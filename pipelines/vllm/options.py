@@ -33,6 +33,13 @@ class VllmOptions(StreamingPipeline):
     On ROCm: aiter: true, false, or parts by name (rocm.py), such as {mha: false}. quick_reduce: the format in which sums over the ranks
     of a replica are sent. quick_reduce_cast: bfloat16 as float16 there.
     repeats: `never` where answers may depend on the rest of the batch, as sums in 16 bits do on most devices.
+    revision: of the model on the hub. dtype: of weights and activations; `auto` is float32 on a CPU. max_num_batched_tokens: tokens of
+    one step of the engine. gpu_memory_utilization: share of the device's memory that the engine takes. block_size: tokens of a block of
+    the cache. attention_backend: one of vLLM's. async_scheduling: schedule the next step while one runs. enable_expert_parallel: experts
+    are distributed over the ranks instead of split. do_sample: sample tokens instead of taking the likeliest; every query has its own
+    seed. chat: put the prompt through the chat template, after system_prompt. system_prompt: placed before every prompt. max_new_tokens:
+    the longest answer, in tokens. temperature: divides the logits before sampling. top_k: sample among this many of the likeliest tokens.
+    top_p: sample among the likeliest tokens that reach this share together.
     """
 
     model: str = "embedded"

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import suite
 from configs.errors import ConfigError
 from configs.plugin_options import plugin_options, summary
+from configs.registry import BUILT_IN, KINDS, find
 
 
 def _run(*words: str) -> tuple[str, dict[str, Any]]:
@@ -34,6 +35,13 @@ def test_a_plugins_options_have_type_default_and_meaning() -> None:
     options = {option["name"]: option for option in line["plugins"][0]["options"]}
     assert options["batch_size"] == {"name": "batch_size", "type": "int", "default": "32", "meaning": "queries answered at the same time"}
     assert not any(name.startswith("_") for name in options)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_option_of_a_built_in_has_a_meaning(kind: str) -> None:
+    for name in BUILT_IN[kind]:
+        cls = find(kind, name)
+        assert not [o.name for o in plugin_options(cls) if not o.meaning], f"{name}: say in {cls.__name__}'s docstring what they mean"
 
 
 def test_a_preset_is_shown_with_its_settings() -> None:
