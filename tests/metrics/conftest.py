@@ -42,7 +42,7 @@ def make_text_run(tmp_path: Path) -> Callable[..., Run]:
 
 
 def write_run(folder: Path, samples: Sequence[Sample], records: Sequence[Record], **config: Any) -> Path:
-    """A run folder as a finished performance test leaves it; LoadGen's summary says VALID and nothing else."""
+    """A run folder as a finished performance test leaves it; LoadGen's summary has nothing but VALID."""
     folder.mkdir(parents=True, exist_ok=True)
     write_config(folder, parse_config({"workload": "llm", "pipeline": {"name": "toy_llm"}, **config}, "test"))
     write_samples(folder, samples)

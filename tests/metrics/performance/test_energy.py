@@ -84,7 +84,7 @@ def test_power_is_integrated_where_there_is_no_counter_and_the_note_says_so(make
     assert "power readings, integrated" in figures["mean_power"].note
 
 
-def test_a_gap_is_borne_by_a_counter_that_misses_nothing_and_not_in_power(make_text_run: MakeRun) -> None:
+def test_a_gap_is_allowed_between_counter_values_and_not_between_power_values(make_text_run: MakeRun) -> None:
     gap = [s for s in counter() if not 4.0 < s.at_s < 4.7]
     assert Energy().compute(with_power(make_text_run(RECORDS), gap))["mean_power"].value == pytest.approx(100.0)
     assert "no sample for 0.8" in refused(with_power(make_text_run(RECORDS), [PowerSample(s.at_s, power_w=100.0) for s in gap]))
@@ -109,7 +109,7 @@ def test_a_gap_is_borne_by_a_counter_that_misses_nothing_and_not_in_power(make_t
         ([PowerSample(s.at_s, energy_j=s.energy_j, power_w=180.0) for s in counter()], "its power readings 1800 J: one of them is wrong"),
     ],
 )
-def test_what_cannot_be_trusted_gives_no_figure_and_the_reason(make_text_run: MakeRun, samples: list[PowerSample], why: str) -> None:
+def test_doubtful_samples_give_no_figure_and_the_reason(make_text_run: MakeRun, samples: list[PowerSample], why: str) -> None:
     samples = sorted(samples, key=lambda s: s.at_s)
     found = refused(with_power(make_text_run(RECORDS), counter(), samples))
     assert found.startswith("device 0/1 (rank 1): ")
@@ -123,7 +123,7 @@ def test_one_device_without_a_meter_leaves_the_run_without_the_figure(make_text_
     assert "rank 1 did not report" in refused(with_power(run, counter(), meters=[known], num_ranks=2))
 
 
-def test_a_jump_without_a_known_limit_is_told_from_the_other_seconds(make_text_run: MakeRun) -> None:
+def test_without_a_power_limit_a_jump_shows_beside_the_other_seconds(make_text_run: MakeRun) -> None:
     meters = [MeterFacts(0, "rapl", "0/packages")]
     jumped = [PowerSample(s.at_s, energy_j=(s.energy_j or 0) + 2000 * (s.at_s > 5)) for s in counter()]
     assert "jumped" in refused(with_power(make_text_run(RECORDS), jumped, meters=meters))
@@ -136,7 +136,7 @@ def test_a_clock_that_is_not_known_well_enough_gives_no_figure(make_text_run: Ma
     assert "the clock offset of rank 0 is only known to 0.2 s" in refused(run)
 
 
-def test_a_test_that_was_given_up_gives_no_figure_and_one_that_nobody_measured_none_at_all(make_text_run: MakeRun) -> None:
+def test_an_aborted_test_has_no_energy_and_an_unmeasured_one_no_figures_of_it(make_text_run: MakeRun) -> None:
     run = with_power(make_text_run(RECORDS), counter())
     run.outcome["performance"]["aborted"] = "rank 1 died"
     assert refused(run) == "the timed test was aborted"
@@ -144,13 +144,13 @@ def test_a_test_that_was_given_up_gives_no_figure_and_one_that_nobody_measured_n
     assert Energy().compute(replace(run, outcome=outcome([MeterFacts(0, error="no intel-rapl", off=True)]))) == {}
 
 
-def test_an_invalid_run_has_no_valid_tokens_to_share_its_energy_among(tmp_path: Path) -> None:
+def test_energy_of_an_invalid_run_is_withheld(tmp_path: Path) -> None:
     samples = [Sample(i, f"prompt {i}") for i in range(3)]
     folder = write_run(tmp_path / "run", samples, RECORDS, metrics=["energy"])
-    told = json.loads((folder / "outcome.json").read_text(encoding="utf-8"))
-    told["performance"]["ranks"][0]["clock_error_s"] = 0.0
-    told["performance"] |= {k: v for k, v in outcome([MeterFacts(0, "nvml", "0/0", 700.0)])["performance"].items() if k != "ranks"}
-    (folder / "outcome.json").write_text(json.dumps(told), encoding="utf-8")
+    document = json.loads((folder / "outcome.json").read_text(encoding="utf-8"))
+    document["performance"]["ranks"][0]["clock_error_s"] = 0.0
+    document["performance"] |= {k: v for k, v in outcome([MeterFacts(0, "nvml", "0/0", 700.0)])["performance"].items() if k != "ranks"}
+    (folder / "outcome.json").write_text(json.dumps(document), encoding="utf-8")
     lines = [PowerLine("performance", 0, s) for s in counter()]
     (folder / "power.jsonl").write_bytes(msgspec.json.Encoder().encode_lines(lines))
     seal(folder)

@@ -64,7 +64,7 @@ def test_stages_are_shared_among_a_batch(make_run: MakeRun) -> None:
     assert figures["step_mean"].value == 2.0
 
 
-def test_peak_memory_is_the_hungriest_ranks(make_run: MakeRun) -> None:
+def test_peak_memory_is_that_of_the_rank_that_uses_most(make_run: MakeRun) -> None:
     run = make_run(records=[record(0)])
     ranks = [{"memory": {"host": 100}}, {"memory": {"host": 300}}, {"memory": {}}]
     figures = PeakMemory().compute(Run(run.folder, run.config, run.workload, run.samples, run.records, {"performance": {"ranks": ranks}}))

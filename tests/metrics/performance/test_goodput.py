@@ -43,7 +43,7 @@ def test_the_whole_latency_is_judged_where_no_token_is(make_text_run: MakeRun) -
     assert figures["goodput_share"].value == 0.5
 
 
-def test_an_answer_of_one_token_has_no_pace_to_miss_but_an_unmeasured_one_misses(make_text_run: MakeRun) -> None:
+def test_an_answer_of_one_token_meets_the_tpot_limit_and_an_unmeasured_one_does_not(make_text_run: MakeRun) -> None:
     short, silent = answer(0, num_units=1, completed_s=0.5), record(1, completed_s=0.5, num_units=11)
     figures = Goodput().compute(make_text_run([short, silent], scenario="server", **TOKEN_LIMITS))
     assert figures["goodput_share"].value == 0.5

@@ -43,14 +43,14 @@ def test_offline_has_no_ttft_but_the_first_token_in_service(make_text_run: MakeR
     assert not any(name.startswith(("ttft", "queue")) for name in figures)
 
 
-def test_a_failed_query_waited_until_it_was_given_up(make_text_run: MakeRun) -> None:
+def test_a_failed_query_waited_until_it_was_abandoned(make_text_run: MakeRun) -> None:
     failed = record(1, status="failed", completed_s=60.0)
     figures = TokenLatency().compute(make_text_run([answer(0), failed], scenario="server"))
     assert figures["ttft_mean"].value == pytest.approx(31.0)
     assert figures["tpot_mean"].n == 1
 
 
-def test_an_answer_of_one_token_has_no_pace(make_text_run: MakeRun) -> None:
+def test_an_answer_of_one_token_has_no_tpot(make_text_run: MakeRun) -> None:
     figures = TokenLatency().compute(make_text_run([answer(0, num_units=1, token_gap_s=[])], scenario="server"))
     assert "ttft_mean" in figures
     assert "tpot_mean" not in figures

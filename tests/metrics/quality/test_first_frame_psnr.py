@@ -28,7 +28,7 @@ def test_it_is_the_psnr_of_the_first_frame_alone(make_run: Callable[..., Run]) -
     video = np.stack([GREY, GREY * 2, GREY // 2])
     run = given(make_run([video, video + 10, 255 - video]), GREY, GREY, GREY)
     scores = FirstFramePsnr().scores(run)
-    assert scores[0]["first_frame_psnr"] == 100  # said of equal frames
+    assert scores[0]["first_frame_psnr"] == 100  # of equal frames
     assert scores[1]["first_frame_psnr"] == pytest.approx(20 * np.log10(255 / 10), abs=1e-4)
     assert scores[2]["first_frame_psnr"] == pytest.approx(20 * np.log10(255 / 55), abs=1e-4)
 
@@ -40,7 +40,7 @@ def test_an_image_of_another_size_is_fitted_as_pipelines_fit_it(make_run: Callab
     assert FirstFramePsnr().scores(run)[0]["first_frame_psnr"] == 100
 
 
-def test_a_failed_answer_scores_nought_and_a_sample_without_image_nothing(make_run: Callable[..., Run]) -> None:
+def test_a_failed_answer_scores_0_and_a_sample_without_an_image_has_no_score(make_run: Callable[..., Run]) -> None:
     run = given(make_run(records=[record(0, status="failed"), record(1), record(2)]), GREY, None, b"")
     assert FirstFramePsnr().scores(run) == {0: {"first_frame_psnr": 0.0}}
     assert FirstFramePsnr().compute(run)["first_frame_psnr"].unit == "dB"

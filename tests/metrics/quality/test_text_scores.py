@@ -38,14 +38,14 @@ def test_rouge_stems_words(make_text_run: MakeRun) -> None:
     assert figures["rouge_1"].value == 1.0
 
 
-def test_rouge_scores_only_what_is_marked_for_it_and_failures_with_nought(make_text_run: MakeRun) -> None:
+def test_rouge_scores_only_samples_marked_for_it_and_failures_with_0(make_text_run: MakeRun) -> None:
     records = [record(0, text="a b"), record(1, status="failed"), record(2, text="a b"), record(3, status="failed")]
     metas = [summary("a b"), summary("a b"), {"answer": "a b", "task": "colour"}, {"answer": "a b", "task": "colour"}]
     figures = Rouge().compute(make_text_run(records, metas))
     assert {name: (f.value, f.n) for name, f in figures.items()} == dict.fromkeys(("rouge_1", "rouge_2", "rouge_l", "rouge_lsum"), (0.5, 2))
 
 
-def test_exact_match_forgives_case_and_outer_space_only(make_text_run: MakeRun) -> None:
+def test_exact_match_ignores_only_case_and_outer_space(make_text_run: MakeRun) -> None:
     records = [record(0, text=" Red\n"), record(1, text="red."), record(2, text="r ed"), record(3, text="red")]
     metas = [{"answer": "red"}] * 3 + [{"answer": " RED "}]
     assert ExactMatch().compute(make_text_run(records, metas))["exact_match"].value == 0.5
@@ -68,7 +68,7 @@ def test_exact_match_by_task_and_held_out(make_text_run: MakeRun) -> None:
     }
 
 
-def test_one_task_and_one_split_are_not_told_twice(make_text_run: MakeRun) -> None:
+def test_one_task_and_one_split_have_no_figure_of_their_own(make_text_run: MakeRun) -> None:
     metas = [{"answer": "a", "task": "colour", "held_out": True}] * 2
     assert list(ExactMatch().compute(make_text_run([record(0, text="a"), record(1, text="a")], metas))) == ["exact_match"]
 

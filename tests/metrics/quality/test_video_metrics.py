@@ -43,7 +43,7 @@ def test_world_score_is_the_share_with_every_attribute_right(make_run: MakeRun) 
     assert "world_background" not in figures
 
 
-def test_a_failed_and_a_missing_video_score_nought(make_run: MakeRun) -> None:
+def test_a_failed_and_a_missing_video_score_0(make_run: MakeRun) -> None:
     run = make_run([clip(FAST)], [FAST, FAST, FAST], metas=[{"world": True}] * 3)
     records = [*run.records, record(1, status="failed"), record(2, media="media/gone.mkv")]
     figures = WorldScore().compute(Run(run.folder, run.config, run.workload, run.samples, records, {}))

@@ -1,4 +1,4 @@
-"""A metric says for itself under which heading its figures stand, which of them are quality, and which the last line shows."""
+"""A metric names the heading of its figures, which of them are quality, and which the last line shows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of a run comes from its records and media: a report.json that says otherwise is refused by name."""
+"""Reports are recomputed from records and media: a report.json with other values is refused with the place."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ def test_an_edited_report_is_refused_with_the_place_by_every_command(tmp_path: P
             command()
 
 
-def test_a_verdict_that_was_edited_away_stands_all_the_same(tmp_path: Path) -> None:
+def test_an_edited_verdict_is_refused(tmp_path: Path) -> None:
     invalid = texts(tmp_path / "invalid", num_wrong=10, gate={"exact_match": 0.9})
     edited(invalid, lambda data: data.update(verdict="VALID", reasons=[]))
     with pytest.raises(ConfigError, match=r"invalid/report\.json .* verdict is \"VALID\" there and \"INVALID\" recomputed"):
         plan(invalid, "5%")
 
 
-def test_another_processors_last_digits_are_no_other_report(tmp_path: Path) -> None:
+def test_last_digits_of_another_cpu_are_no_difference(tmp_path: Path) -> None:
     folder = edited(texts(tmp_path / "run"), lambda d: d["figures"]["tokens_per_s"].update(value=4.0 * (1 + 1e-8)))
     assert recompute(folder).valid
 

@@ -1,4 +1,4 @@
-"""How close two runs' answers are: against values worked out another way, and what is said of pairs that cannot be compared."""
+"""How close two runs' answers are, compared with values computed in another way; pairs that cannot be compared."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pytest
 from numpy.typing import NDArray
 
 from metrics.base import Run
-from metrics.similarity import lpips as closeness_lpips
-from metrics.similarity import vmaf as closeness_vmaf
+from metrics.similarity import lpips as lpips_module
+from metrics.similarity import vmaf as vmaf_module
 from metrics.similarity.lpips import Lpips, load_lpips
 from metrics.similarity.pairwise import closeness
 from metrics.similarity.text import edit_similarities, token_agreement
@@ -95,7 +95,7 @@ def test_edit_similarity_counts_characters_of_the_longer_text() -> None:
     assert edit_similarities(["kitten", "", "same", "abc"], ["sitting", "", "same", ""]) == pytest.approx([1 - 3 / 7, 1.0, 1.0, 0.0])
 
 
-def test_vmaf_is_told_pair_by_pair_small_clips_enlarged_and_a_bad_file_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vmaf_scores_each_pair_enlarges_small_clips_and_names_a_bad_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ffmpeg, why = find_ffmpeg()
     assert ffmpeg, why
     files = []
@@ -105,7 +105,7 @@ def test_vmaf_is_told_pair_by_pair_small_clips_enlarged_and_a_bad_file_named(tmp
     broken = tmp_path / "broken.mkv"
     broken.write_bytes(b"no video")
     pairs = {7: (files[0], files[0]), 8: (files[0], files[1]), 9: (files[0], broken), 10: (files[0], files[2])}
-    monkeypatch.setattr(closeness_vmaf, "MIN_SIDE", 48)
+    monkeypatch.setattr(vmaf_module, "MIN_SIDE", 48)
     scored = vmaf(ffmpeg, pairs, dict.fromkeys(pairs, (3, 16, 16, 3)))
     assert list(scored.failed) == [9]
     assert "ffmpeg failed with exit code" in scored.failed[9]
@@ -143,7 +143,7 @@ def test_lpips_is_its_definition_over_alexnets_layers() -> None:
     network = nn.Sequential(*order, nn.ReLU())
     network.load_state_dict({name.removeprefix("features."): value for name, value in backbone.items()})
     one, two = clip(size=40, frames=18), noisy(clip(size=40, frames=18), 30)
-    wanted, sides = 0.0, []
+    expected, sides = 0.0, []
     for video in (one, two):
         values = torch.tensor(video.transpose(0, 3, 1, 2) / 127.5 - 1, dtype=torch.float32)
         values = (values - torch.tensor([-0.030, -0.088, -0.188])[:, None, None]) / torch.tensor([0.458, 0.448, 0.450])[:, None, None]
@@ -155,9 +155,9 @@ def test_lpips_is_its_definition_over_alexnets_layers() -> None:
                     layers.append(values / values.pow(2).sum(1, keepdim=True).sqrt())
         sides.append(layers)
     for at, (a, b) in enumerate(zip(*sides, strict=True)):
-        wanted += float((linear[f"lin{at}.model.1.weight"] * (a - b) ** 2).sum(1).mean())
+        expected += float((linear[f"lin{at}.model.1.weight"] * (a - b) ** 2).sum(1).mean())
     lpips = Lpips(backbone, linear)
-    assert lpips(one, two) == pytest.approx(wanted, rel=1e-4)
+    assert lpips(one, two) == pytest.approx(expected, rel=1e-4)
     assert lpips(one, one) == 0.0
     with pytest.raises(ValueError, match="frames of 24 x 24 are smaller than 31"):
         lpips(clip(), clip())
@@ -184,7 +184,7 @@ def test_lpips_says_how_to_get_its_weights_and_refuses_others(tmp_path: Path, mo
     assert "is not torchvision's AlexNet: its SHA-256 differs" in why
     own_name = f"alexnet-owt-{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}.pth"
     file.rename(file.with_name(own_name))
-    monkeypatch.setattr(closeness_lpips, "BACKBONE", own_name)
+    monkeypatch.setattr(lpips_module, "BACKBONE", own_name)
     found, why = load_lpips()
     assert why == ""
     assert found is not None
@@ -206,7 +206,7 @@ def two_runs(make_run: Make, tmp_path: Path) -> tuple[Run, Run]:
 
 
 def test_pairs_that_cannot_be_compared_are_counted_and_named(two_runs: tuple[Run, Run], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(closeness_vmaf, "MIN_SIDE", 24)
+    monkeypatch.setattr(vmaf_module, "MIN_SIDE", 24)
     found = closeness(*two_runs)
     assert (found["num_pairs"], found["equal_share"]) == (5, 0.25)
     assert {name: m["n"] for name, m in found["measures"].items() if name != "lpips"} == {"psnr_db": 2, "ssim": 2, "vmaf": 2}
@@ -234,7 +234,7 @@ def test_without_an_ffmpeg_the_audit_says_what_to_install(two_runs: tuple[Run, R
     assert found["measures"]["ssim"]["n"] == 2
 
 
-def test_texts_are_told_with_the_share_that_begins_with_the_same_token(make_text_run: Make) -> None:
+def test_texts_have_the_share_that_begins_with_the_same_token(make_text_run: Make) -> None:
     texts = [("red ring", "red ring"), ("red ring", "red disc"), ("", "")]
     one, two = (
         make_text_run([record(i, text=t[side], digest=t[side], first_token_id=5 + side * (i == 1)) for i, t in enumerate(texts)])

@@ -29,15 +29,15 @@ def test_the_bound_is_the_t_th_largest_as_in_published_logs(n: int, t: int) -> N
     assert percentile_bound(list(range(n)), 0.90) == n - t
 
 
-def test_the_bound_is_not_invented_for_too_few() -> None:
+def test_too_few_values_have_no_bound() -> None:
     assert percentile_bound([1.0] * 63, 0.90) is None
 
 
 def test_the_bound_holds_in_99_of_100_runs() -> None:
     rng = np.random.default_rng(0)
     truth = -np.log(0.1)  # p90 of a unit exponential
-    held = [float(percentile_bound(list(rng.exponential(size=100)), 0.90) or 0) >= truth for _ in range(2000)]
-    assert np.mean(held) >= 0.985
+    covered = [float(percentile_bound(list(rng.exponential(size=100)), 0.90) or 0) >= truth for _ in range(2000)]
+    assert np.mean(covered) >= 0.985
 
 
 def test_percentile_is_the_value_at_the_floor() -> None:

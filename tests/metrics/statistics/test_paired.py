@@ -62,7 +62,7 @@ def test_further_samples_are_what_the_planner_says() -> None:
     assert (further_samples(means, alpha=0.01) or 0) > needed - 40
 
 
-def test_further_samples_settle_it_with_the_power_they_promise() -> None:
+def test_further_samples_have_the_planned_power() -> None:
     found = compare_shares("s", *right_wrong(both=51, losses=9, gains=2, neither=2), margin=0.05)  # 11 % worse, not yet shown
     assert verdicts([found]).overall == "INCONCLUSIVE"
     more = further_samples(found)
@@ -71,7 +71,7 @@ def test_further_samples_settle_it_with_the_power_they_promise() -> None:
     assert power(64 + more - 20, 0.05, 2 / 64, 9 / 64, 0.05) < 0.8
 
 
-def test_further_samples_do_not_chase_what_sits_at_the_margin() -> None:
+def test_no_further_samples_are_planned_for_a_difference_at_the_margin() -> None:
     at_margin = compare_shares("s", *right_wrong(both=90, losses=6, gains=1, neither=3), margin=0.05)
     assert at_margin.difference == pytest.approx(-0.05)
     assert further_samples(at_margin) is None

@@ -59,8 +59,8 @@ def test_a_mean_that_is_worse_by_the_margin_passes_in_at_most_one_of_twenty_audi
         rate = (p_mean_at_most(sign * (d - 0.3), -sign * 0.3) <= 0.05).mean()
         assert rate <= 0.05 + three_deviations(0.05, 1500)
     low, high = mean_intervals(d, 0.95, rng, 1000)
-    held = ((low <= 0) & (high >= 0)).mean()
-    assert 0.925 - three_deviations(0.93, 1500) <= held <= 0.965 + three_deviations(0.965, 1500)
+    covered = ((low <= 0) & (high >= 0)).mean()
+    assert 0.925 - three_deviations(0.93, 1500) <= covered <= 0.965 + three_deviations(0.965, 1500)
 
 
 def test_equal_differences_get_no_interval_of_zero_width() -> None:

@@ -64,7 +64,7 @@ def test_a_share_that_is_worse_by_the_margin_passes_in_at_most_one_of_twenty_aud
     assert 0.02 < max(sizes) <= 0.05  # exact: sums over all outcomes, no simulation
 
 
-def test_the_exact_test_is_hardly_blunter_than_tangos() -> None:
+def test_the_exact_test_has_nearly_the_power_of_tangos() -> None:
     n, margin = 150, 0.05
     losses, gains = (a.ravel() for a in np.meshgrid(np.arange(n + 1), np.arange(n + 1)))
     losses, gains = losses[losses + gains <= n], gains[losses + gains <= n]
@@ -79,8 +79,8 @@ def test_the_interval_of_shares_holds_the_truth() -> None:
     counts, times = np.unique(np.random.default_rng(1).multinomial(64, [0.1, 0.06, 0.84], size=500), axis=0, return_counts=True)
     low = np.array([p_difference_at_most(64, int(b), int(c), -0.04) for b, c, _ in counts])
     high = np.array([p_difference_at_most(64, int(c), int(b), 0.04) for b, c, _ in counts])
-    held = (times * ((low > 0.025) & (high > 0.025))).sum() / 500
-    assert 0.95 - three_deviations(0.95, 500) <= held <= 0.975 + three_deviations(0.975, 500)
+    covered = (times * ((low > 0.025) & (high > 0.025))).sum() / 500
+    assert 0.95 - three_deviations(0.95, 500) <= covered <= 0.975 + three_deviations(0.975, 500)
 
 
 @pytest.mark.parametrize(("losses", "gains"), [(0, 0), (7, 1), (2, 6)])
@@ -94,7 +94,7 @@ def test_the_interval_of_shares_belongs_to_the_test(losses: int, gains: int) -> 
         assert (found.bound95 > -margin) == (found.p_not_worse < 0.05)
 
 
-def test_bounds_and_levels_move_together() -> None:
+def test_bounds_rise_with_the_level() -> None:
     bounds = [difference_bound(64, 4, 2, alpha) for alpha in (0.01, 0.025, 0.05, 0.2)]
     assert all(a < b for a, b in pairwise(bounds))
     assert critical(64, -0.05, 0.025) > critical(64, -0.05, 0.05)

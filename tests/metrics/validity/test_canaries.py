@@ -18,9 +18,9 @@ from workloads.world.scenes import caption, render, sample_scene
 MakeRun = Callable[..., Run]
 
 
-def test_a_hundred_honest_clips_trigger_nothing() -> None:
+def test_clips_of_the_world_trigger_nothing() -> None:
     rng = np.random.default_rng(0)
-    for i in range(100):
+    for i in range(40):
         scene = sample_scene(rng, "rich" if i % 2 else "simple")
         moves = any(g.direction != "still" for g in scene.groups)
         assert check_video(render(scene, rng), moves) == [], caption(scene)
@@ -28,11 +28,11 @@ def test_a_hundred_honest_clips_trigger_nothing() -> None:
 
 def test_each_spoiled_video_is_caught_by_name() -> None:
     rng = np.random.default_rng(0)
-    honest = render(sample_scene(rng, "rich"), rng)
-    assert check_video(np.zeros_like(honest)) == ["black"]
-    assert check_video(np.repeat(honest[:1], 9, axis=0)) == ["frozen"]
-    assert check_video(rng.integers(0, 256, honest.shape).astype(np.uint8)) == ["noise"]
-    assert check_video(np.repeat(rng.integers(0, 256, honest[:1].shape), 9, axis=0).astype(np.uint8)) == ["frozen", "noise"]
+    clip = render(sample_scene(rng, "rich"), rng)
+    assert check_video(np.zeros_like(clip)) == ["black"]
+    assert check_video(np.repeat(clip[:1], 9, axis=0)) == ["frozen"]
+    assert check_video(rng.integers(0, 256, clip.shape).astype(np.uint8)) == ["noise"]
+    assert check_video(np.repeat(rng.integers(0, 256, clip[:1].shape), 9, axis=0).astype(np.uint8)) == ["frozen", "noise"]
 
 
 def test_a_still_video_is_right_where_the_prompt_asks_for_it() -> None:
@@ -74,13 +74,13 @@ def test_noise_has_a_correlation_below_0_35_and_a_spread_above_4(share: float, s
 def test_what_the_pixels_cannot_show_is_caught_from_the_records(make_run: MakeRun) -> None:
     rng = np.random.default_rng(0)
     run = make_run([render(sample_scene(rng, "rich"), rng) for _ in range(2)])
-    honest = run.records[0]
-    assert honest.media
+    first = run.records[0]
+    assert first.media
     records = [
-        record(0, media=honest.media, finite=False, digest="aa"),
+        record(0, media=first.media, finite=False, digest="aa"),
         record(1, media="media/gone.mkv", digest="bb"),
-        record(2, media=honest.media, digest="cc"),
-        record(3, media=honest.media, digest="cc"),
+        record(2, media=first.media, digest="cc"),
+        record(3, media=first.media, digest="cc"),
     ]
     samples = [*run.samples, *run.samples]
     samples = [type(s)(i, f"prompt {i}") for i, s in enumerate(samples)]
@@ -101,7 +101,7 @@ def test_every_canary_can_be_named() -> None:
     assert set(get_args(Canary)) == {*VIDEO_CANARIES, *TEXT_CANARIES}
 
 
-def test_a_canary_is_loosened_by_name_and_only_as_far_as_said(make_run: MakeRun) -> None:
+def test_a_canary_tolerates_what_the_configuration_says(make_run: MakeRun) -> None:
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (2, 24, 24, 3), dtype=np.uint8)
     run = make_run([noise, render(sample_scene(rng, "simple"), rng)])

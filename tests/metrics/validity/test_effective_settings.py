@@ -1,4 +1,4 @@
-"""Requested, reported and inspected settings of ranks made by hand: which checks differ, and what they say."""
+"""Requested, reported and inspected settings of ranks made by hand: which checks differ, and their messages."""
 
 from __future__ import annotations
 

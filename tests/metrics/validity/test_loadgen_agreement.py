@@ -81,7 +81,7 @@ def test_the_90th_percentile_is_compared_by_loadgens_name_for_it(make_run: Calla
     assert found["90.0th percentile latency"] == (pytest.approx(0.91), pytest.approx(0.91), True)
 
 
-def test_offline_tokens_a_second(make_text_run: Callable[..., Run]) -> None:
+def test_offline_tokens_per_second(make_text_run: Callable[..., Run]) -> None:
     run = make_text_run([record(i, num_units=8) for i in range(10)])
     assert compared(run, Tokens_per_second=8.0) == {"Tokens per second": (8.0, pytest.approx(8.0), True)}
 

@@ -29,7 +29,7 @@ MakeRun = Callable[..., Run]
         "caf\u00e9, \u4f60\u597d, \U0001f600",
     ],
 )
-def test_an_honest_text_triggers_nothing(text: str) -> None:
+def test_a_sound_text_triggers_nothing(text: str) -> None:
     assert check_text(text) == []
 
 
@@ -67,16 +67,16 @@ def test_a_unit_repeated_to_the_end_loops(text: str) -> None:
         (201, 4, False),
     ],
 )
-def test_how_often_a_unit_must_be_said_depends_on_its_length(unit: int, times: int, loops: bool) -> None:
+def test_how_often_a_unit_must_be_repeated_depends_on_its_length(unit: int, times: int, loops: bool) -> None:
     text = "".join(chr(0x4E00 + i) for i in range(unit)) * times
     assert check_text(text) == (["looping"] if loops else [])
 
 
-def test_a_loop_that_was_left_again_is_none() -> None:
+def test_a_loop_that_ends_before_the_text_is_none() -> None:
     assert check_text("ha " * 20 + "and so on until the joke was over.") == []
 
 
-def test_what_is_no_utf8_is_told_but_half_a_character_at_the_limit_is_not() -> None:
+def test_bytes_that_are_not_utf8_trigger_but_half_a_character_at_the_limit_does_not() -> None:
     assert check_text(f"a{REPLACEMENT}b") == ["utf8"]
     assert check_text(f"a{REPLACEMENT}") == ["utf8"]
     assert check_text(f"a{REPLACEMENT}", was_cut=True) == []
@@ -121,7 +121,7 @@ def test_long_answers_alike_trigger_where_their_references_differ(make_text_run:
     assert failed(make_text_run(alike(12, 12), [{"answer": "a"}, {"answer": "a"}])) == {}
 
 
-def test_a_wrong_answer_that_is_another_prompts_right_one_is_only_wrong(make_text_run: MakeRun) -> None:
+def test_a_wrong_answer_that_is_right_for_another_prompt_does_not_trigger(make_text_run: MakeRun) -> None:
     assert failed(make_text_run(alike(12, 12), [{"answer": "a long answer that says the same"}, {"answer": "b"}])) == {}
 
 
@@ -131,7 +131,7 @@ def test_without_references_the_prompts_must_differ(make_text_run: MakeRun) -> N
 
 
 @pytest.mark.parametrize(("share", "listed"), [(0.05, {}), (0.06, {"looping": "0.06"})])
-def test_only_more_than_the_usual_share_loosens_a_canary(make_text_run: MakeRun, share: float, listed: dict[str, str]) -> None:
+def test_only_a_share_above_the_default_is_listed(make_text_run: MakeRun, share: float, listed: dict[str, str]) -> None:
     assert loosened(make_text_run([record(0)], canaries={"looping": share})) == listed
 
 

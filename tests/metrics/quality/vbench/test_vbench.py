@@ -57,9 +57,9 @@ def fake_vbench(folder: Path, means: dict[str, float], breaks: str = "") -> Path
     program = folder / "fake.py"
     program.write_text(
         f"""import json, pathlib, sys
-asked = sys.argv[2:]
-value = lambda name: asked[asked.index(name) + 1]
-dimensions = asked[asked.index("--name") + 2:]
+words = sys.argv[2:]
+value = lambda name: words[words.index(name) + 1]
+dimensions = words[words.index("--name") + 2:]
 of = json.loads({json.dumps(json.dumps({p: list(d) for p, d in PROMPTS}))})
 videos = sorted(pathlib.Path(value("--videos")).iterdir())
 assert all(v.read_bytes().startswith(b"video") for v in videos)
@@ -105,7 +105,7 @@ def test_failed_videos_stay_in_each_of_their_dimensions(tmp_path: Path) -> None:
     assert figures["vbench"].value == pytest.approx((sum(half.values()) + AMD["appearance_style"]) / 6)
 
 
-def test_a_score_is_of_the_videos_that_vbench_saw(tmp_path: Path) -> None:
+def test_a_score_covers_the_videos_that_vbench_scored(tmp_path: Path) -> None:
     folder = video_run(tmp_path / "run", PROMPTS)
     (tmp_path / "environment").mkdir()
     evaluate(load_run(folder), fake_vbench(tmp_path / "environment", AMD))
@@ -121,7 +121,7 @@ def test_a_score_is_of_the_videos_that_vbench_saw(tmp_path: Path) -> None:
         ("sys.exit(0)", "VBench failed with exit code 0: it wrote no results"),
     ],
 )
-def test_a_vbench_that_fails_is_told_in_its_own_words(tmp_path: Path, breaks: str, message: str) -> None:
+def test_the_message_of_a_vbench_that_fails_is_shown(tmp_path: Path, breaks: str, message: str) -> None:
     folder = video_run(tmp_path / "run", PROMPTS)
     (tmp_path / "environment").mkdir()
     with pytest.raises(RunError, match=message):
@@ -150,7 +150,7 @@ def test_results_that_are_not_as_vbench_writes_them_are_refused(tmp_path: Path, 
         VBench().compute(load_run(folder))
 
 
-def test_no_environment_and_no_videos_are_told(tmp_path: Path) -> None:
+def test_no_environment_and_no_videos_are_refused(tmp_path: Path) -> None:
     folder = video_run(tmp_path / "run", PROMPTS)
     with pytest.raises(ConfigError, match=r"suite\.py vbench-setup"):
         evaluate(load_run(folder), tmp_path / "nowhere")

@@ -98,7 +98,7 @@ def test_the_report_of_a_text_run_has_speed_and_quality(server_run: Path) -> Non
     assert "canary 'empty': 1 of 6 answers, first query 3" in report.data["reasons"]
 
 
-def test_tolerated_signs_are_counted_and_leave_the_run_valid(tmp_path: Path) -> None:
+def test_tolerated_canaries_are_counted_and_leave_the_run_valid(tmp_path: Path) -> None:
     samples = [Sample(i, f"question {i}") for i in range(20)]
     records = [answer(i, "no " * 30 if i == 7 else f"answer {i}") for i in range(20)]
     report = build_report(write_run(tmp_path / "run", samples, records))
@@ -170,7 +170,7 @@ def test_images_are_shown_small_and_a_missing_one_is_named(tmp_path: Path) -> No
     assert page.count("image missing or unreadable") == 2
 
 
-def test_a_thumbnail_is_a_small_picture_or_nothing() -> None:
+def test_a_thumbnail_is_a_small_image_or_empty() -> None:
     (png,) = encode_png(np.zeros((1, 24, 24, 3), np.uint8))
     assert thumbnail(png).startswith("data:image/png;base64,")
     assert [thumbnail(b) for b in (b"", b"no picture", png[:40])] == ["", "", ""]

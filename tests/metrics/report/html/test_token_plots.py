@@ -40,7 +40,7 @@ def test_a_search_without_measurements_can_be_drawn() -> None:
     assert "limit" in search_svg([probe], {"ttft": 1.0}, None)
 
 
-def test_every_plot_says_that_nobody_verified_it() -> None:
-    """A plot may leave the page that says so."""
+def test_every_plot_has_the_notice() -> None:
+    """A plot may be copied out of the page that has the notice."""
     for drawn in (latency_svg([0.1, 0.2], "latency"), waits_svg({"ttft": [0.1, 0.2]}, {}, 0.9), stages_svg({"draw": 1.0})):
         assert drawn.count("Result not verified by MLCommons Association.") == 1
