@@ -63,11 +63,11 @@ def set_aside(folder: Path, attempt: Attempt) -> Path:
 
 
 def read_attempts(folder: Path) -> list[Attempt]:
-    """In order; empty where every test was long enough. Raises ConfigError where a file is damaged."""
+    """In order; empty if every test was long enough. Raises ConfigError if a file is damaged."""
     attempts = []
     for path in sorted((folder / FOLDER).glob(f"*/{SUMMARY}")):
         try:
             attempts.append(msgspec.json.decode(path.read_bytes(), type=Attempt))
         except (msgspec.DecodeError, OSError) as error:
-            raise ConfigError(f"{path} is damaged: {error}; remove it to have the report without this attempt") from None
+            raise ConfigError(f"{path} is damaged: {error}; remove it for a report without this attempt") from None
     return attempts

@@ -1,8 +1,8 @@
 """A bundle: a run folder as one zip file, from which the run can be scored again on another machine.
 
-It holds the run's files, manifest.json and the report.json that was written beside them; pages and pictures are made again from these.
-The same folder gives the same bytes. What is read back may come from anywhere: only plain files with plain names are unpacked, into a
-new folder, and no more of them than the archive's size can account for.
+It holds the run's files, manifest.json and report.json; pages and plots are generated again from these. The same folder gives the same
+bytes. A bundle may come from an untrusted source: only plain files with plain names are unpacked, into a new folder, and only as many bytes
+as the archive's size can account for.
 """
 
 from __future__ import annotations
@@ -22,15 +22,18 @@ from workloads.run_folder.files import MIN_FREE_BYTES, check_at_rest
 from workloads.run_folder.manifest import run_files
 
 NEEDED = ("config.yaml", "samples.jsonl", "records.jsonl", "manifest.json")
-STORED = ("media", "inputs")  # whose files are compressed already
+STORED = ("media", "inputs")  # folders with files that are compressed already
 MAX_FILES = 1_000_000
-MAX_GROWTH, GROWTH_BYTES = 200, 64 * 2**20  # unpacked, so many times the archive's size, and so much more; LoadGen's logs shrink to a 30th
-_LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file knows
+MAX_GROWTH, GROWTH_BYTES = (
+    200,
+    64 * 2**20,
+)  # the most that may be unpacked: this factor times the archive's size plus this; LoadGen's logs compress to a 30th
+_LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold
 _NAME = re.compile(r"[^/\\:\x00-\x1f\x7f]+")
 
 
 class Bundle(NamedTuple):
-    """A bundle that was written."""
+    """A written bundle."""
 
     path: Path
     sha256: str
@@ -39,7 +42,7 @@ class Bundle(NamedTuple):
 
 
 def write_bundle(folder: Path, output: Path | None = None) -> Bundle:
-    """Pack the run into `output`, or RUN.zip beside it. Raises ConfigError where that exists, or the folder holds no run that has ended."""
+    """Pack the run into `output`, by default RUN.zip beside it. Raises ConfigError if that exists, or the folder has no finished run."""
     for name in NEEDED:
         if not (folder / name).is_file():
             raise ConfigError(f"{str(folder)!r} cannot be bundled: it has no {name}; give a folder that a run wrote")
@@ -65,9 +68,9 @@ def write_bundle(folder: Path, output: Path | None = None) -> Bundle:
 
 
 def unpack(bundle: Path, output: Path | None = None) -> Path:
-    """The bundle's files in a new folder: `output`, or NAME-unpacked beside the bundle. All of them, or no folder at all.
+    """Unpack the bundle into a new folder: `output`, by default NAME-unpacked beside it. All files, or no folder at all.
 
-    Raises ConfigError where the file is no bundle, is damaged or holds what a bundle does not, or the folder exists.
+    Raises ConfigError if the file is not a bundle, is damaged or has foreign content, or the folder exists.
     """
     target = output or bundle.with_name(f"{bundle.stem}-unpacked")
     if target.exists():
@@ -86,8 +89,8 @@ def unpack(bundle: Path, output: Path | None = None) -> Path:
         partial.rename(target)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         if _first_bytes(bundle) != b"PK\x03\x04":
-            raise ConfigError(f"{str(bundle)!r} is no bundle; suite.py bundle RUN writes one") from None
-        raise ConfigError(f"{str(bundle)!r} is damaged, or cut short ({error}); copy it again") from None
+            raise ConfigError(f"{str(bundle)!r} is not a bundle; suite.py bundle RUN writes one") from None
+        raise ConfigError(f"{str(bundle)!r} is damaged or incomplete ({error}); copy it again") from None
     except OSError as error:
         raise ConfigError(f"bundle {str(bundle)!r} cannot be unpacked to {str(target)!r}: {error.strerror or error}") from None
     finally:
@@ -96,7 +99,7 @@ def unpack(bundle: Path, output: Path | None = None) -> Path:
 
 
 def _add(archive: zipfile.ZipFile, path: Path, name: str) -> None:
-    """Without the file's time, owner and mode, which no score depends on."""
+    """Add the file without its time, owner and mode, on which no score depends."""
     member = zipfile.ZipInfo(name, _LONG_AGO)
     member.create_system, member.external_attr = 3, (stat.S_IFREG | 0o644) << 16
     member.compress_type = zipfile.ZIP_STORED if PurePosixPath(name).parts[1] in STORED else zipfile.ZIP_DEFLATED
@@ -106,43 +109,41 @@ def _add(archive: zipfile.ZipFile, path: Path, name: str) -> None:
 
 
 def _members(archive: zipfile.ZipFile, bundle: Path) -> dict[str, zipfile.ZipInfo]:
-    """By path in the run folder. Raises ConfigError naming the first that does not belong into a bundle."""
-    found: dict[str, zipfile.ZipInfo] = {}
+    """Members by path in the run folder. Raises ConfigError naming the first one that does not belong in a bundle."""
+    members: dict[str, zipfile.ZipInfo] = {}
     infos = archive.infolist()
     if len(infos) > MAX_FILES:
-        raise ConfigError(f"bundle {str(bundle)!r} holds {len(infos)} files, more than {MAX_FILES}; it is not unpacked")
+        raise ConfigError(f"bundle {str(bundle)!r} has {len(infos)} files, more than {MAX_FILES}; it is not unpacked")
     tops = {info.filename.partition("/")[0] for info in infos}
     for info in infos:
         parts = info.filename.removesuffix("/").split("/")
         kind = stat.S_IFMT(info.external_attr >> 16)
         wrong = ""
         if len(tops) > 1:
-            wrong = f"lies outside the one folder that a bundle has ({', '.join(map(repr, sorted(tops)[:3]))})"
+            wrong = f"is outside the one folder of a bundle ({', '.join(map(repr, sorted(tops)[:3]))})"
         elif not all(_NAME.fullmatch(part) and part not in (".", "..") for part in parts):
-            wrong = "is no path inside a run folder"
+            wrong = "is not a path inside a run folder"
         elif kind not in (0, stat.S_IFREG) and not info.is_dir():
             wrong = "is a link or a device"
         elif info.flag_bits & 1:
             wrong = "is encrypted"
-        elif "/".join(parts[1:]) in found:
-            wrong = "is there twice"
+        elif "/".join(parts[1:]) in members:
+            wrong = "occurs twice"
         if wrong:
             raise ConfigError(f"bundle {str(bundle)!r} is not unpacked: its file {info.filename!r} {wrong}")
         if not info.is_dir():
-            found["/".join(parts[1:])] = info
+            members["/".join(parts[1:])] = info
     for name in NEEDED:
-        if name not in found:
-            raise ConfigError(f"{str(bundle)!r} is no bundle of a run: it holds no {name}; suite.py bundle RUN writes one")
-    return found
+        if name not in members:
+            raise ConfigError(f"{str(bundle)!r} is not a bundle of a run: it has no {name}; suite.py bundle RUN writes one")
+    return members
 
 
 def _check_room(members: dict[str, zipfile.ZipInfo], bundle: Path, place: Path) -> None:
-    """Sizes are as the archive tells them; no file is ever unpacked beyond its own."""
+    """Check the sizes that the archive declares; zipfile never unpacks a file beyond its own."""
     total, packed = sum(m.file_size for m in members.values()), bundle.stat().st_size
     if total > MAX_GROWTH * packed + GROWTH_BYTES:
-        raise ConfigError(
-            f"bundle {str(bundle)!r} is not unpacked: its {packed:,} bytes would grow to {total:,}, beyond anything that a run packs"
-        )
+        raise ConfigError(f"bundle {str(bundle)!r} is not unpacked: its {packed:,} bytes would grow to {total:,}, more than a run can pack")
     need, have = total + MIN_FREE_BYTES, shutil.disk_usage(place).free
     if need > have:
         raise ConfigError(f"bundle {str(bundle)!r} needs {need // 2**20} MiB, and {str(place)!r} has {have // 2**20} free; give --output")

@@ -1,18 +1,18 @@
-"""A run folder: what a run leaves behind, and all that a report needs.
+"""A run folder: everything that a run writes and a report needs.
 
 outputs/<run>/
-  config.yaml       the RunConfig in force, with the samples' hash
+  config.yaml       the effective RunConfig
   system.json       machine, devices, package versions
-  samples.jsonl     the data set as it was asked
+  samples.jsonl     the data set
   inputs/           its images, named by sample index and number
-  records.jsonl     one line a query, appended as they finish
-  records.failed.jsonl   the failed ones of earlier stretches, where the run was resumed
-  power.jsonl       what the devices used meanwhile, where they tell
-  outcome.json      how each test ended, what each rank really ran with, peak memory
+  records.jsonl     one line for each query, appended as it finishes
+  records.failed.jsonl   failed records of the parts before a resumption
+  power.jsonl       power samples of the devices that have a meter
+  outcome.json      how each test ended, the effective settings of each rank, peak memory
   <mode>/           LoadGen's logs: mlperf_log_summary.txt, mlperf_log_detail.txt ...
-  media/            answers that are files, named by query
+  media/            answers that are files, named by test and query
   attempts/         tests that were too short and were run again; workloads/run_folder/attempts.py
-  plugins/          plugin files that the run was given
+  plugins/          the run's plugin files
   manifest.json     seeds, hashes of all files; workloads/run_folder/manifest.py
   report.json, report.html, contact_sheet.png
 """
@@ -39,12 +39,12 @@ from configs.run_config import RunConfig
 from workloads.records import Record, Sample
 
 MIN_FREE_BYTES = 64 * 2**20
-_MEDIA = re.compile(r"media/[A-Za-z0-9_][A-Za-z0-9_.-]*")  # nothing outside the run folder is ever read
+_MEDIA = re.compile(r"media/[A-Za-z0-9_][A-Za-z0-9_.-]*")  # no file outside the run folder is read
 _MAGIC = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpg", b"GIF8": "gif", b"BM": "bmp"}
 
 
 def create_run_folder(output: str | None, workload: str) -> Path:
-    """A new folder: `output`, or outputs/<workload>-<time>. Raises ConfigError where it is in use, unwritable or full."""
+    """Create `output`, by default outputs/<workload>-<time>. Raises ConfigError if it holds a run, is not writable or on a full disk."""
     folder = Path(output) if output else _unused(Path("outputs") / f"{workload}-{time.strftime('%Y%m%d-%H%M%S')}")
     if (folder / "records.jsonl").exists():
         raise ConfigError(f"output folder {str(folder)!r} already holds a run; give --output another folder, or remove it")
@@ -57,7 +57,7 @@ def create_run_folder(output: str | None, workload: str) -> Path:
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise ConfigError(f"output folder {str(folder)!r} is on a full disk; free some space or give --output another") from None
-        raise ConfigError(f"output folder {str(folder)!r} is not writable ({error.strerror}); give --output one that is") from None
+        raise ConfigError(f"output folder {str(folder)!r} is not writable ({error.strerror}); give --output a writable one") from None
     if free < MIN_FREE_BYTES:
         raise ConfigError(f"output folder {str(folder)!r} has {free // 2**20} MiB free, under {MIN_FREE_BYTES // 2**20}; free some space")
     return folder
@@ -75,7 +75,7 @@ def write_config(folder: Path, config: RunConfig) -> None:
 
 
 def write_samples(folder: Path, samples: Sequence[Sample]) -> None:
-    """samples.jsonl, and every image as it was given under inputs/."""
+    """Write samples.jsonl, and every image unchanged under inputs/."""
     lines = []
     for sample in samples:
         names = [f"inputs/{sample.index:06d}-{i}.{_extension(image)}" for i, image in enumerate(sample.images)]
@@ -91,8 +91,7 @@ def write_samples(folder: Path, samples: Sequence[Sample]) -> None:
 def read_run(folder: Path) -> tuple[RunConfig, list[Sample], list[Record], dict[str, Any]]:
     """Configuration, samples, records and outcome of a run. Raises ConfigError naming the file that is wrong.
 
-    A last record cut short by a crash is dropped; records are in the order in which they finished. An image whose file has
-    gone is empty.
+    A last record that a crash cut short is dropped; records are in the order in which they finished. A missing image is empty.
     """
     if not (folder / "config.yaml").is_file():
         raise ConfigError(f"{str(folder)!r} is not a run folder: it has no config.yaml; give a folder that a run wrote")
@@ -101,7 +100,7 @@ def read_run(folder: Path) -> tuple[RunConfig, list[Sample], list[Record], dict[
     records = _read_lines(folder / "records.jsonl", Record)
     for record in records:
         if not 0 <= record.sample_index < len(samples):
-            raise ConfigError(f"{folder / 'records.jsonl'}: query {record.query_id} asks sample {record.sample_index} of {len(samples)}")
+            raise ConfigError(f"{folder / 'records.jsonl'}: query {record.query_id} has sample {record.sample_index} of {len(samples)}")
         if record.media is not None and not _MEDIA.fullmatch(record.media):
             raise ConfigError(
                 f"{folder / 'records.jsonl'}: query {record.query_id} names the file {record.media!r}, which is not in media/"
@@ -115,7 +114,7 @@ def read_run(folder: Path) -> tuple[RunConfig, list[Sample], list[Record], dict[
 
 
 def write_outcome(folder: Path, mode: str, outcome: Mapping[str, Any]) -> None:
-    """Add one test's outcome to those of the tests before it."""
+    """Add one test's outcome to those of earlier tests."""
     file = folder / "outcome.json"
     earlier = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     write_json(file, {**earlier, mode: outcome})
@@ -126,19 +125,19 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Whole or not at all."""
+    """Write the whole file or nothing."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Whole or not at all."""
+    """Write the whole file or nothing."""
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(content)
     partial.replace(path)
 
 
 def prompt_set_hash(samples: Iterable[Sample]) -> str:
-    """SHA-256 over the prompts in order, and their images."""
+    """SHA-256 over the prompts in order, with their images."""
     digest = hashlib.sha256()
     for sample in samples:
         digest.update(sample.prompt.encode() + b"\0" + b"".join(sample.images) + b"\0")
@@ -146,12 +145,12 @@ def prompt_set_hash(samples: Iterable[Sample]) -> str:
 
 
 def check_at_rest(folder: Path) -> None:
-    """Raises ConfigError where a run still writes into the folder."""
+    """Raises ConfigError if a run still writes into the folder."""
     with (folder / "records.jsonl").open("rb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(f"run {str(folder)!r} is still being written to; wait for its end, or end it") from None
+            raise ConfigError(f"run {str(folder)!r} is still being written; wait until it ends, or end it") from None
         except OSError:
             pass  # a file system without locks
 
@@ -162,8 +161,8 @@ def _read_sample(folder: Path, line: Mapping[str, Any]) -> Sample:
     except KeyError as error:
         raise ConfigError(f"{folder / 'samples.jsonl'} has a line without {error}; this run folder is damaged") from None
     for name in names:
-        if not re.fullmatch(r"inputs/[0-9]+-[0-9]+\.[a-z]+", str(name)):  # nothing outside the run folder is ever read
-            raise ConfigError(f"{folder / 'samples.jsonl'}: sample {index} names the image {name!r}, which is no file of inputs/")
+        if not re.fullmatch(r"inputs/[0-9]+-[0-9]+\.[a-z]+", str(name)):  # no file outside the run folder is read
+            raise ConfigError(f"{folder / 'samples.jsonl'}: sample {index} names the image {name!r}, which is not in inputs/")
     return Sample(index, prompt, meta, tuple(_read_image(folder / name) for name in names))
 
 
@@ -175,7 +174,7 @@ def _read_image(path: Path) -> bytes:
 
 
 def _extension(image: bytes) -> str:
-    """By the first bytes; `bin` for what is no picture that a browser shows."""
+    """By the first bytes; `bin` for formats that browsers do not show."""
     if image.startswith(b"RIFF") and image[8:12] == b"WEBP":
         return "webp"
     return next((kind for magic, kind in _MAGIC.items() if image.startswith(magic)), "bin")
@@ -189,17 +188,17 @@ def _read_lines(path: Path, kind: type[Any]) -> list[Any]:
     if lines and not lines[-1].endswith(b"\n"):
         lines.pop()
     decode = msgspec.json.Decoder(kind).decode
-    found = []
+    decoded = []
     for number, line in enumerate(lines, 1):
         try:
-            found.append(decode(line))
+            decoded.append(decode(line))
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
-            raise ConfigError(f"{path}, line {number} is damaged: {error}; remove the line to go on without that record") from None
-    return found
+            raise ConfigError(f"{path}, line {number} is damaged: {error}; remove the line to continue without that record") from None
+    return decoded
 
 
 def _unused(folder: Path) -> Path:
-    """The folder, or with -2, -3 ... where two runs start in one second."""
+    """The folder, or one with -2, -3 ... if two runs start in the same second."""
     candidate, number = folder, 2
     while candidate.exists():
         candidate, number = folder.with_name(f"{folder.name}-{number}"), number + 1

@@ -22,7 +22,7 @@ BROWSER_SIZE = 192  # pixels: smaller videos are enlarged by a whole factor, wit
 
 
 class MediaWriter:
-    """Writes videos from a thread of its own, so that no query's clock waits for a file."""
+    """Writes videos in a thread of its own, so that no query waits for a file."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -39,13 +39,13 @@ class MediaWriter:
         self._queue.put((name, video_THWC, fps))
 
     def drain(self) -> None:
-        """Wait until all that was put is on disk."""
+        """Wait until every video that was put is on disk."""
         reached = threading.Event()
         self._queue.put(reached)
         reached.wait()
 
     def finish(self, timeout_s: float | None = None) -> str | None:
-        """Wait until everything is on disk, for `timeout_s` at most; the first error, if any."""
+        """Wait until everything is on disk, at most `timeout_s`; returns the first error, if any."""
         with contextlib.suppress(queue.Full):
             self._queue.put(None, timeout=timeout_s)
         self._thread.join(timeout_s)
@@ -68,7 +68,7 @@ class MediaWriter:
 
 
 def write_video(path: Path, video_THWC: NDArray[np.uint8], fps: float) -> None:
-    """Lossless FFV1 in Matroska, whole or not at all: a half-written file never has the final name."""
+    """Write lossless FFV1 in Matroska, the whole file or nothing: an incomplete file never has the final name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     try:
@@ -109,17 +109,17 @@ def read_mp4(content: bytes) -> tuple[NDArray[np.uint8], float]:
             stream = container.streams.video[0]
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
             fps = float(stream.average_rate or 0)
-    except Exception as error:  # PyAV raises one class a cause
+    except Exception as error:  # PyAV raises a class for each cause
         raise ValueError(f"{len(content)} bytes are not a readable video: {error}") from None
     if not frames or fps <= 0:
-        raise ValueError(f"{len(content)} bytes hold no frames")
+        raise ValueError(f"{len(content)} bytes have no frames")
     return np.stack(frames), fps
 
 
 def read_video(path: Path) -> NDArray[np.uint8]:
-    """video_THWC, uint8. Raises ValueError, naming the file, where it is missing, cut short or no video.
+    """video_THWC, uint8. Raises ValueError, naming the file, if it is missing, incomplete or not a video.
 
-    By PyAV itself: imageio's plugin for it collects garbage whenever it closes a file, which takes longer than to read a small one.
+    Uses PyAV directly: imageio's plugin runs the garbage collector whenever it closes a file, which takes longer than reading a small one.
     """
     import av
 
@@ -133,15 +133,15 @@ def read_video(path: Path) -> NDArray[np.uint8]:
             video: NDArray[np.uint8] | None = np.stack(frames) if frames else None
     except FileNotFoundError:
         raise ValueError(f"{path} is missing") from None
-    except Exception as error:  # PyAV raises one class a cause
+    except Exception as error:  # PyAV raises a class for each cause
         raise ValueError(f"{path} is not a readable video: {error}") from None
     if video is None:
-        raise ValueError(f"{path} holds no frames")
+        raise ValueError(f"{path} has no frames")
     return video
 
 
 class Form(NamedTuple):
-    """Of a video. fps: frames a second, as the file says."""
+    """Form of a video file. fps: frames a second, from the container."""
 
     num_frames: int
     height: int
@@ -150,7 +150,7 @@ class Form(NamedTuple):
 
 
 def video_form(path: Path) -> Form:
-    """Read off the container; no frame is decoded. Raises ValueError, naming the file, as `read_video` does."""
+    """Read the form from the container, without decoding a frame. Raises ValueError, naming the file, as `read_video` does."""
     import av
 
     try:
@@ -160,12 +160,12 @@ def video_form(path: Path) -> Form:
             return Form(num_frames, stream.height, stream.width, float(stream.average_rate or 0))
     except FileNotFoundError:
         raise ValueError(f"{path} is missing") from None
-    except Exception as error:  # PyAV raises one class a cause
+    except Exception as error:  # PyAV raises a class for each cause
         raise ValueError(f"{path} is not a readable video: {error}") from None
 
 
 def browser_video(video_THWC: NDArray[np.uint8], fps: float) -> bytes:
-    """A small WebM (VP9) that every current browser plays; small videos are enlarged."""
+    """Encode a WebM (VP9) that every current browser plays; small videos are enlarged."""
     import imageio.v3 as iio
 
     factor = max(1, round(BROWSER_SIZE / max(video_THWC.shape[1:3])))

@@ -1,6 +1,6 @@
-"""power.jsonl: what the devices of a run used while a test lasted, sample by sample on the run's clock.
+"""power.jsonl: power samples of the run's devices during a test, on the run's clock.
 
-Samples come from the ranks every second and are kept as they come; those from before the first query are held until its time is known.
+Ranks send samples every second, and they are written as they arrive. Samples from before the first query are held until its time is known.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Any
 
 import msgspec
 
-HELD = 20  # samples a rank from before the first query; the counter's last state then is wanted
+HELD = 20  # samples of a rank from before the first query; the counter's last value is needed
 FILE = "power.jsonl"
 
 
 class PowerSample(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """One look at a rank's device. at_s: seconds since the first query was issued; on the wire, the conductor's clock.
+    """One sample of a rank's device. at_s: seconds since the first query was issued; in messages, on the conductor's clock.
 
-    energy_j: the device's counter, whose start means nothing. throttled: what holds its clock down; looked at, with clocks, temperature and
-    memory, once a second. error: why there is nothing else.
+    energy_j: the device's counter, with an arbitrary start. throttled: reasons for a reduced clock, sampled once a second like clocks,
+    temperature and memory. error: why there is no reading.
     """
 
     at_s: float
@@ -43,9 +43,9 @@ class PowerLine(msgspec.Struct, frozen=True):
 
 
 class MeterFacts(msgspec.Struct, frozen=True):
-    """How a rank's device is measured. source: amdsmi, nvml or rapl. device: ranks that share a counter share this name.
+    """How a rank's device is measured. source: amdsmi, nvml or rapl. device: the same name for ranks that share a counter.
 
-    limit_w: what it may draw at most. error: why it is not measured; off: nobody expected it to be.
+    limit_w: the device's power limit. error: why it is not measured. off: it was not expected to be measured.
     """
 
     rank: int
@@ -57,7 +57,7 @@ class MeterFacts(msgspec.Struct, frozen=True):
 
 
 class PowerLog:
-    """The conductor's side of one test. The file is there once there is a sample."""
+    """Writes the samples of one test, in the conductor. The file exists once there is a sample."""
 
     def __init__(self, folder: Path, mode: str) -> None:
         self._path, self._mode = folder / FILE, mode
@@ -68,7 +68,7 @@ class PowerLog:
         self._meters[facts.rank] = facts
 
     def take(self, rank: int, samples: Sequence[PowerSample], began: float | None) -> None:
-        """Keep the samples; began: when the first query was issued, on the clock that the samples have. Raises OSError."""
+        """Write the samples. began: when the first query was issued, on the samples' clock. Raises OSError."""
         if began is None:
             self._held.setdefault(rank, deque(maxlen=HELD)).extend(samples)
             return
@@ -82,9 +82,9 @@ class PowerLog:
 
 
 def read_power(folder: Path, mode: str) -> dict[int, list[PowerSample]]:
-    """That test's samples by rank, in order of time; a half last line is left out.
+    """That test's samples by rank, in order of time, without an incomplete last line.
 
-    Raises ValueError where the file is missing or damaged.
+    Raises ValueError if the file is missing or damaged.
     """
     try:
         content = (folder / FILE).read_bytes()
@@ -93,8 +93,8 @@ def read_power(folder: Path, mode: str) -> dict[int, list[PowerSample]]:
         raise ValueError(f"{FILE} cannot be read ({error.strerror})") from None
     except msgspec.MsgspecError as error:
         raise ValueError(f"{FILE} is damaged: {error}") from None
-    found: dict[int, list[PowerSample]] = {}
+    by_rank: dict[int, list[PowerSample]] = {}
     for line in lines:
         if line.mode == mode:
-            found.setdefault(line.rank, []).append(line.sample)
-    return {rank: sorted(samples, key=lambda s: s.at_s) for rank, samples in found.items()}
+            by_rank.setdefault(line.rank, []).append(line.sample)
+    return {rank: sorted(samples, key=lambda s: s.at_s) for rank, samples in by_rank.items()}

@@ -1,7 +1,7 @@
-"""records.jsonl while it grows, and what is known of queries that leave no Record.
+"""records.jsonl during a test, and the queries that have no Record.
 
-A second file, issued-<mode>.u32, names what was issued as long as the test lasts, so that whoever survives the test can say which
-queries have no answer. A third, .reserve, is room set aside: where the disk is full it is given up, so that the run can say so.
+A second file, issued-<mode>.u32, lists the issued queries during the test, so that any process that survives the test can tell which have
+no answer. A third, .reserve, holds free space: on a full disk it is truncated, so that the run can still report the error.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ import msgspec
 
 from workloads.records import Record, query_seed
 
-RESERVE_BYTES, LAST_BYTES = 8 * 2**20, 2 * 2**20  # the last are for outcome.json and the report
-WHOLE_BYTES, LINE_BYTES, MAX_DRAWS = 4 * 2**20, 2**16, 20_000  # of records.jsonl: read whole up to here, else line by line
+RESERVE_BYTES, LAST_BYTES = 8 * 2**20, 2 * 2**20  # LAST_BYTES are for outcome.json and the report
+WHOLE_BYTES, LINE_BYTES, MAX_DRAWS = 4 * 2**20, 2**16, 20_000  # records.jsonl is read whole up to WHOLE_BYTES, else line by line
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Issued(NamedTuple):
-    """A query that was issued."""
+    """An issued query."""
 
     query_id: int
     sample_index: int
 
 
 class RecordLog:
-    """Where one test's Records go, line by line and never half a line. first_id: the number of the test's first query."""
+    """Writes one test's Records, always in whole lines. first_id: the number of the test's first query."""
 
     def __init__(self, folder: Path, mode: str, first_id: int = 0) -> None:
         self._records = os.open(folder / "records.jsonl", os.O_RDWR | os.O_CREAT, 0o666)
         with contextlib.suppress(OSError):  # some file systems have no locks
-            fcntl.flock(self._records, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody resumes a run that goes on
+            fcntl.flock(self._records, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a run in progress must not be resumed
         self._end = cut_half_line(folder)
         self._issued_path, self._reserve_path = folder / f"issued-{mode}.u32", folder / ".reserve"
         self._issued = self._issued_path.open("wb", buffering=0)
@@ -47,12 +47,12 @@ class RecordLog:
             os.posix_fallocate(reserve.fileno(), 0, RESERVE_BYTES)
 
     def issued(self, sample_indices: Iterable[int]) -> None:
-        """Note the samples of the next queries."""
-        with contextlib.suppress(OSError):  # what is lost here is the number of the outstanding, in a run that is lost anyway
+        """Record the samples of the next queries."""
+        with contextlib.suppress(OSError):  # only the count of unanswered queries is lost, of a run that is lost anyway
             self._issued.write(array.array("I", sample_indices).tobytes())
 
     def write(self, lines: bytes) -> None:
-        """Append whole lines. Raises OSError where the disk is full, even if giving up some of the reserve made room for them."""
+        """Append whole lines. Raises OSError on a full disk, even if truncating the reserve made room for them."""
         began = self._end
         try:
             self._append(lines)
@@ -63,7 +63,7 @@ class RecordLog:
             raise
 
     def draw(self, mode: str, rng: random.Random) -> Iterator[Record]:
-        """That test's Records in random order; of a long file, MAX_DRAWS at most, and those after long ones a little sooner."""
+        """That test's Records in random order; of a long file at most MAX_DRAWS, and those after long lines slightly more often."""
         if self._end <= WHOLE_BYTES:
             lines = os.pread(self._records, self._end, 0).splitlines()
             rng.shuffle(lines)
@@ -87,7 +87,7 @@ class RecordLog:
                 yield found[begin:end]
 
     def close(self) -> None:
-        """Every query has its Record now."""
+        """Call when every query has its Record."""
         os.close(self._records)
         self._issued.close()
         self._issued_path.unlink(missing_ok=True)
@@ -110,7 +110,7 @@ class RecordLog:
 
 
 def cut_half_line(folder: Path) -> int:
-    """Cut off a last line that a crash left unfinished; where records.jsonl ends now."""
+    """Cut off an incomplete last line; returns where records.jsonl ends."""
     with (folder / "records.jsonl").open("rb+") as file:
         content = file.read()
         end = content.rfind(b"\n") + 1
@@ -120,21 +120,21 @@ def cut_half_line(folder: Path) -> int:
 
 
 def without_record(folder: Path, mode: str, records: Iterable[Record]) -> list[Issued]:
-    """The queries of a test that ended with its conductor: issued, and without a Record. Empty where the test ended in order."""
+    """Issued queries without a Record, of a test whose conductor died. Empty if the test ended normally."""
     path = folder / f"issued-{mode}.u32"
     if not path.exists():
         return []
-    found = array.array("I")
+    numbers = array.array("I")
     content = path.read_bytes()
-    found.frombytes(content[: len(content) // found.itemsize * found.itemsize])
-    if not found:
+    numbers.frombytes(content[: len(content) // numbers.itemsize * numbers.itemsize])
+    if not numbers:
         return []
     known = {r.query_id for r in records if r.mode == mode}
-    return [Issued(i, index) for i, index in enumerate(found[1:], found[0]) if i not in known]
+    return [Issued(i, index) for i, index in enumerate(numbers[1:], numbers[0]) if i not in known]
 
 
 def fail_the_rest(folder: Path, mode: str, records: Sequence[Record], run_seed: int, error: str) -> int:
-    """Write a failed Record for every query without one, issued at the test's start and given up with its last answer; how many."""
+    """Write a failed Record for every query without one, from the test's start to its last answer; returns how many."""
     left = without_record(folder, mode, records)
     end = max((r.completed_s for r in records if r.mode == mode), default=0.0)
     failed = [Record(i, index, query_seed(run_seed, index), mode, "failed", -1, 0.0, end, error=error) for i, index in left]

@@ -1,4 +1,4 @@
-"""search.json: how the highest rate was found that is still VALID."""
+"""search.json: the search for the highest rate that is still VALID."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from configs.errors import ConfigError
 
 
 class Probe(msgspec.Struct, frozen=True):
-    """One run at one rate. Seconds are at the percentile that is limited; None where nothing was measured.
-
-    full: it was as long as a run has to be, where others were shorter.
-    """
+    """One test at one rate. Seconds are at the limited percentile; None where not measured. full: of full length; other tests are
+    shorter."""
 
     target_qps: float
     verdict: Literal["VALID", "INVALID"]
@@ -27,7 +25,7 @@ class Probe(msgspec.Struct, frozen=True):
 
 
 class Search(msgspec.Struct, frozen=True):
-    """limits: seconds by name. max_valid_qps: None where no rate was VALID. confirmed: by a run of full length."""
+    """limits: seconds by name. max_valid_qps: None if no rate was VALID. confirmed: by a test of full length."""
 
     limits: dict[str, float | None]
     probes: list[Probe]
@@ -35,19 +33,19 @@ class Search(msgspec.Struct, frozen=True):
     confirmed: bool = False
 
     @property
-    def limits_in_force(self) -> dict[str, float]:
-        """By `ttft`, `tpot` or `latency`, whichever way they are written; latency only where no token is limited."""
+    def effective_limits(self) -> dict[str, float]:
+        """Limits by `ttft`, `tpot` or `latency`, however the file names them; latency only without token limits."""
         named = {name.removeprefix("target_").removesuffix("_s"): limit for name, limit in self.limits.items() if limit is not None}
         by_token: dict[str, float] = {name: named[name] for name in ("ttft", "tpot") if name in named}
         return by_token or {name: limit for name, limit in named.items() if name == "latency"}
 
 
 def read_search(folder: Path) -> Search | None:
-    """The run folder's search; None where there was none. Raises ConfigError where its file is damaged."""
+    """The run folder's search; None if there was none. Raises ConfigError if its file is damaged."""
     path = folder / "search.json"
     if not path.exists():
         return None
     try:
         return msgspec.json.decode(path.read_bytes(), type=Search)
     except (msgspec.DecodeError, msgspec.ValidationError, OSError) as error:
-        raise ConfigError(f"{path} is damaged: {error}; remove it to have the report without the search") from None
+        raise ConfigError(f"{path} is damaged: {error}; remove it for a report without the search") from None

@@ -76,7 +76,7 @@ def _search(report: Report) -> dict[str, Any] | None:
     if search is None:
         return None
     probes = [{**p, "href": report_link(report.run.folder, Path(p["folder"]))} for p in msgspec.to_builtins(search.probes)]
-    limits = search.limits_in_force
+    limits = search.effective_limits
     svg = token_plots.search_svg(probes, limits, search.max_valid_qps) if probes and limits else ""
     return {"max_valid_qps": search.max_valid_qps, "confirmed": search.confirmed, "limits": limits, "probes": probes, "svg": svg}
 

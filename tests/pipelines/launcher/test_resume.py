@@ -162,7 +162,7 @@ def test_a_run_that_goes_on_is_left_alone(tmp_path: Path) -> None:
 
     folder, config, samples = interrupted(tmp_path)
     log = RecordLog(folder, "accuracy", 5)
-    with pytest.raises(ConfigError, match="is still being written to"):
+    with pytest.raises(ConfigError, match="is still being written"):
         prepare_rest(folder, config, samples)
     log.close()
     assert prepare_rest(folder, config, samples) is not None

@@ -1,4 +1,4 @@
-"""A bundle: packed, unpacked, scored again; and what somebody may have done to it."""
+"""Bundles: packed, unpacked, scored again, and tampered with."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_another_machine_makes_the_same_report_byte_for_byte(suite: SuiteRun, tm
     assert read_report(made)["figures"]["last_frame_level"]["value"] > 0
 
 
-def test_what_was_tampered_with_is_named_and_the_run_invalid(run: Path, tmp_path: Path) -> None:
+def test_modified_files_are_named_and_make_the_run_invalid(run: Path, tmp_path: Path) -> None:
     def faster(files: dict[str, bytes]) -> None:
         files["run/records.jsonl"] = files["run/records.jsonl"].replace(b'"completed_s":3.0', b'"completed_s":2.5')
         files["run/search.json"] = b'{"limits": {}, "probes": [], "max_valid_qps": 9.0}'
@@ -102,7 +102,7 @@ def test_what_was_tampered_with_is_named_and_the_run_invalid(run: Path, tmp_path
     ]
 
 
-def test_a_report_that_claims_more_is_told_from_the_one_made_again(suite: SuiteRun, run: Path) -> None:
+def test_an_edited_report_differs_from_the_recomputed_one(suite: SuiteRun, run: Path) -> None:
     def boast(files: dict[str, bytes]) -> None:
         report = json.loads(files["run/report.json"])
         report["figures"]["answers_per_s"]["value"] *= 10
@@ -114,7 +114,7 @@ def test_a_report_that_claims_more_is_told_from_the_one_made_again(suite: SuiteR
     assert "figures.answers_per_s.value: 10.0 before, 1.0 now" in done.stderr
 
 
-def test_a_run_that_was_given_up_is_sealed_bundled_and_still_resumed(suite: SuiteRun, tmp_path: Path) -> None:
+def test_an_aborted_run_is_sealed_bundled_and_can_be_resumed(suite: SuiteRun, tmp_path: Path) -> None:
     (tmp_path / "frail.py").write_text(FRAIL, encoding="utf-8")
     options = [
         "--config",
@@ -131,7 +131,7 @@ def test_a_run_that_was_given_up_is_sealed_bundled_and_still_resumed(suite: Suit
     ]
     cut = suite(*options, "--set", "pipeline={name: frail, batch_size: 2}", "--output", "run", env={"FRAIL": "1"})
     assert cut.returncode == 130, cut.stderr
-    assert changes(tmp_path / "run").in_words == []
+    assert changes(tmp_path / "run").sentences == []
     bundle = write_bundle(tmp_path / "run").path
     assert report_bytes(tmp_path / "run") is None  # a brief one is nothing to compare with
     reasons = build_report(unpack(bundle)).data["reasons"]
@@ -146,7 +146,7 @@ def test_a_run_that_was_given_up_is_sealed_bundled_and_still_resumed(suite: Suit
     (tmp_path / "run/records.jsonl").write_bytes(kept)
     whole = suite("--resume", "run", "--plugin", "frail.py")
     assert whole.returncode == 0, whole.stderr
-    assert changes(tmp_path / "run").in_words == []
+    assert changes(tmp_path / "run").sentences == []
 
 
 def test_a_moved_run_keeps_its_name(run: Path, tmp_path: Path) -> None:
@@ -170,15 +170,15 @@ def hostile(name: str, content: bytes = b"x", mode: int = 0o644 | stat.S_IFREG) 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (hostile("run/../../evil"), r"its file 'run/../../evil' is no path inside a run folder"),
-        (hostile("/etc/evil"), r"lies outside the one folder"),
-        (hostile("other/evil"), r"lies outside the one folder that a bundle has \('other', 'run'\)"),
-        (hostile("run/media\\evil"), r"is no path inside a run folder"),
-        (hostile("run/./media"), r"is no path inside a run folder"),
+        (hostile("run/../../evil"), r"its file 'run/../../evil' is not a path inside a run folder"),
+        (hostile("/etc/evil"), r"is outside the one folder"),
+        (hostile("other/evil"), r"is outside the one folder of a bundle \('other', 'run'\)"),
+        (hostile("run/media\\evil"), r"is not a path inside a run folder"),
+        (hostile("run/./media"), r"is not a path inside a run folder"),
         (hostile("run/media/link", b"/etc/passwd", 0o777 | stat.S_IFLNK), r"'run/media/link' is a link or a device"),
-        (hostile("run/records.jsonl"), r"'run/records.jsonl' is there twice"),
+        (hostile("run/records.jsonl"), r"'run/records.jsonl' occurs twice"),
         (hostile("run/records.jsonl/x"), r"cannot be unpacked"),
-        (hostile("run/media/bomb", b"\0" * 2**27), r"beyond anything that a run packs"),
+        (hostile("run/media/bomb", b"\0" * 2**27), r"more than a run can pack"),
     ],
 )
 def test_a_hostile_archive_writes_nothing_anywhere(run: Path, tmp_path: Path, spoil: Callable[[Path], None], message: str) -> None:
@@ -207,14 +207,14 @@ def flip(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (cut, "is damaged, or cut short"),
-        (flip, "is damaged, or cut short"),
-        (lambda b: b.write_bytes(b"no zip"), "is no bundle; suite.py bundle RUN writes one"),
-        (lambda b: zipfile.ZipFile(b, "w").close(), r"is no bundle of a run: it holds no config.yaml"),
-        (lambda b: repacked(b, unseal), r"it holds no manifest.json"),
+        (cut, "is damaged or incomplete"),
+        (flip, "is damaged or incomplete"),
+        (lambda b: b.write_bytes(b"no zip"), "is not a bundle; suite.py bundle RUN writes one"),
+        (lambda b: zipfile.ZipFile(b, "w").close(), r"is not a bundle of a run: it has no config.yaml"),
+        (lambda b: repacked(b, unseal), r"it has no manifest.json"),
     ],
 )
-def test_what_is_no_whole_bundle_is_told(run: Path, tmp_path: Path, spoil: Callable[[Path], Any], message: str) -> None:
+def test_a_damaged_bundle_is_refused(run: Path, tmp_path: Path, spoil: Callable[[Path], Any], message: str) -> None:
     bundle = write_bundle(run).path
     spoil(bundle)
     with pytest.raises(ConfigError, match=message):
@@ -222,7 +222,7 @@ def test_what_is_no_whole_bundle_is_told(run: Path, tmp_path: Path, spoil: Calla
     assert sorted(tmp_path.iterdir()) == [run, bundle]
 
 
-def test_nothing_is_written_over(run: Path, tmp_path: Path) -> None:
+def test_existing_files_are_not_overwritten(run: Path, tmp_path: Path) -> None:
     bundle = write_bundle(run).path
     with pytest.raises(ConfigError, match=r"run.zip' exists; give --output another file"):
         write_bundle(run)
@@ -232,16 +232,16 @@ def test_nothing_is_written_over(run: Path, tmp_path: Path) -> None:
     assert unpack(bundle, tmp_path / "deep/er") == tmp_path / "deep/er"
 
 
-def test_what_cannot_be_bundled_is_told(run: Path, tmp_path: Path) -> None:
+def test_a_folder_without_a_finished_run_cannot_be_bundled(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot be bundled: it has no config.yaml"):
         write_bundle(tmp_path)
     log = RecordLog(run, "performance")
-    with pytest.raises(ConfigError, match="is still being written to"):
+    with pytest.raises(ConfigError, match="is still being written"):
         write_bundle(run)
     log.close()
 
 
-def test_a_plugin_that_took_a_built_ins_name_is_not_replaced_by_the_built_in(run: Path) -> None:
+def test_a_plugin_of_a_built_in_name_is_not_replaced_by_the_built_in(run: Path) -> None:
     manifest = read_manifest(run)
     (run / "manifest.json").write_text(json.dumps({**manifest, "plugins": {"metric latency": "plugins/mine.py"}}), encoding="utf-8")
     with pytest.raises(PluginError, match=r"metric 'latency' of the run is from 'plugins/mine.py' and is not installed"):
@@ -257,7 +257,7 @@ def test_no_answer_is_read_from_outside_the_folder(run: Path) -> None:
             read_run(run)
 
 
-def test_bundling_says_that_a_run_was_tampered_with(suite: SuiteRun, run: Path) -> None:
+def test_bundling_a_modified_run_warns(suite: SuiteRun, run: Path) -> None:
     (run / "outcome.json").write_text("{}", encoding="utf-8")
     done = suite("bundle", str(run))
     assert done.returncode == 0

@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_was_written_is_read_back(folder: Path) -> None:
+def test_a_written_run_is_read_back(folder: Path) -> None:
     config, samples, records, outcome = read_run(folder)
     assert config.pipeline_name == "toy_t2v"
     assert [s.prompt for s in samples] == ["a", "b"]
@@ -42,18 +42,18 @@ def test_a_damaged_line_in_the_middle_is_named(folder: Path) -> None:
         read_run(folder)
 
 
-def test_a_record_of_a_sample_that_is_not_there_is_named(folder: Path) -> None:
+def test_a_record_of_an_unknown_sample_is_named(folder: Path) -> None:
     (folder / "records.jsonl").write_bytes(msgspec.json.encode(record(7)) + b"\n")
-    with pytest.raises(ConfigError, match="asks sample 7 of 2"):
+    with pytest.raises(ConfigError, match="has sample 7 of 2"):
         read_run(folder)
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not a run folder"):
         read_run(tmp_path)
 
 
-def test_a_folder_that_holds_a_run_is_not_written_over(folder: Path) -> None:
+def test_a_folder_with_a_run_is_not_overwritten(folder: Path) -> None:
     with pytest.raises(ConfigError, match="already holds a run"):
         create_run_folder(str(folder), "t2v")
 
@@ -80,14 +80,14 @@ def test_the_prompt_set_hash_depends_on_prompts_and_their_order() -> None:
     assert prompt_set_hash([one]) != prompt_set_hash([Sample(0, "a", images=(b"png",))])
 
 
-def test_images_are_kept_as_given_and_named_by_number(folder: Path) -> None:
+def test_images_are_kept_unchanged_and_named_by_number(folder: Path) -> None:
     images = (b"\x89PNG\r\n\x1a\n one", b"\xff\xd8\xff two", b"RIFF....WEBP three", b"no picture")
     write_samples(folder, [Sample(0, "../a", images=images), Sample(1, "b")])
     assert [s.images for s in read_run(folder)[1]] == [images, ()]
     assert sorted(p.name for p in (folder / "inputs").iterdir()) == ["000000-0.png", "000000-1.jpg", "000000-2.webp", "000000-3.bin"]
 
 
-def test_a_missing_image_is_empty_and_the_run_still_read(folder: Path) -> None:
+def test_a_missing_image_is_empty_and_the_run_is_still_read(folder: Path) -> None:
     write_samples(folder, [Sample(0, "a", images=(b"one", b"two")), Sample(1, "b")])
     (folder / "inputs/000000-0.bin").unlink()
     assert read_run(folder)[1][0].images == (b"", b"two")
@@ -97,7 +97,7 @@ def test_a_missing_image_is_empty_and_the_run_still_read(folder: Path) -> None:
 def test_no_image_is_read_from_outside_the_folder(folder: Path, name: str) -> None:
     line = json.dumps({"index": 0, "prompt": "a", "meta": {}, "images": [name]})
     (folder / "samples.jsonl").write_text(f"{line}\n{line}\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match="which is no file of inputs/"):
+    with pytest.raises(ConfigError, match="which is not in inputs/"):
         read_run(folder)
 
 

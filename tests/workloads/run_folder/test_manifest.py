@@ -1,4 +1,4 @@
-"""The hashes of a run's files; what was changed, lost or added is named."""
+"""The hashes of a run's files; modified, lost and added files are named."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_hash_is_sha_256_of_the_whole_file(folder: Path) -> None:
     assert file_hashes(folder) == dict.fromkeys(("config.yaml", "inputs/0.png", "media/0.mkv", "records.jsonl"), ABC)
 
 
-def test_before_a_run_has_ended_only_what_stays_is_hashed(folder: Path) -> None:
+def test_during_a_run_only_fixed_files_are_hashed(folder: Path) -> None:
     _seal(folder, sealed=False)
     assert list(file_hashes(folder, sealed=False)) == ["config.yaml", "inputs/0.png"]
     (folder / "records.jsonl").write_text("abcd", encoding="utf-8")
@@ -43,7 +43,7 @@ def test_before_a_run_has_ended_only_what_stays_is_hashed(folder: Path) -> None:
     assert changes(folder) == (["inputs/0.png"], [], [], False)
 
 
-def test_changes_are_of_three_kinds_and_may_leave_a_folder_out(folder: Path) -> None:
+def test_changes_are_of_three_kinds_and_can_leave_out_a_folder(folder: Path) -> None:
     _seal(folder)
     assert changes(folder) == ([], [], [], True)
     (folder / "config.yaml").write_text("abd", encoding="utf-8")
