@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def write_report(folder: Path, brief: bool = False) -> Report:
-    """Write report.json and report.html. brief: verdict and reasons alone, as after a run that was given up."""
+    """Write report.json and report.html. brief: verdict and reasons only, as for an aborted run."""
     import gc
 
     from metrics.report.html.page import write_html
@@ -38,7 +38,7 @@ def report_on_bundle(bundle: Path, output: Path | None) -> None:
 
 
 def report_briefly(folder: Path) -> None:
-    """Write the verdict and reasons of a run that was given up. The message to the user comes from `suite.main`."""
+    """Write the verdict and reasons of an aborted run. The message to the user comes from `suite.main`."""
     from pipelines.launcher.provenance import seal
 
     try:

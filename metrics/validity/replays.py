@@ -20,6 +20,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu
 
 from metrics.base import Run
+from metrics.similarity.video import psnr
 from metrics.validity.check import Check, differs, holds, not_made
 from pipelines.launcher.messages import Answer
 from pipelines.launcher.replay import CACHE_FACTOR, MAX_BUSY_S, SURE_PAIRS, TOO_SHORT_S, looks_cached
@@ -127,7 +129,7 @@ def _modes(run: Run, ranks: Sequence[Mapping[str, Any]]) -> Check:
         return not_made("modes", "no sample was answered in both tests")
     unlike = [i for i in common if timed[i].digest != judged[i].digest]
     read = unlike if run.workload.unit == "tokens" else unlike[:: -(-len(unlike) // MAX_PAIRS) or 1]
-    pairs = [_pair(run, timed[i], judged[i], _of_record(run, judged[i]), f"sample {i}") for i in read]
+    pairs = [_pair(run, timed[i], judged[i], partial(run.video, judged[i]), f"sample {i}") for i in read]
     pairs += [Pair(f"sample {i}", True, (timed[i].rank, judged[i].rank), math.inf) for i in common if i not in unlike]
     summary = _summary(pairs, "given in both tests")
     return differs("modes", summary) if _are_different(pairs) else holds("modes", summary)
@@ -234,10 +236,6 @@ def _first_done(run: Run, mode: str, rank: int | None = None) -> dict[int, Recor
     return found
 
 
-def _of_record(run: Run, record: Record) -> Callable[[], NDArray[np.uint8]]:
-    return lambda: run.video(record)
-
-
 def _pair(run: Run, record: Record, other: Answer | Record, video: Callable[[], NDArray[np.uint8]], label: str) -> Pair:
     """video: reads the other answer's."""
     ranks, text = (record.rank, other.rank), record.text or ""
@@ -246,9 +244,10 @@ def _pair(run: Run, record: Record, other: Answer | Record, video: Callable[[], 
     if record.media is None:
         return Pair(label, False, ranks, num_agreed=_agreed(text, other.text or ""))
     try:
-        ratio = psnr(run.video(record), video())
+        one, two = run.video(record), video()
     except ValueError as error:
         return Pair(f"{label}: {error}", False, ranks, failed=True)
+    ratio = psnr(one, two) if one.shape == two.shape else 0.0
     return Pair(label, ratio >= MIN_PSNR[_all_float32(run)], ranks, ratio)
 
 
@@ -256,14 +255,6 @@ def _agreed(one: str, other: str) -> int:
     """Words before the first that differs."""
     words = list(zip(one.split(), other.split(), strict=False))
     return next((i for i, (a, b) in enumerate(words) if a != b), len(words))
-
-
-def psnr(one_THWC: NDArray[np.uint8], other_THWC: NDArray[np.uint8]) -> float:
-    """Peak signal-to-noise ratio in dB, over all pixels; infinity where they are equal, 0 where the videos' sizes differ."""
-    if one_THWC.shape != other_THWC.shape:
-        return 0.0
-    error = float(np.mean((one_THWC.astype(np.float32) - other_THWC.astype(np.float32)) ** 2))
-    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 
 
 def _all_float32(run: Run) -> bool:
