@@ -99,9 +99,13 @@ def load_plugin_file(path: str) -> None:
 
 def names(kind: str) -> dict[str, str]:
     """Every known name of the kind and its origin. Imports no plugin."""
-    found = {e.name: f"package {e.dist.name if e.dist else e.value}" for e in _entry_points(kind)}
-    found |= dict.fromkeys(BUILT_IN[kind], "built in")
-    return found | {name: "--plugin" for k, name in _registered if k == kind and name not in BUILT_IN[kind]}
+    origins = {e.name: f"package {e.dist.name if e.dist else e.value}" for e in _entry_points(kind)}
+    origins |= dict.fromkeys(BUILT_IN[kind], "built in")
+    for (registered, name), cls in _registered.items():
+        from_file = cls.__module__.startswith(_FILE_MODULE)
+        if registered == kind and (name not in origins or (from_file and name not in BUILT_IN[kind])):
+            origins[name] = "--plugin"
+    return origins
 
 
 def find(kind: str, name: str) -> type[Any]:
