@@ -110,7 +110,11 @@ class ForkedRank(NamedTuple):
 
 @pytest.fixture
 def suite(tmp_path: Path) -> SuiteRun:
-    """Run suite.py with these arguments from an empty folder; `launcher` starts it in place of Python.
+    return suite_in(tmp_path)
+
+
+def suite_in(tmp_path: Path) -> SuiteRun:
+    """Run suite.py with these arguments from this folder; `launcher` starts it in place of Python.
 
     Without one, each of its `ranks` is a process of its own that is forked from one which has its imports behind it: half of a short
     run's time, and a third of what `accelerate launch` takes for two ranks.

