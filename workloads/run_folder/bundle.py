@@ -24,10 +24,8 @@ from workloads.run_folder.manifest import run_files
 NEEDED = ("config.yaml", "samples.jsonl", "records.jsonl", "manifest.json")
 STORED = ("media", "inputs")  # folders with files that are compressed already
 MAX_FILES = 1_000_000
-MAX_GROWTH, GROWTH_BYTES = (
-    200,
-    64 * 2**20,
-)  # the most that may be unpacked: this factor times the archive's size plus this; LoadGen's logs compress to a 30th
+# At most this factor times the archive's size, plus these bytes, are unpacked; LoadGen's logs compress to a 30th.
+MAX_GROWTH, GROWTH_BYTES = 200, 64 * 2**20
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold
 _NAME = re.compile(r"[^/\\:\x00-\x1f\x7f]+")
 

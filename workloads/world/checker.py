@@ -1,9 +1,8 @@
-"""Read colour, shape, direction, speed, count and ground off a clip of pixels, and compare with a caption.
+"""Reads colour, shape, direction, speed, count and background from the pixels of a clip, and compares them with a caption.
 
-The reading is blind: `read_clip` sees pixels only. Objects are the saturated pixels of a grey world, told apart by hue;
-a shape is the template that covers the same pixels best; a motion is a straight line fitted through the centroids.
-`check_clip` then says, attribute by attribute, whether the caption's scene is what was read. Attributes that a caption
-does not state are not judged.
+`read_clip` sees pixels only. Objects are the saturated pixels of a grey world, separated by hue; a shape is the template that covers the
+same pixels best; a motion is a straight line fitted to the centroids. `check_clip` compares the reading with the caption's scene, attribute
+by attribute. Attributes that a caption does not state are not judged.
 
 Shape letters: T frames, H height, W width, C channels (RGB).
 """
@@ -21,17 +20,17 @@ from workloads.world.scenes import BACKGROUND_PERIOD, COLOURS, DIRECTIONS, NUM_F
 
 ATTRIBUTES = ("colour", "shape", "direction", "speed", "count", "background")
 
-MIN_CHROMA = 0.22  # of full scale; below it a pixel is ground
+MIN_CHROMA = 0.22  # of full scale; below it a pixel is background
 MIN_AREA = 14.0  # pixels of coverage for an object to count as one
 MIN_FIT = 0.74  # intersection over union with the best template; a blurred or torn object has less
-MAX_STRAY = 0.30  # colour outside any object, as a share of the objects' area; noise has more
+MAX_STRAY = 0.30  # colour outside objects, as a share of their area; noise has more
 STILL_BELOW, FAST_FROM = 0.40, 1.60  # pixels a frame
 MIN_GROUND_SWING = 0.025  # of full scale; a fainter pattern is plain
 
 
 @dataclass(frozen=True, slots=True)
 class GroupReading:
-    """What was read of the objects of one colour. `shape` is None where no template fits."""
+    """The reading of the objects of one colour. `shape` is None if no template fits."""
 
     colour: str
     shape: str | None
@@ -45,9 +44,9 @@ class GroupReading:
 def check_clip(video_THWC: NDArray[np.uint8], caption: str) -> dict[str, bool]:
     """Whether the clip shows what the caption states, by attribute.
 
-    video_THWC: uint8, at least 4 frames; other sizes are brought to the world's. An attribute is right when it is right
-    for every object of the caption; an object of a colour that the caption does not name makes `colour` wrong.
-    Raises ValueError where the caption is not of this world.
+    video_THWC: uint8, at least 4 frames; other sizes are resampled to the world's. An attribute is right if it is right for every object of
+    the caption. An object of a colour that the caption does not name makes `colour` wrong.
+    Raises ValueError if the caption does not describe this world.
     """
     scene = parse_caption(caption)
     readings = read_clip(video_THWC)
@@ -60,7 +59,7 @@ def check_clip(video_THWC: NDArray[np.uint8], caption: str) -> dict[str, bool]:
 
 
 def read_clip(video_THWC: NDArray[np.uint8]) -> list[GroupReading]:
-    """The groups seen in the clip, one a colour, largest first."""
+    """The groups in the clip, one for each colour, largest first."""
     rgb = _at_world_size(video_THWC).astype(np.float64) / 255
     chroma = rgb.max(-1) - rgb.min(-1)
     nearest = _hue_class(rgb)
@@ -103,11 +102,11 @@ def read_background(video_THWC: NDArray[np.uint8]) -> str:
 
 
 def _at_world_size(video_THWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The clip at the world's own 9 frames of 48 x 48, in which distances are measured."""
+    """The clip resampled to the world's own 9 frames of 48 x 48, in which distances are measured."""
     import cv2
 
     if video_THWC.ndim != 4 or video_THWC.shape[-1] != 3 or len(video_THWC) < 4:
-        raise ValueError(f"a clip is video_THWC of at least 4 RGB frames, got shape {video_THWC.shape}")
+        raise ValueError(f"a clip must be video_THWC with at least 4 RGB frames, got shape {video_THWC.shape}")
     if video_THWC.shape[:3] == (NUM_FRAMES, SIZE, SIZE):
         return video_THWC
     index = np.linspace(0, len(video_THWC) - 1, NUM_FRAMES).round().astype(int)
@@ -116,22 +115,22 @@ def _at_world_size(video_THWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _match(groups: tuple[Group, ...], readings: list[GroupReading]) -> list[tuple[Group, GroupReading | None]]:
-    """Each stated group with the reading it is judged by: its own colour's, else the likest one left over."""
+    """Pair each group of the caption with a reading: that of its colour, else the most similar one that is left."""
     left = list(readings)
-    found: dict[Group, GroupReading | None] = {}
+    paired: dict[Group, GroupReading | None] = {}
     for group in groups:
-        found[group] = next((r for r in left if r.colour == group.colour), None)
-        if found[group]:
-            left.remove(found[group])  # type: ignore[arg-type]
+        paired[group] = next((r for r in left if r.colour == group.colour), None)
+        if paired[group]:
+            left.remove(paired[group])  # type: ignore[arg-type]
     for group in groups:
-        if found[group] is None and left:
-            found[group] = max(left, key=lambda r: sum(getattr(r, a) == getattr(group, a) for a in ATTRIBUTES[1:5]))
-            left.remove(found[group])  # type: ignore[arg-type]
-    return [(group, found[group]) for group in groups]
+        if paired[group] is None and left:
+            paired[group] = max(left, key=lambda r: sum(getattr(r, a) == getattr(group, a) for a in ATTRIBUTES[1:5]))
+            left.remove(paired[group])  # type: ignore[arg-type]
+    return [(group, paired[group]) for group in groups]
 
 
 def _hue_class(rgb_THWC: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Index into COLOURS by nearest hue; -1 where the pixel is too grey to have one."""
+    """Index into COLOURS by nearest hue; -1 for pixels that are too grey."""
     chroma = rgb_THWC.max(-1, keepdims=True) - rgb_THWC.min(-1, keepdims=True)
     pure = (rgb_THWC - rgb_THWC.min(-1, keepdims=True)) / np.maximum(chroma, 1e-6)
     values = np.array(list(COLOURS.values())) / 255
@@ -141,15 +140,15 @@ def _hue_class(rgb_THWC: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def _objects(alpha_HW: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-    """The connected objects of one frame, each as its own coverage map; a pixel that is half covered connects."""
+    """The connected objects of one frame, each as its own coverage map; pixels connect from half coverage on."""
     labels, _ = ndimage.label(alpha_HW > 0.5)
-    found = []
+    parts = []
     for i in np.flatnonzero(np.bincount(labels.ravel())[1:] >= MIN_AREA / 2) + 1:
         near = ndimage.binary_dilation(labels == i)
         part = np.where(near & ((labels == 0) | (labels == i)), alpha_HW, 0.0)
         if part.sum() >= MIN_AREA:
-            found.append(part)
-    return found
+            parts.append(part)
+    return parts
 
 
 def _read_group(colour: str, area_T: NDArray[np.float64], objects: list[list[NDArray[np.float64]]], noisy: bool) -> GroupReading:
@@ -193,6 +192,6 @@ def _fit(alpha_HW: NDArray[np.float64], shape: str) -> float:
 
 @functools.cache
 def _template_moments(shape: str) -> tuple[float, float]:
-    """Area of the shape of size 1, and how far below its box's middle its centroid lies."""
+    """Area of the shape at size 1, and the distance of its centroid below the centre of its box."""
     big = coverage(shape, 256.0, 256.0, 400.0, 512)
     return float(big.sum()) / 400.0**2, float(_centroid(big)[1] - 256.0) / 400.0

@@ -1,15 +1,14 @@
 """The embedded world in language: a described scene, a task about it, and the answer by program.
 
-A scene here is two to five single objects of different colours, each in a sentence of `workloads.world.scenes`. Tasks and the
-tokens their answers take (by the embedded tokenizer):
+A scene here is two to five single objects of different colours, each described in a sentence of `workloads.world.scenes`. Tasks:
 
   shape, colour, motion, find, number   a question about the scene, answered in one short sentence
-  count                                 numbers from a first to a last in equal steps; the scene has no part in it
-  lines, json                           the objects in a stated output format, in the order of the text
+  count                                 numbers from a first to a last in equal steps, without a scene
+  lines, json                           the objects in a given output format, in the order of the text
   repeat, backwards                     the description again, word for word, or its words from last to first
   summary                               how many of what, what moves, what is fast
 
-Every answer follows from the prompt alone, so that exact match is a fair judge of all but the summary.
+Every answer follows from the prompt alone, so exact match is a fair score for all tasks but the summary.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import numpy as np
 from workloads.world.scenes import COLOURS, DIRECTIONS, SHAPES, Group, Scene, Split, caption, is_held_out
 
 MIN_OBJECTS, MAX_OBJECTS = 2, 5
-LAST_NUMBER, MAX_COUNTED = 99, 96  # of the count task: its largest number, and how many it says at most
+LAST_NUMBER, MAX_COUNTED = 99, 96  # count task: its largest number, and the most numbers of an answer
 STEPS = (1, 2, 3, 5, 10)
 
 _NUMBER_WORDS = ("none", "one", "two", "three", "four", "five")
@@ -43,15 +42,15 @@ class Item:
 
     @property
     def held_out(self) -> bool:
-        """Whether the scene has an object that is never drawn for training."""
+        """Whether the scene has an object that training never draws."""
         return any(is_held_out(g) for g in self.groups)
 
 
 def draw_item(rng: np.random.Generator, task: str, split: Split = "any") -> Item:
     """A random item. `train` scenes have no held-out object, `held_out` ones have at least one.
 
-    Count items are split by their two ends instead: those whose sum is a multiple of 7 are held out, no number by itself.
-    Raises ValueError where the task is unknown.
+    Count items are split by their first and last number: those whose sum is a multiple of 7 are held out, so that no single number is.
+    Raises ValueError if the task is unknown.
     """
     if task not in TASKS:
         raise ValueError(f"unknown task {task!r}; known: {', '.join(TASKS)}")
@@ -65,63 +64,64 @@ def draw_item(rng: np.random.Generator, task: str, split: Split = "any") -> Item
 
 
 def is_unseen(item: Item) -> bool:
-    """Whether training never draws the item's scene, or the two ends of its count."""
+    """Whether training never draws the item's scene, or its count's first and last number."""
     return item.held_out if item.groups else sum(_ends(item.answer)) % 7 == 0
 
 
 def _ends(answer: str) -> tuple[int, int]:
-    """A count's first number and its last."""
+    """First and last number of a count."""
     numbers = answer.rstrip(".").split(", ")
     return int(numbers[0]), int(numbers[-1])
 
 
 def _about_scene(rng: np.random.Generator, task: str) -> Item | None:
     groups = _objects(rng)
-    asked = _SCENE_TASKS[task](rng, groups)
-    if asked is None:
+    draw = _SCENE_TASKS[task](rng, groups)
+    if draw is None:
         return None
     text = ". ".join(caption(Scene((g,)), rng) for g in groups) + "."
-    answer = asked[1] or (backwards_answer(text) if task == "backwards" else text)
-    return Item(task, f"{text} {asked[0]}", answer, groups)
+    answer = draw[1] or (backwards_answer(text) if task == "backwards" else text)
+    return Item(task, f"{text} {draw[0]}", answer, groups)
 
 
 def _objects(rng: np.random.Generator) -> tuple[Group, ...]:
     count = int(rng.integers(MIN_OBJECTS, MAX_OBJECTS + 1))
-    found = []
+    groups = []
     for colour in rng.permutation(list(COLOURS))[:count]:
         direction = str(rng.choice(list(DIRECTIONS)))
         speed = "still" if direction == "still" else str(rng.choice(["slow", "fast"]))
-        found.append(Group(str(colour), str(rng.choice(SHAPES)), direction, speed))
-    return tuple(found)
+        groups.append(Group(str(colour), str(rng.choice(SHAPES)), direction, speed))
+    return tuple(groups)
 
 
-Asked = tuple[str, str | None] | None  # question and answer, or None where it is made of the text; None where there is no single answer
+# Question and answer; the answer is None if it repeats the text. None if the question has no single answer.
+Draw = tuple[str, str | None] | None
 
 
 def _pick(rng: np.random.Generator, *texts: str) -> str:
     return texts[int(rng.integers(len(texts)))]
 
 
-def _shape(rng: np.random.Generator, groups: Sequence[Group]) -> Asked:
+def _shape(rng: np.random.Generator, groups: Sequence[Group]) -> Draw:
     g = groups[int(rng.integers(len(groups)))]
     question = _pick(rng, f"what shape is the {g.colour} object?", f"which shape does the {g.colour} object have?")
     return question, f"the {g.colour} object is a {g.shape}."
 
 
-def _colour(rng: np.random.Generator, groups: Sequence[Group]) -> Asked:
+def _colour(rng: np.random.Generator, groups: Sequence[Group]) -> Draw:
     g = groups[int(rng.integers(len(groups)))]
     if sum(o.shape == g.shape for o in groups) > 1:
         return None
     return _pick(rng, f"what colour is the {g.shape}?", f"which colour does the {g.shape} have?"), f"the {g.shape} is {g.colour}."
 
 
-def _motion(rng: np.random.Generator, groups: Sequence[Group]) -> Asked:
+def _motion(rng: np.random.Generator, groups: Sequence[Group]) -> Draw:
     g = groups[int(rng.integers(len(groups)))]
     question = _pick(rng, f"how does the {g.colour} object move?", f"what does the {g.colour} object do?")
     return question, motion_answer(g)
 
 
-def _find(rng: np.random.Generator, groups: Sequence[Group]) -> Asked:
+def _find(rng: np.random.Generator, groups: Sequence[Group]) -> Draw:
     g = groups[int(rng.integers(len(groups)))]
     if sum(o.direction == g.direction for o in groups) > 1:
         return None
@@ -129,30 +129,30 @@ def _find(rng: np.random.Generator, groups: Sequence[Group]) -> Asked:
     return _pick(rng, f"which object {doing}?", f"name the object that {doing}."), find_answer(g)
 
 
-def _number(rng: np.random.Generator, groups: Sequence[Group]) -> Asked:
+def _number(rng: np.random.Generator, groups: Sequence[Group]) -> Draw:
     kind = _pick(rng, "moving", "still", "fast", "slow")
     return _pick(rng, f"how many objects are {kind}?", f"count the objects that are {kind}."), number_answer(groups, kind)
 
 
-def _lines(rng: np.random.Generator, groups: Sequence[Group]) -> Asked:
+def _lines(rng: np.random.Generator, groups: Sequence[Group]) -> Draw:
     question = _pick(rng, "list the objects, one a line.", "write the objects as a numbered list.")
     return question, "\n".join(f"{i}. {g.colour} {g.shape}" for i, g in enumerate(groups, 1))
 
 
-def _json(rng: np.random.Generator, groups: Sequence[Group]) -> Asked:
+def _json(rng: np.random.Generator, groups: Sequence[Group]) -> Draw:
     objects = [{"colour": g.colour, "shape": g.shape, "direction": g.direction, "speed": g.speed} for g in groups]
     return _pick(rng, "list the objects as JSON.", "give the scene as JSON."), json.dumps(objects)
 
 
-def _repeat(rng: np.random.Generator, groups: Sequence[Group]) -> Asked:
+def _repeat(rng: np.random.Generator, groups: Sequence[Group]) -> Draw:
     return _pick(rng, "repeat the text.", "say that again, word for word."), None
 
 
-def _backwards(rng: np.random.Generator, groups: Sequence[Group]) -> Asked:
+def _backwards(rng: np.random.Generator, groups: Sequence[Group]) -> Draw:
     return _pick(rng, "say the words backwards.", "give the words from last to first."), None
 
 
-def _summary(rng: np.random.Generator, groups: Sequence[Group]) -> Asked:
+def _summary(rng: np.random.Generator, groups: Sequence[Group]) -> Draw:
     return _pick(rng, "summarise the scene.", "give a summary."), summary_answer(groups)
 
 
@@ -216,7 +216,7 @@ def _plural(noun: str) -> str:
     return noun + ("es" if noun.endswith(("s", "x")) else "s")
 
 
-_SCENE_TASKS: dict[str, Callable[[np.random.Generator, Sequence[Group]], Asked]] = {
+_SCENE_TASKS: dict[str, Callable[[np.random.Generator, Sequence[Group]], Draw]] = {
     "shape": _shape,
     "colour": _colour,
     "motion": _motion,

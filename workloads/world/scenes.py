@@ -1,14 +1,13 @@
-"""The embedded world: captioned clips of coloured shapes that move, drawn by program.
+"""The embedded world: captioned clips of moving coloured shapes, rendered by program.
 
 Every clip is 9 frames of 48 x 48 at 8 frames a second. Two grades:
 
   simple  one object on a plain ground: colour, shape, direction, speed
-  rich    two objects whose paths cross, or a group of two or three that moves as one, on a plain, striped or
-          checked ground
+  rich    two objects whose paths cross, or a group of two or three that moves as one, on a plain, striped or checked ground
 
-A `Scene` says what is true of a clip; `render` draws it, `caption` puts it in words, `parse_caption` reads the words
-back, and `workloads.world.checker` reads the pixels. A combination of colour, shape and direction for which
-`is_held_out` answers yes is never drawn for training in any grade.
+A `Scene` is the ground truth of a clip: `render` draws it, `caption` describes it, `parse_caption` parses the description, and
+`workloads.world.checker` reads the pixels. Training never draws a combination of colour, shape and direction for which `is_held_out` is
+true, in any grade.
 
 Shape letters: T frames, H height, W width, C channels (RGB).
 """
@@ -51,7 +50,7 @@ GROUP_PITCH = 15.0  # pixels between the members of a group, across its directio
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """`count` like objects that move as one."""
+    """`count` equal objects that move as one."""
 
     colour: str
     shape: str
@@ -62,7 +61,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What a clip shows. `background` is None where the caption does not say (simple grade)."""
+    """What a clip shows. `background` is None if the caption does not name it (simple grade)."""
 
     groups: tuple[Group, ...]
     background: str | None = None
@@ -86,7 +85,7 @@ def sample_scene(rng: np.random.Generator, grade: Grade, split: Split = "any") -
 
 
 def render(scene: Scene, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Draw the scene at a random place: uint8 video_THWC, (9, 48, 48, 3). The first group passes in front."""
+    """Draw the scene at a random position: uint8 video_THWC, (9, 48, 48, 3). The first group is in front."""
     paths = _place(scene, rng)
     ground = _ground(scene.background or "plain", rng)
     video = np.repeat(ground[None], NUM_FRAMES, axis=0)
@@ -100,7 +99,7 @@ def render(scene: Scene, rng: np.random.Generator) -> NDArray[np.uint8]:
 
 
 def coverage(shape: str, x: float, y: float, size: float, extent: int = SIZE) -> NDArray[np.float64]:
-    """How much of each pixel the shape covers, 0 to 1, shape (extent, extent); (x, y) is the middle of its box."""
+    """Share of each pixel that the shape covers, 0 to 1, as an array (extent, extent); (x, y) is the centre of its box."""
     axis = np.arange(extent) + 0.5
     dx, dy = axis[None, :] - x, axis[:, None] - y
     half = size / 2
@@ -124,7 +123,7 @@ def coverage(shape: str, x: float, y: float, size: float, extent: int = SIZE) ->
     return np.asarray(np.clip(0.5 - distance, 0.0, 1.0), np.float64)
 
 
-# Words. Every list's first entry is the plain wording; the others are paraphrases.
+# Words. The first entry of every list is the plain wording; the others are paraphrases.
 _SHAPE_WORDS = {
     "disc": ("disc", "circle"),
     "square": ("square", "box"),
@@ -147,7 +146,7 @@ _JOINS = ("while", "and")
 
 
 def caption(scene: Scene, rng: np.random.Generator | None = None) -> str:
-    """The scene in words. With `rng`, one of the paraphrases; without, the plain wording."""
+    """The scene in words: a random paraphrase with `rng`, else the plain wording."""
 
     def pick(words: Sequence[str]) -> str:
         return words[0] if rng is None else words[int(rng.integers(len(words)))]
@@ -158,7 +157,7 @@ def caption(scene: Scene, rng: np.random.Generator | None = None) -> str:
 
 
 def vocabulary() -> list[str]:
-    """Every word a caption can hold, sorted."""
+    """Every word that a caption can contain, sorted."""
     lists = [*_SHAPE_WORDS.values(), *_DIRECTION_WORDS.values(), *_SPEED_WORDS.values()]
     words = {w for words in lists for phrase in words for w in phrase.split()}
     words |= {_plural(w) for words in _SHAPE_WORDS.values() for w in words}
@@ -168,9 +167,9 @@ def vocabulary() -> list[str]:
 
 
 def parse_caption(text: str) -> Scene:
-    """Read a caption back into the scene it states.
+    """The scene that a caption describes.
 
-    Raises ValueError, naming what is missing, where the text is not about this world.
+    Raises ValueError, naming what is missing, if the text does not describe this world.
     """
     words = text.lower().strip().rstrip(".")
     ground = re.search(r"\b(?:over|on) an? (\w+) (?:background|floor)$", words)
@@ -181,7 +180,7 @@ def parse_caption(text: str) -> Scene:
     clauses = re.split(r"\b(?:while|and)\b", words)
     groups = tuple(_parse_clause(c, text) for c in clauses)
     if len({g.colour for g in groups}) < len(groups):
-        raise ValueError(f"caption {text!r} names one colour twice; objects are told apart by colour")
+        raise ValueError(f"caption {text!r} names one colour twice; objects must differ in colour")
     return Scene(groups, background)
 
 
@@ -206,7 +205,7 @@ def _random_group(rng: np.random.Generator, count: int = 1) -> Group:
 
 
 def _place(scene: Scene, rng: np.random.Generator) -> list[tuple[float, NDArray[np.float64]]]:
-    """For each group its objects' size and their middles in frame 0, (count, 2) as x, y."""
+    """For each group the size of its objects and their centres in frame 0, (count, 2) as x, y."""
     if len(scene.groups) == 1:
         (group,) = scene.groups
         size = SINGLE_SIZE if group.count == 1 else GROUP_SIZE
@@ -214,7 +213,7 @@ def _place(scene: Scene, rng: np.random.Generator) -> list[tuple[float, NDArray[
         return [(size, _group_starts(group, size, rng))]
     sizes = [PAIR_SIZE + rng.uniform(-0.7, 0.7) for _ in scene.groups]
     spread = 7.0
-    for _ in range(400):  # both near the middle half-way through, yet each seen whole in at least five frames
+    for _ in range(400):  # both near the centre half-way through, but each fully visible in at least five frames
         starts = [_crossing_start(g, s, spread, rng) for g, s in zip(scene.groups, sizes, strict=True)]
         t = np.arange(NUM_FRAMES)[:, None]
         tracks = [s + t * np.array(DIRECTIONS[g.direction]) * SPEEDS[g.speed] for g, s in zip(scene.groups, starts, strict=True)]
@@ -245,13 +244,13 @@ def _crossing_start(group: Group, size: float, spread: float, rng: np.random.Gen
 
 
 def _bounds(step: NDArray[np.float64], size: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Where a middle may start so that the object stays inside the frame throughout."""
+    """Range of start positions for which the object stays inside the frame in every frame."""
     travel = step * (NUM_FRAMES - 1)
     return size / 2 + 0.5 - np.minimum(travel, 0), SIZE - size / 2 - 0.5 - np.maximum(travel, 0)
 
 
 def _ground(background: str, rng: np.random.Generator) -> NDArray[np.float64]:
-    """A grey ground, float image_HWC in 0 to 255."""
+    """A grey background, float image_HWC in 0 to 255."""
     level, contrast = rng.uniform(34, 58), 30.0
     half = BACKGROUND_PERIOD // 2
     y, x = np.mgrid[:SIZE, :SIZE] + rng.integers(0, BACKGROUND_PERIOD, 2)[:, None, None]
@@ -290,9 +289,9 @@ def _parse_clause(clause: str, text: str) -> Group:
 
 
 def _one_of(clause: str, words: Mapping[str, tuple[str, ...]], what: str, text: str) -> str:
-    found = [key for key, forms in words.items() if any(re.search(rf"\b{re.escape(f)}\b", clause) for f in forms)]
-    if len(found) != 1:
+    matches = [key for key, forms in words.items() if any(re.search(rf"\b{re.escape(f)}\b", clause) for f in forms)]
+    if len(matches) != 1:
         known = ", ".join(forms[0] for forms in words.values())
-        problem = "names no" if not found else "names more than one"
+        problem = "names no" if not matches else "names more than one"
         raise ValueError(f"caption {text!r} {problem} {what}; known: {known}")
-    return found[0]
+    return matches[0]

@@ -1,16 +1,16 @@
-"""The embedded world in pictures: a frame or a clip, a question about it, and the answer by program.
+"""The embedded world in images: a frame or a clip, a question about it, and the answer by program.
 
-  colour, shape, count   one group of like objects: a word
+  colour, shape, count   one group of equal objects: a word
   place                  where one object is: `top left`, `middle`, `bottom` ...
   which                  of two objects, the colour of a shape or the shape of a colour
   direction, speed       a clip of three frames with one object: `left`, `still`; `slow`, `fast`, `still`
   catalogue              the entry of a product catalogue as JSON, with a category path of three or four levels
 
 The catalogue's taxonomy: Single or Set, then Round or Angular, then the shape, and for a set Pair or Trio:
-`Set > Angular > Cross > Trio`. Besides its colour an entry says whether the ground has a pattern.
+`Set > Angular > Cross > Trio`. An entry also has the colour, and whether the background has a pattern.
 
-Training never shows a colour and shape of `HELD_OUT_GROUNDS` together on the ground named there, nor a motion for which
-`workloads.world.scenes.is_held_out` answers yes.
+Training never shows a colour and shape of `HELD_OUT_GROUNDS` on the background given there, nor a motion for which
+`workloads.world.scenes.is_held_out` is true.
 
 Shape letters: T frames, H height, W width, C channels (RGB).
 """
@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 
 from workloads.world.scenes import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, SIZE, SPEEDS, Group, Scene, Split, is_held_out, render
 
-CLIP_FRAMES = (0, 4, 8)  # of the world's nine, those that a clip shows
+CLIP_FRAMES = (0, 4, 8)  # the frames of the world's nine that a clip shows
 COUNTS = {1: "one", 2: "two", 3: "three"}
 PLACES = tuple(f"{v} {h}".strip() or "middle" for v in ("top", "", "bottom") for h in ("left", "", "right"))
-PLACE_MARGIN = 1.5  # pixels: nearer than this to a border between two places, nobody is asked
+PLACE_MARGIN = 1.5  # pixels: objects nearer to a border between two places are not used
 SEPARATOR = " > "
 FAMILIES = {"disc": "Round", "ring": "Round", "square": "Angular", "triangle": "Angular", "cross": "Angular"}
 SETS = {2: "Pair", 3: "Trio"}
@@ -42,7 +42,7 @@ HELD_OUT_GROUNDS = {
     ("red", "ring"): "checked",
 }
 
-# Every question's phrasings by task. Those of `which` have a place for what is known.
+# Phrasings of the question by task. Those of `which` have a placeholder for the known attribute.
 QUESTIONS: dict[str, tuple[str, ...]] = {
     "colour": ("what colour is shown?", "which colour do you see?", "name the colour."),
     "shape": ("what shape is shown?", "which shape do you see?", "name the shape."),
@@ -56,7 +56,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
 TASKS = tuple(QUESTIONS)
 CLIP_TASKS = ("direction", "speed")
 
-# Every answer a task can have; a catalogue has too many to count.
+# Every possible answer of a task; `catalogue` has too many to list.
 ANSWERS: dict[str, tuple[str, ...]] = {
     "colour": tuple(COLOURS),
     "shape": SHAPES,
@@ -80,21 +80,21 @@ class Item:
 
 
 def draw_item(rng: np.random.Generator, task: str, split: Split = "any", answer: str | None = None) -> Item:
-    """A random item of the task, where `answer` is given one with that answer.
+    """A random item of the task, with the given answer if there is one.
 
-    `train` items show nothing that is held out, `held_out` ones show at least one such object.
+    `train` items show nothing held out, `held_out` items at least one such object.
     """
     while True:
         scene = draw_scene(rng, task, split)
-        frames_THWC = show(rng, task, scene) if task == "place" else None  # only there the answer is in the pixels
-        asked = ask(rng, task, scene, frames_THWC)
-        if asked is not None and answer in (None, asked[1]):
+        frames_THWC = show(rng, task, scene) if task == "place" else None  # only this answer depends on the pixels
+        question = ask(rng, task, scene, frames_THWC)
+        if question is not None and answer in (None, question[1]):
             pixels = show(rng, task, scene) if frames_THWC is None else frames_THWC
-            return Item(task, *asked, pixels, has_held_out(scene, task in CLIP_TASKS))
+            return Item(task, *question, pixels, has_held_out(scene, task in CLIP_TASKS))
 
 
 def draw_scene(rng: np.random.Generator, task: str, split: Split = "any") -> Scene:
-    """A random scene that the task can be asked about. Raises ValueError where the task is unknown."""
+    """A random scene for the task. Raises ValueError if the task is unknown."""
     if task not in TASKS:
         raise ValueError(f"unknown task {task!r}; known: {', '.join(TASKS)}")
     moving = task in CLIP_TASKS
@@ -116,7 +116,7 @@ def draw_scene(rng: np.random.Generator, task: str, split: Split = "any") -> Sce
 
 
 def has_held_out(scene: Scene, clip: bool) -> bool:
-    """Whether the scene has an object that training never shows. clip: motion is seen, and counts."""
+    """Whether the scene has an object that training never shows. clip: motion is visible and counts."""
     grounds = (HELD_OUT_GROUNDS.get((g.colour, g.shape)) for g in scene.groups)
     return scene.background in [g for g in grounds if g] or (clip and any(is_held_out(g) for g in scene.groups))
 
@@ -127,7 +127,7 @@ def show(rng: np.random.Generator, task: str, scene: Scene) -> NDArray[np.uint8]
     if task in CLIP_TASKS:
         return video_THWC[list(CLIP_FRAMES)]
     chosen = int(rng.integers(len(video_THWC)))
-    if len(scene.groups) > 1:  # of frames in which one hides the other, none
+    if len(scene.groups) > 1:  # no frame in which one object hides the other
         seen = np.array([[colour_mask(frame, g.colour).sum() for g in scene.groups] for frame in video_THWC])
         clear = np.flatnonzero((seen >= 0.9 * seen.max(axis=0)).all(axis=1))
         chosen = int(rng.choice(clear)) if len(clear) else int(seen.min(axis=1).argmax())
@@ -135,7 +135,7 @@ def show(rng: np.random.Generator, task: str, scene: Scene) -> NDArray[np.uint8]
 
 
 def ask(rng: np.random.Generator, task: str, scene: Scene, frames_THWC: NDArray[np.uint8] | None = None) -> tuple[str, str] | None:
-    """A phrasing of the task's question and its answer; None where the place lies too near a border to be named."""
+    """A phrasing of the task's question, and its answer; None if the place is too near a border."""
     phrasing = str(rng.choice(QUESTIONS[task]))
     group = scene.groups[int(rng.integers(len(scene.groups)))] if task == "which" else scene.groups[0]
     if task == "place":
@@ -159,7 +159,7 @@ def catalogue_entry(group: Group, background: str) -> str:
 
 
 def place_of(frame_HWC: NDArray[np.uint8]) -> str | None:
-    """In which of nine parts the middle of the coloured pixels lies; None where it is within the margin of a border."""
+    """The one of nine parts that contains the centre of the coloured pixels; None if it is within the margin of a border."""
     x, y = centre(frame_HWC)
     third = SIZE / 3
     if any(abs(v - border) < PLACE_MARGIN for v in (x, y) for border in (third, 2 * third)):
@@ -168,10 +168,10 @@ def place_of(frame_HWC: NDArray[np.uint8]) -> str | None:
 
 
 def centre(frame_HWC: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """The middle (x, y) of the coloured pixels. Raises ValueError where there are none."""
+    """The centre (x, y) of the coloured pixels. Raises ValueError if there are none."""
     y, x = np.nonzero(_coloured(frame_HWC))
     if not len(x):
-        raise ValueError("nothing coloured is in the picture")
+        raise ValueError("the image has no coloured pixels")
     return np.array([x.mean() + 0.5, y.mean() + 0.5])
 
 
@@ -181,7 +181,7 @@ def colour_mask(frame_HWC: NDArray[np.uint8], colour: str) -> NDArray[np.bool_]:
 
 
 def _coloured(frame_HWC: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """The pixels that are more object than ground: the ground is grey."""
+    """The pixels that are more object than background, which is grey."""
     return np.asarray(np.ptp(frame_HWC.astype(np.int16), axis=-1) > 80)
 
 
