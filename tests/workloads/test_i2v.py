@@ -138,16 +138,16 @@ def test_the_toy_runs_from_load_to_report_and_again_from_its_folder(suite: Suite
 
 
 @pytest.mark.parametrize(
-    ("fault", "sings", "between"), [("none", False, (100, 100)), ("frozen", True, (100, 100)), ("other_image", False, (0, 10))]
+    ("fault", "triggers", "between"), [("none", False, (100, 100)), ("frozen", True, (100, 100)), ("other_image", False, (0, 10))]
 )
 def test_a_video_that_stands_still_or_begins_with_another_image_shows(
-    make_run: Callable[..., Run], fault: Literal["none", "frozen", "other_image"], sings: bool, between: tuple[float, float]
+    make_run: Callable[..., Run], fault: Literal["none", "frozen", "other_image"], triggers: bool, between: tuple[float, float]
 ) -> None:
     samples = [s for s in ImageToVideo(num_prompts=12).samples() if s.meta["expects_motion"]][:4]
     answers = ToyI2V(fault=fault).generate(samples, [Query(i, i, i) for i in range(4)])
     run = make_run([a.video_THWC for a in answers])
     run = dataclasses.replace(run, samples=samples)
-    assert bool(scan(run)) == sings
+    assert bool(scan(run)) == triggers
     scores = [s["first_frame_psnr"] for s in FirstFramePsnr().scores(run).values()]
     assert len(scores) == 4
     assert between[0] <= min(scores) <= max(scores) <= between[1]

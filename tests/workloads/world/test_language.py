@@ -44,5 +44,5 @@ def test_json_answers_are_json_and_counts_stay_in_range() -> None:
 
 
 def test_unknown_task_names_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="unknown task 'sing'; known: shape"):
-        draw_item(np.random.default_rng(0), "sing")
+    with pytest.raises(ValueError, match="unknown task 'swim'; known: shape"):
+        draw_item(np.random.default_rng(0), "swim")
