@@ -58,9 +58,9 @@ def test_scores_that_only_one_run_has_are_refused_unless_other_metrics_are_named
 def test_metrics_that_are_left_out_are_reported_everywhere(make: Make, tmp_path: Path) -> None:
     """Where all answers are wrong, 5 % of the mean is 0."""
     one, two = (make(name, answers(1.0, wrong=range(NUM)), metrics=["exact_match", "scores_length"]) for name in ("one", "two"))
-    found = CliRunner().invoke(app, ["audit", str(one), str(two), "--margin", "5%", "--output", str(tmp_path / "a.html")])
-    assert "left out: exact_match: 5% of a mean of 0 is 0" in found.stderr
-    assert "exact_match" in json.loads(found.stdout.splitlines()[-1])["left_out"]
+    done = CliRunner().invoke(app, ["audit", str(one), str(two), "--margin", "5%", "--output", str(tmp_path / "a.html")])
+    assert "left out: exact_match: 5% of a mean of 0 is 0" in done.stderr
+    assert "exact_match" in json.loads(done.stdout.splitlines()[-1])["left_out"]
     assert "Left out: exact match" in (tmp_path / "a.html").read_text(encoding="utf-8")
     with pytest.raises(ConfigError, match="not every --metric can be judged: exact_match: 5% of a mean of 0"):
         audit(one, two, "5%", ["exact_match"])
@@ -70,8 +70,8 @@ def test_losses_gains_and_mcnemars_test_are_reported_for_right_or_wrong(make: Ma
     """McNemar's exact test of 9 against 1: 2 * (1 + 10) / 2^10."""
     one, two = make("one", answers(1.0, wrong=[79])), make("two", answers(1.0, wrong=range(9)))
     page = tmp_path / "audit.html"
-    found = CliRunner().invoke(app, ["audit", str(one), str(two), "--margin", "5%", "--metric", "exact_match", "--output", str(page)])
-    assert re.search(r"^metric .* margin +lost +gained +McNemar's p +verdict .*\nexact_match .* 9 +1 +0\.0215 ", found.stderr, re.MULTILINE)
+    done = CliRunner().invoke(app, ["audit", str(one), str(two), "--margin", "5%", "--metric", "exact_match", "--output", str(page)])
+    assert re.search(r"^metric .* margin +lost +gained +McNemar's p +verdict .*\nexact_match .* 9 +1 +0\.0215 ", done.stderr, re.MULTILINE)
     assert '<td class="n">9</td><td class="n">1</td><td class="n">0.0215</td>' in page.read_text(encoding="utf-8")
 
 
