@@ -71,6 +71,11 @@ def test_noise_has_a_correlation_below_0_35_and_a_spread_above_4(share: float, s
     assert check_video(_of_correlation(share, spread)) == (["noise"] if noise else [])
 
 
+@pytest.mark.parametrize(("light", "noise"), [(108, []), (110, ["noise"])])
+def test_a_spread_of_4_is_not_judged_yet(light: int, noise: list[str]) -> None:
+    assert check_video(_chessboard(100, light), expects_motion=False) == noise
+
+
 def test_what_the_pixels_cannot_show_is_caught_from_the_records(make_run: MakeRun) -> None:
     rng = np.random.default_rng(0)
     run = make_run([render(sample_scene(rng, "rich"), rng) for _ in range(2)])

@@ -121,6 +121,12 @@ def test_long_answers_alike_trigger_where_their_references_differ(make_text_run:
     assert failed(make_text_run(alike(12, 12), [{"answer": "a"}, {"answer": "a"}])) == {}
 
 
+@pytest.mark.parametrize(("num_alike", "triggers"), [(5, False), (6, True)])
+def test_answers_alike_trigger_beyond_the_tolerated_share(make_text_run: MakeRun, num_alike: int, triggers: bool) -> None:
+    records = [*alike(*[12] * num_alike), *(record(i, text=f"answer {i}", num_units=12) for i in range(num_alike, 100))]
+    assert failed(make_text_run(records)) == ({"identical": list(range(6))} if triggers else {})
+
+
 def test_a_wrong_answer_that_is_right_for_another_prompt_does_not_trigger(make_text_run: MakeRun) -> None:
     assert failed(make_text_run(alike(12, 12), [{"answer": "a long answer that says the same"}, {"answer": "b"}])) == {}
 
