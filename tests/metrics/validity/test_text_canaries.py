@@ -81,7 +81,7 @@ def test_bytes_that_are_not_utf8_trigger_but_half_a_character_at_the_limit_does_
     assert check_text(f"a{REPLACEMENT}") == ["utf8"]
     assert check_text(f"a{REPLACEMENT}", was_cut=True) == []
     assert check_text(f"a{REPLACEMENT}b", was_cut=True) == ["utf8"]
-    assert check_text("a\ud83d") == ["utf8"]
+    assert check_text("a\ud800") == check_text("a\udfff") == ["utf8"]
 
 
 @pytest.mark.parametrize("text", ["", " \n\t"])
