@@ -13,7 +13,7 @@ def test_every_preset_parses() -> None:
         assert load_config(None, name).workload == name.partition("/")[0]
 
 
-def test_command_line_goes_over_set_and_set_over_the_preset() -> None:
+def test_the_command_line_overrides_set_and_set_overrides_the_preset() -> None:
     changes = ["pipeline.num_inference_steps=3", "scenario=server", "load.min_duration_s=2"]
     config = load_config("t2v", None, changes, scenario="single_stream", seed=None)
     assert config.pipeline_options["num_inference_steps"] == 3

@@ -1,4 +1,4 @@
-"""Versions that a run asks for: what meets them, and what is no version."""
+"""Required versions: what satisfies them, and what is refused as a version."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_bare_version_is_a_series_and_all_else_a_specifier(wanted: str, met: l
     assert [v for v in unmet if is_met(wanted, v)] == []
 
 
-def test_a_version_that_is_none_of_pythons_must_be_equal() -> None:
+def test_a_version_outside_pep_440_must_be_equal() -> None:
     assert not is_met(">=1", "main-abc123")
 
 
@@ -39,6 +39,6 @@ def test_a_version_that_is_none_of_pythons_must_be_equal() -> None:
         (["torch"], "require"),
     ],
 )
-def test_what_is_no_version_is_refused_by_name(require: object, message: str) -> None:
+def test_a_wrong_version_is_refused_by_name(require: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_config({"workload": "llm", "pipeline": {"name": "toy_llm"}, "require": require}, "test")

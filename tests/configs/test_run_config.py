@@ -41,6 +41,6 @@ def test_configurations_of_older_run_folders_are_read() -> None:
     assert config.canaries == {"black": "off", "frozen": 0.1}
 
 
-def test_the_pipelines_name_is_none_of_its_options() -> None:
+def test_the_pipelines_name_is_not_one_of_its_options() -> None:
     config = make()
     assert (config.pipeline_name, config.pipeline_options) == ("toy_llm", {"token_s": 1})

@@ -21,9 +21,9 @@ def ask(question):
         os._exit(0)
     os.close(here)
     with os.fdopen(there) as answer:
-        found = json.load(answer)
+        result = json.load(answer)
     os.wait()
-    return found
+    return result
 def plain(s):
     names = [n for n in dir(s) if n[0] != "_" and n != "FromConfig"]
     return {n: getattr(s, n) for n in names if isinstance(getattr(s, n), (bool, int, float))}

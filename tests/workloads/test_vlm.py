@@ -53,21 +53,21 @@ def test_guessing_the_commonest_answer_is_below_30_percent(samples: Sequence[Sam
     assert max(Counter(s.meta["answer"] for s in samples).values()) / len(samples) < 0.10
 
 
-def test_questions_come_in_several_phrasings_and_none_tells_the_answer(samples: Sequence[Sample]) -> None:
+def test_questions_have_several_phrasings_and_none_reveals_the_answer(samples: Sequence[Sample]) -> None:
     for task, phrasings in QUESTIONS.items():
-        asked = {s.prompt for s in samples if s.meta["task"] == task}
+        questions = {s.prompt for s in samples if s.meta["task"] == task}
         assert len(phrasings) >= 2
-        assert len(asked) >= 2
+        assert len(questions) >= 2
     assert all(str(s.meta["answer"]) not in s.prompt.split() for s in samples)
 
 
-def test_a_clip_is_three_frames_and_a_picture_one(samples: Sequence[Sample]) -> None:
+def test_a_clip_has_three_frames_and_an_image_one(samples: Sequence[Sample]) -> None:
     for sample in samples:
         assert len(sample.images) == (3 if sample.meta["task"] in CLIP_TASKS else 1)
         assert all(frame(image).shape == (48, 48, 3) for image in sample.images)
 
 
-def test_a_blind_reader_of_pixels_answers_everything(samples: Sequence[Sample]) -> None:
+def test_a_reader_of_pixels_answers_everything(samples: Sequence[Sample]) -> None:
     responses = ToyVLM().generate(samples, [Query(s.index, s.index, 0) for s in samples])
     assert [r.text for r in responses] == [s.meta["answer"] for s in samples]
 
@@ -78,15 +78,15 @@ def test_the_toy_does_not_answer_what_it_cannot_read(samples: Sequence[Sample]) 
     assert ["who painted it?" in str(responses[0].error), responses[1].error is not None, responses[2].error] == [True, True, None]
 
 
-def test_a_set_is_the_same_again_and_the_start_of_a_longer_one(samples: Sequence[Sample]) -> None:
+def test_a_set_is_deterministic_and_the_start_of_a_longer_one(samples: Sequence[Sample]) -> None:
     assert list(VisionLanguage(num_prompts=10).samples()) == list(samples[:10])
 
 
 @pytest.mark.parametrize("split", ["train", "held_out"])
 def test_a_split_has_only_its_own_scenes(split: str) -> None:
-    found = make("workloads", "vlm", {"num_prompts": 16, "split": split, "tasks": ["colour", "direction"]}).samples()
-    assert {s.meta["held_out"] for s in found} == {split == "held_out"}
-    assert {s.meta["task"] for s in found} == {"colour", "direction"}
+    samples = make("workloads", "vlm", {"num_prompts": 16, "split": split, "tasks": ["colour", "direction"]}).samples()
+    assert {s.meta["held_out"] for s in samples} == {split == "held_out"}
+    assert {s.meta["task"] for s in samples} == {"colour", "direction"}
 
 
 def test_training_scenes_show_nothing_that_is_held_out() -> None:
@@ -129,7 +129,7 @@ def test_a_catalogue_entry_has_a_path_of_three_levels_or_four() -> None:
     assert three == {"category": "Set > Angular > Cross > Trio", "colour": "blue", "is_patterned": True}
 
 
-def test_a_place_too_near_a_border_is_not_asked() -> None:
+def test_a_place_too_near_a_border_has_no_question() -> None:
     picture = np.full((48, 48, 3), 40, np.uint8)
     picture[14:18, 4:8] = (226, 40, 44)  # its middle lies on the border between top and middle
     assert place_of(picture) is None
@@ -173,7 +173,7 @@ def write(folder: Path, *lines: object) -> str:
     return str(file)
 
 
-def test_own_questions_are_read_with_paths_from_the_file_s_folder(tmp_path: Path) -> None:
+def test_questions_of_a_file_have_paths_relative_to_its_folder(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "a.png").write_bytes(b"one")
     (tmp_path / "b.jpg").write_bytes(b"two")
@@ -184,13 +184,13 @@ def test_own_questions_are_read_with_paths_from_the_file_s_folder(tmp_path: Path
         {"prompt": "and now?", "images": ["pictures/a.png", str(tmp_path / "b.jpg")]},
         {"prompt": "as JSON", "images": ["b.jpg"], "answer": {"category": "A > B"}},
     )
-    found = VisionLanguage(prompts=path).samples()
-    assert [(s.index, s.prompt, s.images) for s in found] == [
+    samples = VisionLanguage(prompts=path).samples()
+    assert [(s.index, s.prompt, s.images) for s in samples] == [
         (0, "what is it?", (b"one",)),
         (1, "and now?", (b"one", b"two")),
         (2, "as JSON", (b"two",)),
     ]
-    assert [s.meta for s in found] == [
+    assert [s.meta for s in samples] == [
         {"task": "own", "answer": "a cat"},
         {"task": "own"},
         {"task": "own", "answer": '{"category": "A > B"}'},
@@ -231,6 +231,6 @@ def test_an_unusable_prompt_file_is_named(tmp_path: Path, content: bytes | None,
     assert str(file) in str(caught.value)
 
 
-def test_a_folder_is_no_prompt_file(tmp_path: Path) -> None:
+def test_a_folder_is_refused_as_prompt_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         VisionLanguage(prompts=str(tmp_path)).samples()

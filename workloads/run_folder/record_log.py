@@ -79,12 +79,12 @@ class RecordLog:
         seen: set[int] = set()
         for _ in range(MAX_DRAWS):
             place = rng.randrange(self._end)
-            found = os.pread(self._records, LINE_BYTES, place)
-            begin = found.find(b"\n") + 1
-            end = found.find(b"\n", begin)
+            chunk = os.pread(self._records, LINE_BYTES, place)
+            begin = chunk.find(b"\n") + 1
+            end = chunk.find(b"\n", begin)
             if begin > 0 and end > 0 and place + begin not in seen:
                 seen.add(place + begin)
-                yield found[begin:end]
+                yield chunk[begin:end]
 
     def close(self) -> None:
         """Call when every query has its Record."""

@@ -63,8 +63,8 @@ def test_loadgen_is_set_up_by_the_rules(tmp_path: Path) -> None:
         (mlperf_values("gpt-oss-120b", load={"target_qps": 110}), 6396),
         (mlperf_values("llama2-70b-99.9", "server", load={"target_ttft_s": 1.5, "min_duration_s": 700, "min_query_count": 5000}), 24576),
     ]
-    found = ask_loadgen(SET_UP, json.dumps([(*case, str(tmp_path / str(i))) for i, case in enumerate(cases)]))
-    old, qwen, wan, offline, tighter = found
+    settings = ask_loadgen(SET_UP, json.dumps([(*case, str(tmp_path / str(i))) for i, case in enumerate(cases)]))
+    old, qwen, wan, offline, tighter = settings
     assert [old["qsl_rng_seed"], old["sample_index_rng_seed"], old["schedule_rng_seed"]] == list(seeds("v6.0"))
     assert [wan["qsl_rng_seed"], wan["sample_index_rng_seed"], wan["schedule_rng_seed"]] == list(seeds("v6.1"))
     assert (old["ttft_latency"], old["tpot_latency"], old["use_token_latencies"]) == (450_000_000, 40_000_000, True)
@@ -82,7 +82,7 @@ def test_loadgen_is_set_up_by_the_rules(tmp_path: Path) -> None:
     assert "*.Server.min_duration = 700000\n*.Server.min_query_count = 5000\n" in tighter["user.conf"]
 
 
-def test_a_server_by_the_rules_comes_when_we_say_it_comes(tmp_path: Path) -> None:
+def test_a_server_under_the_rules_keeps_our_schedule(tmp_path: Path) -> None:
     values = mlperf_values("llama2-70b-99.9", "server", "mlperf-v6.0", load={"target_qps": 60, "min_query_count": 40})
     error, count, late_s = ask_loadgen(LATE, json.dumps(values), str(tmp_path))
     assert error is None

@@ -10,7 +10,7 @@ from workloads.loadgen.load_test import LoadTest
 from workloads.loadgen.server_schedule import server_schedule
 
 
-def test_the_schedule_is_the_one_loadgen_keeps(tmp_path: Path) -> None:
+def test_the_schedule_is_loadgens(tmp_path: Path) -> None:
     load = {"target_qps": 60, "min_duration_s": 1.5, "min_query_count": 40}
     config = parse_config({"workload": "t2v", "scenario": "server", "pipeline": {"name": "toy_t2v"}, "load": load}, "test")
     issued: list[tuple[int, float]] = []
@@ -30,7 +30,7 @@ def test_the_schedule_is_the_one_loadgen_keeps(tmp_path: Path) -> None:
     assert np.quantile(late, 0.2) < 0.01
 
 
-def test_gaps_have_the_rate_asked_for() -> None:
+def test_gaps_have_the_requested_rate() -> None:
     schedule = server_schedule(7, 50.0, 20_001)
     assert schedule[0] == 0
     assert abs(schedule[-1] / 20_000 - 1 / 50) < 0.0005

@@ -34,7 +34,7 @@ BEYOND_LOADGEN: dict[tuple[str, str], dict[str, Any]] = {
 }
 
 
-def test_the_table_is_what_loadgen_has_embedded() -> None:
+def test_the_table_is_loadgens_embedded_mlperf_conf() -> None:
     table = [(b, s) for b in ROUNDS[embedded_round()].values() for s in b.scenarios]
     embedded = ask_loadgen(EMBEDDED, json.dumps([(s.loadgen_model, LOADGEN[s.scenario]) for _, s in table]))
     differences = {}
@@ -46,7 +46,7 @@ def test_the_table_is_what_loadgen_has_embedded() -> None:
     assert differences == {}
 
 
-def test_rounds_differ_in_seeds_scenarios_and_models_alone() -> None:
+def test_rounds_differ_only_in_seeds_scenarios_and_models() -> None:
     old, new = ROUNDS["v6.0"], ROUNDS["v6.1"]
     assert set(old) - set(new) == {"llama2-70b-99"}
     assert old["qwen3-vl-235b-a22b"].required == ("offline", "server")
@@ -96,9 +96,9 @@ def _ours(mlperf: Benchmark, rules: ScenarioRules) -> dict[str, Any]:
 
 @pytest.mark.parametrize("round_", ROUNDS)
 def test_every_data_set_of_a_benchmark_may_have_the_rows_that_its_rules_count(round_: str) -> None:
-    for found in ROUNDS[round_].values():
-        for rules in found.scenarios:
+    for mlperf in ROUNDS[round_].values():
+        for rules in mlperf.scenarios:
             for mode in ("performance", "accuracy"):
                 source, num_samples = rules.data(mode)
-                assert SOURCES[source].workload == found.workload
+                assert SOURCES[source].workload == mlperf.workload
                 assert num_samples in SOURCES[source].counts

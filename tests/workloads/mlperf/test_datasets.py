@@ -1,4 +1,4 @@
-"""MLPerf's data sets from files made by hand, in the forms in which MLCommons gives them out."""
+"""MLPerf's data sets from files made by hand, in the forms that MLCommons distributes."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_made_up_set_of_every_schema_is_read_by_the_same_code(name: str) -> No
     assert make("workloads", source.workload, {"source": name, "path": MADE_UP, "num_prompts": 3}).samples() == samples[:3]
 
 
-def test_rows_come_the_same_from_parquet_arrow_and_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_rows_are_the_same_from_parquet_arrow_and_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     counts_of(monkeypatch, "openorca", 2)
     rows = [ORCA, ORCA | {"input": "two", "output": "deux"}]
     arrow = tmp_path / "stream.arrow"
@@ -84,7 +84,7 @@ def test_rows_come_the_same_from_parquet_arrow_and_json(monkeypatch: pytest.Monk
     assert all(samples == read[0] for samples in read)
 
 
-def test_a_folder_s_files_are_taken_by_split_and_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_folders_files_are_read_by_split_and_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     counts_of(monkeypatch, "shopify", 3)
     (tmp_path / "data").mkdir()
     for name in ("test-00000-of-00001", "train-00001-of-00002", "train-00000-of-00002"):
@@ -93,7 +93,7 @@ def test_a_folder_s_files_are_taken_by_split_and_name(monkeypatch: pytest.Monkey
     assert [json.loads(s.meta["answer"])["brand"] for s in samples] == ["train-00000", "train-00001", "test-00000-"]
 
 
-def test_a_product_keeps_its_image_s_bytes_and_its_description_s_braces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_product_keeps_its_images_bytes_and_its_descriptions_braces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     counts_of(monkeypatch, "shopify", 2)
     in_base64 = {k: v for k, v in PRODUCT.items() if k != "product_image"} | {
         "product_image_base64": base64.b64encode(b"\xff\xd8\xff").decode(),
@@ -141,7 +141,7 @@ def test_the_subsets_of_deepseek_r1_are_known_by_part_of_their_names(monkeypatch
     assert [s.meta["subset"] for s in samples] == list(named.values())
 
 
-def test_an_article_stands_where_the_instruction_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_article_is_inserted_into_its_instruction(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     counts_of(monkeypatch, "cnn-dailymail", 1)
     row = {"instruction": {"llama": "Sum up.\n{input}\nSummary: "}, "input": "A {curly} story.", "output": "Story.", "tok_input": [1]}
     file = tmp_path / "cnn_eval.json"
@@ -151,7 +151,7 @@ def test_an_article_stands_where_the_instruction_says(monkeypatch: pytest.Monkey
     assert (sample.meta["answer"], sample.meta["scored_by"]) == ("Story.", "rouge")
 
 
-def test_vbench_s_prompts_have_their_dimensions_by_place(tmp_path: Path) -> None:
+def test_vbenchs_prompts_have_their_dimensions_by_place(tmp_path: Path) -> None:
     (tmp_path / "vbench_prompts.txt").write_text("\n".join(prompts_of_vbench()), encoding="utf-8")
     samples = read_source("vbench", str(tmp_path), "t2v")
     videos = Counter(dimension for s in samples for dimension in s.meta["dimensions"])
@@ -185,20 +185,20 @@ def test_a_prompt_that_cannot_name_a_file_is_refused(tmp_path: Path, prompt: str
         assert read_source("vbench", str(tmp_path / "v.txt"), "t2v")[0].prompt == prompt
 
 
-def test_too_few_rows_are_told_with_the_command_that_fetches_all(tmp_path: Path) -> None:
+def test_too_few_rows_are_refused_with_the_command_that_fetches_all(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"has 1 rows, and openorca has 24576.*mlc-r2-downloader.*llama-2-70b-open-orca-dataset"):
         read_source("openorca", jsonl(tmp_path / "o.jsonl", [ORCA]), "llm")
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_a_set_that_is_not_here_gives_one_command(name: str, tmp_path: Path) -> None:
+def test_a_missing_set_is_refused_with_the_command_that_fetches_it(name: str, tmp_path: Path) -> None:
     for path in (None, str(tmp_path / "nowhere"), str(tmp_path)):
         with pytest.raises(ConfigError) as caught:
             read_source(name, path, SOURCES[name].workload)
         assert SOURCES[name].fetch in str(caught.value)
 
 
-def test_a_pickle_is_never_opened_and_the_conversion_is_told(tmp_path: Path) -> None:
+def test_a_pickle_is_refused_with_the_conversion(tmp_path: Path) -> None:
     file = tmp_path / "open_orca_gpt4_tokenized_llama.sampled_24576.pkl.gz"
     file.write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
     for path in (file, tmp_path):
@@ -257,7 +257,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str) -> None:
         read_source("openorca", str(tmp_path / name), "llm")
 
 
-def test_a_hash_that_was_given_is_held_against_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_files_hash_is_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     counts_of(monkeypatch, "openorca", 1)
     file = jsonl(tmp_path / "o.jsonl", [ORCA])
     right = hashlib.sha256(Path(file).read_bytes()).hexdigest()
@@ -281,7 +281,7 @@ def test_options_that_contradict_each_other_are_refused(workload: str, options: 
         make("workloads", workload, options).samples()
 
 
-def test_a_missing_pyarrow_is_told_with_the_pip_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_pyarrow_is_refused_with_the_pip_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     (tmp_path / "o.parquet").write_bytes(b"PAR1")
     with pytest.raises(ConfigError, match="pip install pyarrow"):

@@ -137,4 +137,4 @@ def test_the_limits_of_the_scenario_are_written_to_the_run_folder(tmp_path: Path
 
 def test_a_quick_run_shows_the_gates_of_the_last_round_that_had_its_benchmark() -> None:
     rounds = [shown_benchmark(mlperf_config(name, rules="quick")) for name in ("llama2-70b-99", "llama2-70b-99.9")]
-    assert [found and found.round for found in rounds] == ["v6.0", "v6.1"]
+    assert [one and one.round for one in rounds] == ["v6.0", "v6.1"]

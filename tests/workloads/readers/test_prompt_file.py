@@ -28,6 +28,6 @@ def test_an_unusable_file_is_named_with_the_fix(tmp_path: Path, content: bytes |
     assert "one" in str(caught.value)
 
 
-def test_a_folder_is_no_prompt_file(tmp_path: Path) -> None:
+def test_a_folder_is_refused_as_prompt_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is a folder"):
         read_prompts(str(tmp_path))

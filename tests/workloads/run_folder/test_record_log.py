@@ -22,14 +22,14 @@ def lines(*ids: int) -> bytes:
     return b"".join(msgspec.json.encode(record(i)) + b"\n" for i in ids)
 
 
-def test_half_a_line_of_a_crash_is_cut_off_before_the_next_is_written(tmp_path: Path) -> None:
+def test_an_incomplete_line_is_cut_off_before_the_next_is_written(tmp_path: Path) -> None:
     (tmp_path / "records.jsonl").write_bytes(lines(0, 1)[:-7])
     log = RecordLog(tmp_path, "accuracy")
     log.write(lines(2))
     assert [r.query_id for r in read(tmp_path)] == [0, 2]
 
 
-def test_what_was_issued_and_has_no_record_is_known_without_the_conductor(tmp_path: Path) -> None:
+def test_issued_queries_without_a_record_are_known_without_the_conductor(tmp_path: Path) -> None:
     log = RecordLog(tmp_path, "performance", first_id=10)
     log.issued([4, 2])
     log.issued([0])
@@ -38,7 +38,7 @@ def test_what_was_issued_and_has_no_record_is_known_without_the_conductor(tmp_pa
     assert without_record(tmp_path, "accuracy", []) == []
 
 
-def test_the_rest_fails_with_its_seeds_and_leaves_no_traces(tmp_path: Path) -> None:
+def test_queries_without_a_record_get_failed_ones_and_the_files_are_removed(tmp_path: Path) -> None:
     log = RecordLog(tmp_path, "performance")
     log.issued([5, 6])
     log.write(lines(0))
@@ -50,7 +50,7 @@ def test_the_rest_fails_with_its_seeds_and_leaves_no_traces(tmp_path: Path) -> N
     assert [p.name for p in tmp_path.iterdir()] == ["records.jsonl"]
 
 
-def test_an_orderly_end_leaves_no_traces(tmp_path: Path) -> None:
+def test_a_normal_end_removes_the_files(tmp_path: Path) -> None:
     log = RecordLog(tmp_path, "performance")
     assert (tmp_path / ".reserve").stat().st_size == RESERVE_BYTES
     log.issued([0])
@@ -87,7 +87,7 @@ def test_records_of_a_long_file_are_drawn_line_by_line(tmp_path: Path, monkeypat
     assert sorted(drawn, key=lambda r: r.query_id) == read(tmp_path)[1:]
 
 
-def test_a_full_disk_costs_the_reserve_and_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_uses_the_reserve_and_loses_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = RecordLog(tmp_path, "performance")
     write, rest = os.pwrite, [len(lines(0)) + 40]  # bytes that still fit
 

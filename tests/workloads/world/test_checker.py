@@ -28,15 +28,15 @@ def _passes(clips: list[tuple[str, Clip]]) -> float:
 
 @pytest.mark.parametrize("grade", ["simple", "rich"])
 def test_every_attribute_of_rendered_clips_is_read_right(grade: Grade) -> None:
-    verdicts = [check_clip(clip, text) for _, text, clip in _clips(grade, 300, 11)]
+    verdicts = [check_clip(clip, text) for _, text, clip in _clips(grade, 100, 11)]
     for attribute in verdicts[0]:
-        assert sum(v[attribute] for v in verdicts) / len(verdicts) >= 0.99, attribute
+        assert sum(v[attribute] for v in verdicts) >= 99, attribute
 
 
 @pytest.mark.parametrize("grade", ["simple", "rich"])
 def test_captions_of_other_clips_fail(grade: Grade) -> None:
-    clips = _clips(grade, 60, 12)
-    assert _passes([(clips[i - 1][1], clips[i][2]) for i in range(len(clips))]) <= 0.05
+    clips = _clips(grade, 30, 12)
+    assert _passes([(clips[i - 1][1], clips[i][2]) for i in range(len(clips))]) <= 0.04
 
 
 @pytest.mark.parametrize("grade", ["simple", "rich"])
@@ -44,7 +44,7 @@ def test_blurred_clips_fail(grade: Grade) -> None:
     def blur(clip: Clip) -> Clip:
         return np.asarray(ndimage.gaussian_filter(clip.astype(float), (0, 3, 3, 0)), np.uint8)
 
-    assert _passes([(text, blur(clip)) for _, text, clip in _clips(grade, 60, 13)]) <= 0.05
+    assert _passes([(text, blur(clip)) for _, text, clip in _clips(grade, 30, 13)]) <= 0.04
 
 
 @pytest.mark.parametrize("grade", ["simple", "rich"])
@@ -54,11 +54,11 @@ def test_noised_clips_fail(grade: Grade) -> None:
     def noise(clip: Clip) -> Clip:
         return np.clip(clip + rng.normal(0, 40, clip.shape), 0, 255).astype(np.uint8)
 
-    assert _passes([(text, noise(clip)) for _, text, clip in _clips(grade, 60, 14)]) <= 0.05
+    assert _passes([(text, noise(clip)) for _, text, clip in _clips(grade, 30, 14)]) <= 0.04
 
 
 def test_frozen_clips_fail_where_motion_is_stated() -> None:
-    moving = [(t, c) for s, t, c in _clips("simple", 80, 15) if s.groups[0].direction != "still"]
+    moving = [(t, c) for s, t, c in _clips("simple", 40, 15) if s.groups[0].direction != "still"]
     verdicts = [check_clip(np.repeat(clip[:1], len(clip), axis=0), text) for text, clip in moving]
     assert not any(v["direction"] or v["speed"] for v in verdicts)
     assert all(v["colour"] and v["shape"] and v["count"] for v in verdicts)
@@ -66,7 +66,7 @@ def test_frozen_clips_fail_where_motion_is_stated() -> None:
 
 def test_a_wrong_colour_fails_in_colour_alone() -> None:
     verdicts = []
-    for i, (scene, text, _) in enumerate(_clips("simple", 60, 16)):
+    for i, (scene, text, _) in enumerate(_clips("simple", 30, 16)):
         colours = [c for c in COLOURS if c != scene.groups[0].colour]
         recoloured = Scene((replace(scene.groups[0], colour=colours[i % 5]),))
         verdicts.append(check_clip(render(recoloured, np.random.default_rng(i)), text))
@@ -75,7 +75,7 @@ def test_a_wrong_colour_fails_in_colour_alone() -> None:
 
 
 def test_a_reversed_clip_fails_in_direction_alone() -> None:
-    moving = [(t, c) for s, t, c in _clips("simple", 80, 17) if s.groups[0].direction != "still"]
+    moving = [(t, c) for s, t, c in _clips("simple", 40, 17) if s.groups[0].direction != "still"]
     verdicts = [check_clip(clip[::-1], text) for text, clip in moving]
     assert not any(v["direction"] for v in verdicts)
     assert all(v["speed"] and v["shape"] and v["colour"] for v in verdicts)
@@ -93,7 +93,7 @@ def test_an_extra_object_makes_the_colour_wrong() -> None:
 
 
 def test_a_clip_of_another_size_is_read_alike() -> None:
-    for _, text, clip in _clips("rich", 20, 18):
+    for _, text, clip in _clips("rich", 10, 18):
         large = clip.repeat(3, 1).repeat(4, 2).repeat(2, 0)
         assert all(check_clip(large, text).values()), text
 
