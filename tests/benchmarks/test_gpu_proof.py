@@ -194,6 +194,7 @@ def test_mfu_and_bandwidth_use_of_round_numbers() -> None:
     assert (mfu.percent(0.456), mfu.percent(0.0456), mfu.percent(None)) == ("46%", "4.6%", "-")
 
 
+@pytest.mark.slow
 def test_the_denoisers_flops_equal_those_counted_by_hand_and_by_torch() -> None:
     from diffusers import WanTransformer3DModel
 
