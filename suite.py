@@ -17,7 +17,8 @@ import typer
 
 import metrics.commands
 import pipelines.commands
-from configs.command_line import ConfigOption, PluginOption, ScenarioOption, SetOption, VariantOption, WorkloadOption, app, say
+from configs.command_line import ConfigOption, PluginOption, ScenarioOption, SetOption, VariantOption, WorkloadOption, app
+from configs.output import say
 
 __all__ = ["app", "main"]
 

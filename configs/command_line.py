@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import traceback
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -13,6 +10,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from configs.errors import SuiteError
+from configs.output import say
 
 
 class _Commands(TyperGroup):
@@ -55,16 +53,6 @@ class VerdictCommand(TyperCommand):
             _no_verdict(error)
 
 
-def print_line(line: Mapping[str, Any]) -> None:
-    """The last line of a command on stdout: one JSON object, for programs."""
-    print(json.dumps(line), flush=True)
-
-
-def say(text: str) -> None:
-    """A line for people, on stderr."""
-    print(f"suite: {text}", file=sys.stderr, flush=True)
-
-
 def _no_verdict(error: Exception) -> NoReturn:
     if isinstance(error, SuiteError):
         say(str(error))
@@ -93,10 +81,10 @@ def complete_name(incomplete: str) -> list[str]:
     from configs.registry import KINDS, names
 
     plugins = {name for kind in KINDS for name in names(kind)}
-    return [*(name for name in sorted(plugins) if name.startswith(incomplete)), *complete_preset(incomplete)]
+    return [*(name for name in sorted(plugins) if name.startswith(incomplete)), *_complete_preset(incomplete)]
 
 
-def complete_preset(incomplete: str) -> list[str]:
+def _complete_preset(incomplete: str) -> list[str]:
     """Presets whose name begins so, for a shell."""
     from configs.load_config import presets
 
@@ -118,7 +106,17 @@ ConfigOption = Annotated[
         metavar="PRESET",
         help="A preset such as t2v/embedded (suite.py list names all), or a YAML file.",
         show_default="the workload's embedded model",
-        autocompletion=complete_preset,
+        autocompletion=_complete_preset,
+    ),
+]
+PresetOption = Annotated[
+    str,
+    typer.Option(
+        "--preset",
+        "--config",
+        metavar="PRESET",
+        help="A preset such as llm/llama2-70b, or a YAML file.",
+        autocompletion=_complete_preset,
     ),
 ]
 VariantOption = Annotated[

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from configs.command_line import EXIT_INVALID, PluginOption, app, print_line
+from configs.command_line import EXIT_INVALID, PluginOption, app
+from configs.output import print_line
 
 
 @app.command()

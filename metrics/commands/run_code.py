@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from configs.command_line import app, say
+from configs.command_line import app
+from configs.output import say
 
 
 @app.command("run-code")

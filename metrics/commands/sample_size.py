@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from configs.command_line import MetricOption, PluginOption, app, print_line
+from configs.command_line import MetricOption, PluginOption, app
+from configs.output import print_line
 
 
 @app.command("sample-size")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from configs.command_line import EXIT_INVALID, print_line, say
+from configs.command_line import EXIT_INVALID
+from configs.output import print_line, say
 
 if TYPE_CHECKING:
     from metrics.report.report import Report

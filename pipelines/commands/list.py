@@ -4,7 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
-from configs.command_line import PluginOption, app, complete_name, print_line
+from configs.command_line import PluginOption, app, complete_name
+from configs.output import print_line
 
 
 @app.command("list")
@@ -16,7 +17,8 @@ def list_(
     plugin: PluginOption = None,
 ) -> None:
     """List workloads, pipelines, metrics and presets; of one plugin, its options with type, default and meaning."""
-    from configs.load_config import presets
+    from configs.errors import ConfigError, unknown
+    from configs.load_config import PRESETS, presets, read_yaml
     from configs.registry import KINDS, names
 
     known = {kind: dict(sorted(names(kind).items())) for kind in KINDS}
@@ -30,33 +32,26 @@ def list_(
             typer.echo(f"  {preset}")
         print_line({**{kind: list(plugins) for kind, plugins in known.items()}, "presets": presets()})
     elif name in presets():
-        _show_preset(name)
+        file = PRESETS / f"{name}.yaml"
+        typer.echo(file.read_text(encoding="utf-8"))
+        print_line({"preset": name, "file": str(file), "settings": read_yaml(file)})
+    elif kinds := [kind for kind in KINDS if name in known[kind]]:
+        _show_plugin(name, kinds)
     else:
-        _show_plugin(name, [kind for kind in KINDS if name in known[kind]], [n for plugins in known.values() for n in plugins])
+        raise ConfigError(unknown("plugin or preset", name, [*(n for plugins in known.values() for n in plugins), *presets()]))
 
 
-def _show_preset(name: str) -> None:
-    from configs.load_config import PRESETS, read_yaml
-
-    file = PRESETS / f"{name}.yaml"
-    typer.echo(file.read_text(encoding="utf-8"))
-    print_line({"preset": name, "file": str(file), "settings": read_yaml(file)})
-
-
-def _show_plugin(name: str, kinds: list[str], known: list[str]) -> None:
-    from configs.errors import ConfigError, unknown
-    from configs.load_config import presets
+def _show_plugin(name: str, kinds: list[str]) -> None:
+    """A plugin's name may be of several kinds."""
     from configs.plugin_options import plugin_options, summary
     from configs.registry import find
 
-    if not kinds:
-        raise ConfigError(unknown("plugin or preset", name, [*known, *presets()]))
-    lines: list[dict[str, Any]] = []
+    plugins: list[dict[str, Any]] = []
     for kind in kinds:
         cls = find(kind, name)
         options = plugin_options(cls)
         typer.echo(f"{kind.removesuffix('s')} {name}: {summary(cls)}")
         for option in options:
             typer.echo(f"  {option.text}")
-        lines.append({"kind": kind, "options": [option._asdict() for option in options]})
-    print_line({"name": name, "plugins": lines})
+        plugins.append({"kind": kind, "options": [option._asdict() for option in options]})
+    print_line({"name": name, "plugins": plugins})

@@ -5,21 +5,13 @@ from typing import Annotated
 
 import typer
 
-from configs.command_line import EXIT_INVALID, PluginOption, ScenarioOption, SetOption, VariantOption, app, complete_preset, print_line
+from configs.command_line import EXIT_INVALID, PluginOption, PresetOption, ScenarioOption, SetOption, VariantOption, app
+from configs.output import print_line
 
 
 @app.command()
 def plan(
-    preset: Annotated[
-        str,
-        typer.Option(
-            "--preset",
-            "--config",
-            metavar="PRESET",
-            help="A preset such as llm/llama2-70b, or a YAML.",
-            autocompletion=complete_preset,
-        ),
-    ],
+    preset: PresetOption,
     device: Annotated[str, typer.Option(metavar="NAME", help="A device of configs/devices.yaml, such as mi355x.")],
     devices: Annotated[int, typer.Option(metavar="N", help="The number of devices.")] = 8,
     precision: Annotated[

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,6 +12,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import RunError, describe, first_line
+from configs.output import print_line, say
 from pipelines.devices.environment import check_visible_devices
 from pipelines.distributed.ranks import check_all_joined, check_process_count, is_main_process
 from pipelines.doctor import links
@@ -49,7 +48,7 @@ def examine(output: Path, timeout_s: float) -> bool:
         try:
             conclude(replace(examination, silent=silent), file)
         except Exception as error:  # whatever it is, the process must end
-            print(f"suite: {error}", file=sys.stderr, flush=True)
+            say(str(error))
         os._exit(EXIT_FAIL)  # a thread that hangs in a collective cannot be ended otherwise
 
     watchdog = Watchdog(rank, num_ranks, timeout_s, give_up)
@@ -113,7 +112,7 @@ def conclude(examination: Examination, file: Path) -> bool:
         "num_warnings": len(problems) - num_errors,
         "headline": headline(examination),
     }
-    print(json.dumps(line), flush=True)
+    print_line(line)
     return not num_errors
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
+
+from configs.output import say
 
 POLL_S = 1.0
 WAIT_S = 3.0  # an error on rank 0 may be caused by another rank, which reports its own within this time
@@ -61,7 +62,7 @@ class Watchdog:
             elif late and self.rank == 0:
                 self._report(self._behind(store))
             elif late:
-                print(f"suite: rank {self.rank} gave up in step {self._step!r}: rank 0 does not answer", file=sys.stderr, flush=True)
+                say(f"rank {self.rank} gave up in step {self._step!r}: rank 0 does not answer")
                 os._exit(1)
 
     def _report(self, silent: dict[int, str]) -> None:

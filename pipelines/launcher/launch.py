@@ -10,10 +10,10 @@ accelerate launch --config_file configs/accelerate/rocm_12x8.yaml --machine_rank
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 from configs.errors import ConfigError
+from configs.output import say
 from configs.registry import find, make
 from configs.run_config import RunConfig
 from pipelines.base import Pipeline, StreamingPipeline
@@ -68,7 +68,7 @@ def launch(config: RunConfig, output: str | None, find_max_rate: bool = False, r
             rest = share(rest, ranks)
             if rest is None:
                 if ranks.rank == 0:
-                    print(f"suite: nothing to do: all {len(samples)} samples of {resume} are answered", file=sys.stderr, flush=True)
+                    say(f"nothing to do: all {len(samples)} samples of {resume} are answered")
                 return folder
         elif ranks.rank == 0:
             if not find_max_rate:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import GivenUpError, RunError, first_line
+from configs.output import say
 from configs.run_config import RunConfig
 from pipelines.base import Pipeline, StreamingPipeline
 from pipelines.distributed.ranks import Ranks, share, spans_nodes
@@ -57,7 +58,7 @@ class Session:
                 return outcome
             rate = attempt.samples_per_s * OFFLINE_HEADROOM
             if self.ranks.rank == 0:
-                print(f"suite: {attempt.note}; it is run again, at {rate:.3g} samples a second", file=sys.stderr, flush=True)
+                say(f"{attempt.note}; it is run again, at {rate:.3g} samples a second")
                 set_aside(folder, attempt)
             config = config.model_copy(update={"load": config.load.model_copy(update={"target_qps": rate})})
         return self._run_test(config, mode, folder, rest, audit)
@@ -149,7 +150,7 @@ def _finish_stuck_run(conductor: ConductorProcess | None, worker: Worker, job: J
         cause = str(_give_up(conductor, job, cause)["aborted"])
         report_briefly(Path(job.folder))
     here = f"rank {worker.rank} on {socket.gethostname()}"
-    print(f"suite: the run was given up: {cause}; {here} was still busy and ends", file=sys.stderr, flush=True)
+    say(f"the run was given up: {cause}; {here} was still busy and ends")
 
 
 def _give_up(conductor: ConductorProcess, job: JobSpec, why: str) -> dict[str, Any]:

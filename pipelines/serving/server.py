@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ipaddress
-import json
 import os
 import signal
-import sys
 import tempfile
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import ConfigError, RunError
+from configs.output import print_line, say
 from configs.registry import make
 from configs.run_config import RunConfig
 from pipelines.base import Pipeline, StreamingPipeline
@@ -160,7 +159,7 @@ async def _run(config: RunConfig, pipeline: Pipeline, host: str, port: int, key:
             raise ConfigError(f"--host {host} --port {port} cannot be used: {error.strerror}; give others") from None
         _print_ready(config, pipeline, model, runner.addresses[0])
         await stopped.wait()
-        print("suite: stopping", file=sys.stderr, flush=True)
+        say("stopping")
     finally:
         await asyncio.to_thread(engine.close)
         await runner.cleanup()
@@ -169,6 +168,6 @@ async def _run(config: RunConfig, pipeline: Pipeline, host: str, port: int, key:
 def _print_ready(config: RunConfig, pipeline: Pipeline, model: str, address: Any) -> None:
     host, port = address[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    print(f"suite: {config.pipeline_name} serves model {model!r} at {url}/v1; Ctrl-C ends it", file=sys.stderr, flush=True)
+    say(f"{config.pipeline_name} serves model {model!r} at {url}/v1; Ctrl-C ends it")
     line = {"url": url, "model": model, "pipeline": config.pipeline_name, "effective": dict(pipeline.effective())}
-    print(json.dumps(line), flush=True)
+    print_line(line)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from configs.errors import ConfigError
+from configs.output import say
 from configs.registry import make
 from configs.run_config import RunConfig
 from pipelines.base import Pipeline
@@ -91,7 +91,7 @@ def _run(audit: AuditTest, session: Session) -> None:
         begin_run(audit.folder, audit.config, audit.samples)
         write_system(audit.folder)
         write_manifest(audit.folder, audit.config, audit.samples)
-        print(f"suite: {audit.name}", file=sys.stderr, flush=True)
+        say(audit.name)
     session.run(audit.config, "performance", audit.folder, audit=dict(audit.settings))
     if session.ranks.rank == 0:
         seal(audit.folder)
