@@ -16,12 +16,11 @@ if TYPE_CHECKING:
 
 def write_report(folder: Path, brief: bool = False) -> Report:
     """Write report.json and report.html. brief: verdict and reasons only, as for an aborted run."""
-    import gc
-
     from metrics.report.html.page import write_html
     from metrics.report.report import build_report
+    from workloads.run_folder.media import spare_loaded_objects
 
-    gc.freeze()  # imageio's PyAV plugin collects garbage on every close; spare it the libraries' objects
+    spare_loaded_objects()
     built = build_report(folder, brief)
     write_html(built)
     return built

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from metrics.report.figures import compute_figures, plain_figure
 from metrics.report.report import Report, make_report
 from metrics.report.report_diff import ROUNDING, differences, relative
 from workloads.run_folder.manifest import modifications
+from workloads.run_folder.media import spare_loaded_objects
 
 
 def recompute(folder: Path) -> Report:
@@ -25,7 +25,7 @@ def recompute(folder: Path) -> Report:
         raise ConfigError(f"{str(folder)!r} is a file, not a run folder; unpack a bundle with: suite.py report {folder}")
     if not folder.is_dir():
         raise ConfigError(f"run folder {str(folder)!r} does not exist")
-    gc.freeze()  # imageio's PyAV plugin collects garbage on every close: 0.2 s a video with torch's objects, 2 ms without
+    spare_loaded_objects()
     report = make_report(folder)
     if not modifications(folder):  # else the run is INVALID, and its reasons name the files
         _check_file(folder / "report.json", report.data)

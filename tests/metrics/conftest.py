@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,12 +16,12 @@ from pipelines.launcher.provenance import seal
 from workloads.llm import Language
 from workloads.records import Record, Sample
 from workloads.run_folder.files import write_config, write_samples, write_text
+from workloads.run_folder.media import spare_loaded_objects
 
 
 @pytest.fixture(autouse=True)
 def _no_full_garbage_collections() -> None:
-    """imageio's PyAV plugin collects garbage on every close: 0.2 s with torch's objects among it, 2 ms without."""
-    gc.freeze()
+    spare_loaded_objects()
 
 
 TOKEN_LIMITS = {"load": {"target_ttft_s": 1.0, "target_tpot_s": 0.1}}

@@ -29,7 +29,7 @@ from pipelines.launcher.worker.inspection import default_options, inspect
 from pipelines.launcher.worker.memory import peak_memory
 from pipelines.launcher.worker.power_sampler import PowerSampler
 from workloads.records import Query, Sample
-from workloads.run_folder.media import MediaWriter
+from workloads.run_folder.media import MediaWriter, spare_loaded_objects
 
 if TYPE_CHECKING:
     import torch
@@ -73,7 +73,7 @@ class Worker:
             raise
         self._begin_sampling()
         gc.collect()
-        gc.freeze()  # imageio's PyAV plugin collects garbage on every close: it must not traverse the whole model
+        spare_loaded_objects()  # the model too: videos are written while queries are timed
         self._send(
             messages.Ready(
                 self.rank,
