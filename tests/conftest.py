@@ -123,6 +123,7 @@ def suite_in(tmp_path: Path) -> SuiteRun:
     def run(
         *arguments: str, launcher: Sequence[str] = (), ranks: int = 1, env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
+        assert ranks == 1 or not (launcher or env), "several ranks are forked, with the environment that the fork server has"
         command = [*(launcher or (sys.executable,)), str(ROOT / "suite.py"), *arguments]
         environment = suite_env() | (env or {})
         if launcher or env:

@@ -15,6 +15,15 @@ from pipelines.diffusers.t2v import DiffusersT2V
 from workloads.records import Query, Sample
 
 CPU = torch.device("cpu")
+# of a clip of the tiny Wan
+SMALL: dict[str, Any] = {
+    "num_frames": 5,
+    "height": 32,
+    "width": 48,
+    "num_inference_steps": 4,
+    "guidance_scale": 3.0,
+    "max_sequence_length": 16,
+}
 Folder = Callable[[str], Path]
 NAMES = {
     "wan21": "Wan 2.1",

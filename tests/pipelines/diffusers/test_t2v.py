@@ -14,17 +14,8 @@ from configs.errors import ConfigError
 from configs.registry import make
 from pipelines.base import Response
 from pipelines.diffusers.t2v import DiffusersT2V
+from tests.pipelines.diffusers.conftest import CPU, SMALL
 from workloads.records import Query, Sample
-
-CPU = torch.device("cpu")
-SMALL: dict[str, Any] = {
-    "num_frames": 5,
-    "height": 32,
-    "width": 48,
-    "num_inference_steps": 4,
-    "guidance_scale": 3.0,
-    "max_sequence_length": 16,
-}
 
 
 def load(folder: Path, **options: Any) -> DiffusersT2V:

@@ -15,7 +15,8 @@ from configs.settings import ParallelSettings
 from pipelines.diffusers.t2v import DiffusersT2V
 from pipelines.distributed.replica import Replica
 from pipelines.models.embedded import VIDEO
-from tests.pipelines.diffusers.speedups.conftest import CPU, SMALL, load
+from tests.pipelines.diffusers.conftest import CPU, SMALL
+from tests.pipelines.diffusers.speedups.conftest import load
 from workloads.records import Query, Sample, query_seed
 from workloads.t2v import draw_captions
 

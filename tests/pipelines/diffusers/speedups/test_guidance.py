@@ -12,7 +12,8 @@ from configs.registry import make
 from configs.settings import ParallelSettings
 from pipelines.diffusers.t2v import DiffusersT2V
 from pipelines.distributed.replica import Replica
-from tests.pipelines.diffusers.speedups.conftest import CPU, SMALL, generate, load, refusal
+from tests.pipelines.diffusers.conftest import CPU, SMALL
+from tests.pipelines.diffusers.speedups.conftest import generate, load, refusal
 
 
 @pytest.mark.feature("diffusers_t2v", "guidance passes in one batch")

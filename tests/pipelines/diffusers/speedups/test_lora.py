@@ -13,7 +13,8 @@ import torch
 from configs.load_config import load_config
 from configs.registry import make
 from pipelines.diffusers.t2v import DiffusersT2V
-from tests.pipelines.diffusers.speedups.conftest import CPU, generate, load, refusal
+from tests.pipelines.diffusers.conftest import CPU
+from tests.pipelines.diffusers.speedups.conftest import generate, load, refusal
 from workloads.records import Query, Sample
 from workloads.t2v import draw_captions
 from workloads.world.checker import check_clip
