@@ -65,6 +65,10 @@ def test_settings_that_agree_hold_and_name_what_was_compared(make_run: MakeRun) 
     assert (found["cache"].result, found["cache"].message) == ("not made", "nothing is requested, and the pipeline reports nothing")
 
 
+def test_a_module_may_name_a_variant_of_the_reported_attention(make_run: MakeRun) -> None:
+    assert made(make_run, rank({"attention": "sdpa"}, attention=["sdpa_paged"]))["attention"].result == "holds"
+
+
 def test_weights_that_keep_their_dtype_do_not_show_their_quantisation(make_run: MakeRun) -> None:
     found = made(make_run, rank({"quantisation": "int8, rounded"}, weights={"a": BF16}), options={"quantisation": "int8"})
     assert found["quantisation"].result == "holds"
