@@ -27,6 +27,7 @@ from pipelines.launcher.session import Session
 from pipelines.launcher.signals import signals_as_interrupts
 from workloads.base import Workload
 from workloads.mlperf.run_rules import apply_mlperf_rules, check_data, check_generation
+from workloads.run_folder.claim import claim
 from workloads.run_folder.files import begin_run, create_run_folder
 
 
@@ -52,12 +53,12 @@ def launch(config: RunConfig, output: str | None, find_max_rate: bool = False, r
         raise ConfigError(f"--find-max-rate needs a scenario with a rate, not {config.scenario!r}. Add --scenario server or interactive.")
     for name in config.metrics or workload.default_metrics:
         find("metrics", name)
-    rest = None
+    rest = claimed = None
+    folder = Path()
     if is_main_process():
-        folder = resume or create_run_folder(output, config.workload)
+        claimed = claim(resume) if resume else create_run_folder(output, config.workload)
+        folder = claimed.folder
         rest = prepare_rest(folder, config, samples) if resume else None
-    else:
-        folder = Path()
     with signals_as_interrupts():
         ranks = join_ranks(config)
         pipeline.replica = join_replica(config.parallel, ranks.rank, ranks.world_size, ranks.device)
@@ -75,7 +76,7 @@ def launch(config: RunConfig, output: str | None, find_max_rate: bool = False, r
                 begin_run(folder, config, samples)
             write_system(folder)
             write_manifest(folder, config, samples)
-        session = Session(ranks, pipeline, samples, workload.noun)
+        session = Session(ranks, pipeline, samples, workload.noun, claimed)
         try:
             if find_max_rate:
                 search_rate(config, session, folder)

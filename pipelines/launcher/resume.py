@@ -18,7 +18,7 @@ from pipelines.devices.system import system_facts
 from pipelines.launcher.conductor.job import Rest
 from pipelines.launcher.provenance import suite_commit, write_manifest
 from workloads.records import Record, Sample
-from workloads.run_folder.files import check_at_rest, prompt_set_hash, read_run, write_bytes, write_outcome
+from workloads.run_folder.files import check_unlocked, prompt_set_hash, read_run, write_bytes, write_outcome
 from workloads.run_folder.manifest import changes
 
 DECISIVE = (
@@ -43,11 +43,12 @@ def resumed_config(folder: Path) -> RunConfig:
 
 
 def prepare_rest(folder: Path, config: RunConfig, samples: Sequence[Sample]) -> Rest | None:
-    """What is left to answer; None where nothing is. Moves the Records that do not count. For rank 0.
+    """What is left to answer; None where nothing is. Moves the Records that do not count. For rank 0, which has claimed the
+    folder.
 
     Raises ConfigError, naming the difference, where the answers would not be those of the interrupted run.
     """
-    check_at_rest(folder)
+    check_unlocked(folder)
     _, stored, records, outcome = read_run(folder)
     for difference in _differences(folder, config, samples, stored):
         raise ConfigError(f"run {str(folder)!r} cannot be resumed: {difference}")

@@ -28,6 +28,7 @@ from workloads.loadgen.load_test import OFFLINE_HEADROOM
 from workloads.loadgen.logs import read_detail
 from workloads.records import Sample
 from workloads.run_folder.attempts import Attempt, measure, set_aside
+from workloads.run_folder.claim import Claim
 from workloads.run_folder.files import read_run, write_outcome
 from workloads.run_folder.record_log import fail_the_rest
 
@@ -35,11 +36,11 @@ MAX_REPEATS = 2  # of a test that was too short; each knows the rate better
 
 
 class Session:
-    """A pipeline on its rank, and LoadGen tests of it; the model is loaded for the first one only."""
+    """A pipeline on its rank, and LoadGen tests of it; the model is loaded for the first one only. claim: rank 0's, on the folder."""
 
-    def __init__(self, ranks: Ranks, pipeline: Pipeline, samples: Sequence[Sample], noun: str) -> None:
+    def __init__(self, ranks: Ranks, pipeline: Pipeline, samples: Sequence[Sample], noun: str, claim: Claim | None = None) -> None:
         self.ranks, self.pipeline, self.samples, self.noun = ranks, pipeline, samples, noun
-        self._loaded = False
+        self._claim, self._loaded = claim, False
 
     def run(
         self, config: RunConfig, mode: str, folder: Path, rest: Rest | None = None, audit: dict[str, int] | None = None
@@ -66,7 +67,7 @@ class Session:
     def _run_test(self, config: RunConfig, mode: str, folder: Path, rest: Rest | None, audit: dict[str, int] | None) -> dict[str, Any]:
         job = self._job(config, mode, folder, rest, audit)
         sampler = power_sampler(config.power, self.ranks.rank, self.ranks.device)
-        conductor = ConductorProcess(job) if self.ranks.rank == 0 else None  # before this rank loads anything
+        conductor = ConductorProcess(job, self._claim) if self.ranks.rank == 0 else None  # before this rank loads anything
         left = threading.Event()  # set when the main thread has returned from the pipeline's code
         try:
             address = share(conductor.address if conductor else Address(""), self.ranks)

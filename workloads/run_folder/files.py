@@ -1,6 +1,7 @@
 """A run folder: everything that a run writes and a report needs.
 
 outputs/<run>/
+  .claim            the process that writes the run; workloads/run_folder/claim.py
   config.yaml       the effective RunConfig
   system.json       machine, devices, package versions
   samples.jsonl     the data set
@@ -19,7 +20,6 @@ outputs/<run>/
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -37,30 +37,41 @@ from configs.errors import ConfigError
 from configs.load_config import parse_config, read_yaml
 from configs.run_config import RunConfig
 from workloads.records import Record, Sample
+from workloads.run_folder.claim import Claim, check_unclaimed, claim, unwritable
 
 MIN_FREE_BYTES = 64 * 2**20
+OWN = ("records.jsonl", "config.yaml", "manifest.json", "search.json", "probes")  # any of them shows that a folder holds a run
 _MEDIA = re.compile(r"media/[A-Za-z0-9_][A-Za-z0-9_.-]*")  # no file outside the run folder is read
 _MAGIC = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpg", b"GIF8": "gif", b"BM": "bmp"}
 
 
-def create_run_folder(output: str | None, workload: str) -> Path:
-    """Create `output`, by default outputs/<workload>-<time>. Raises ConfigError if it holds a run, is not writable or on a full disk."""
-    folder = Path(output) if output else _unused(Path("outputs") / f"{workload}-{time.strftime('%Y%m%d-%H%M%S')}")
-    if (folder / "records.jsonl").exists():
+def create_run_folder(output: str | None, workload: str) -> Claim:
+    """Create `output`, by default outputs/<workload>-<time>, and claim it for this process.
+
+    Raises ConfigError if it holds a run, another run is being written there, it is not writable, or its disk is full.
+    """
+    claimed = claim(Path(output)) if output else _claim_unused(Path("outputs") / f"{workload}-{time.strftime('%Y%m%d-%H%M%S')}")
+    try:
+        _check_writable(claimed.folder)
+    except BaseException:
+        claimed.release()
+        raise
+    return claimed
+
+
+def _check_writable(folder: Path) -> None:
+    if any((folder / name).exists() for name in OWN):
         raise ConfigError(f"output folder {str(folder)!r} already holds a run; give --output another folder, or remove it")
     try:
-        (folder / "media").mkdir(parents=True, exist_ok=True)
+        (folder / "media").mkdir(exist_ok=True)
         probe = folder / ".probe"
         probe.write_bytes(b"\0" * 4096)
         probe.unlink()
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise ConfigError(f"output folder {str(folder)!r} is on a full disk; free some space or give --output another") from None
-        raise ConfigError(f"output folder {str(folder)!r} is not writable ({error.strerror}); give --output a writable one") from None
+        raise unwritable(folder, error) from None
     if free < MIN_FREE_BYTES:
         raise ConfigError(f"output folder {str(folder)!r} has {free // 2**20} MiB free, under {MIN_FREE_BYTES // 2**20}; free some space")
-    return folder
 
 
 def begin_run(folder: Path, config: RunConfig, samples: Sequence[Sample]) -> None:
@@ -146,6 +157,12 @@ def prompt_set_hash(samples: Iterable[Sample]) -> str:
 
 def check_at_rest(folder: Path) -> None:
     """Raises ConfigError if a run still writes into the folder."""
+    check_unclaimed(folder)
+    check_unlocked(folder)
+
+
+def check_unlocked(folder: Path) -> None:
+    """Raises ConfigError if a conductor still writes records, even where its rank 0 is gone, and with it the claim."""
     with (folder / "records.jsonl").open("rb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -197,9 +214,17 @@ def _read_lines(path: Path, kind: type[Any]) -> list[Any]:
     return decoded
 
 
-def _unused(folder: Path) -> Path:
-    """The folder, or one with -2, -3 ... if two runs start in the same second."""
+def _claim_unused(folder: Path) -> Claim:
+    """The folder, or one with -2, -3 ... if several runs start in the same second."""
     candidate, number = folder, 2
-    while candidate.exists():
-        candidate, number = folder.with_name(f"{folder.name}-{number}"), number + 1
-    return candidate
+    while True:
+        try:
+            candidate.mkdir(parents=True)
+        except FileExistsError:
+            candidate, number = folder.with_name(f"{folder.name}-{number}"), number + 1
+        except OSError as error:
+            raise unwritable(candidate, error) from None
+        else:
+            claimed = claim(candidate)
+            claimed.is_new = True
+            return claimed

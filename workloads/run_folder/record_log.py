@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from configs.errors import RunError
 from workloads.records import Record, query_seed
 
 RESERVE_BYTES, LAST_BYTES = 8 * 2**20, 2 * 2**20  # LAST_BYTES are for outcome.json and the report
@@ -33,12 +34,20 @@ class Issued(NamedTuple):
 
 
 class RecordLog:
-    """Writes one test's Records, always in whole lines. first_id: the number of the test's first query."""
+    """Writes one test's Records, always in whole lines. first_id: the number of the test's first query.
+
+    Raises RunError where another process writes records into the folder.
+    """
 
     def __init__(self, folder: Path, mode: str, first_id: int = 0) -> None:
         self._records = os.open(folder / "records.jsonl", os.O_RDWR | os.O_CREAT, 0o666)
-        with contextlib.suppress(OSError):  # some file systems have no locks
-            fcntl.flock(self._records, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a run in progress must not be resumed
+        try:
+            fcntl.flock(self._records, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._records)
+            raise RunError(f"{folder / 'records.jsonl'} is being written by another run; end one of them") from None
+        except OSError:
+            pass  # some file systems have no locks
         self._end = cut_half_line(folder)
         self._issued_path, self._reserve_path = folder / f"issued-{mode}.u32", folder / ".reserve"
         self._issued = self._issued_path.open("wb", buffering=0)

@@ -13,6 +13,7 @@ suite's run folder of each test, and comply.json.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from metrics.mlperf.compliance.verdict import Verdict, not_run
 from metrics.report.load_run import load_run
 from pipelines.distributed.ranks import is_main_process
 from workloads.mlperf.run_rules import shown_benchmark
+from workloads.run_folder.claim import Claim, claim
 from workloads.run_folder.files import write_json
 from workloads.run_folder.manifest import modifications
 
@@ -47,21 +49,25 @@ def comply(folder: Path, names: Sequence[str], output: Path | None) -> Complianc
     check_run(run)
     if not tests:
         return Compliance(target, "NONE ASKED", [], run.config.benchmark) if is_main_process() else None
+    with claim(target) if is_main_process() else contextlib.nullcontext() as claimed:
+        return _comply(run, tests, names, target, claimed)
+
+
+def _comply(run: Run, tests: Sequence[str], names: Sequence[str], target: Path, claimed: Claim | None) -> Compliance | None:
     before = read_earlier(run, target)
     tests = _remaining(tests, names, before, target)
     ranks = run.outcome["performance"]["ranks"]
     on_cpu = any(str(rank["device"]).startswith("cpu") for rank in ranks)
-    check_ranks(len(ranks) * run.config.parallel.size, on_cpu, f"comply {folder}")
+    check_ranks(len(ranks) * run.config.parallel.size, on_cpu, f"comply {run.folder}")
     reasons = {name: reason for name in tests if (reason := reason_not_run(run, name))}
     audits = [make_audit(run, name, target) for name in tests if name not in reasons]
     if audits:
-        run_audits(audits, lambda audit: controls(run, audit))
+        run_audits(audits, lambda audit: controls(run, audit), claimed)
     if not is_main_process():
         return None
     verdicts = {name: not_run(name, reasons[name]) if name in reasons else judge(name, run, target) for name in tests}
     in_order = [(before | verdicts)[name] for name in TESTS if name in before or name in verdicts]
     compliance = Compliance(target, _overall(in_order), in_order, run.config.benchmark)
-    target.mkdir(parents=True, exist_ok=True)
     write_json(target / "comply.json", as_json(compliance, run))
     return compliance
 

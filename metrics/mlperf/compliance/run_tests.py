@@ -19,6 +19,7 @@ from pipelines.launcher.session import Session
 from pipelines.launcher.signals import signals_as_interrupts
 from workloads.base import Workload
 from workloads.records import Sample
+from workloads.run_folder.claim import Claim
 from workloads.run_folder.files import begin_run
 
 
@@ -48,10 +49,10 @@ def check_ranks(num_ranks: int, on_cpu: bool, what: str) -> None:
     raise ConfigError(f"the run was made on {num_ranks} ranks and this launch has {started}; use: {command}")
 
 
-def run_audits(audits: Sequence[AuditTest], more: Callable[[AuditTest], Sequence[AuditTest]]) -> None:
+def run_audits(audits: Sequence[AuditTest], more: Callable[[AuditTest], Sequence[AuditTest]], claim: Claim | None = None) -> None:
     """Run the tests one after another, on all ranks. Raises GivenUpError if one is aborted.
 
-    more: returns the tests to add after a test, from its result; called on the first rank.
+    more: returns the tests to add after a test, from its result; called on the first rank. claim: the first rank's, on their folder.
     """
     config = audits[0].config
     workload: Workload = make("workloads", config.workload, config.dataset)
@@ -66,7 +67,7 @@ def run_audits(audits: Sequence[AuditTest], more: Callable[[AuditTest], Sequence
                     if session is None or one.fresh:
                         if session is not None:
                             session.pipeline.close()
-                        session = Session(ranks, _make_pipeline(config, ranks), one.samples, workload.noun)
+                        session = Session(ranks, _make_pipeline(config, ranks), one.samples, workload.noun, claim)
                     _run(one, session)
                     if one is audit:
                         queue = share(list(more(audit)) if ranks.rank == 0 else [], ranks)

@@ -11,6 +11,8 @@ import tempfile
 import msgspec
 import zmq
 
+from configs.errors import SuiteError
+from configs.output import say
 from pipelines.launcher.brief_report import report_briefly
 from pipelines.launcher.conductor.conductor import Conductor
 from pipelines.launcher.conductor.job import JobSpec
@@ -38,7 +40,14 @@ def main() -> None:
         else:
             address, guard = listen_across_nodes(router, job.host, job.port)
         print(msgspec.json.encode(address).decode(), flush=True)
-        conductor = Conductor(job, router, sys.stdin)
+        try:
+            conductor = Conductor(job, router, sys.stdin)
+        except SuiteError as error:
+            say(str(error))
+            router.close(linger=0)
+            if guard:
+                guard.stop()
+            raise SystemExit(1) from None
         outcome = conductor.run()
         if conductor.is_orphan:
             write_outcome(conductor.folder, job.mode, outcome)

@@ -16,17 +16,19 @@ import msgspec
 from configs.errors import RunError
 from pipelines.launcher.conductor.job import JobSpec
 from pipelines.launcher.messages import Address
+from workloads.run_folder.claim import Claim
 
 ABORT_S = 14.0  # how long the end of a test may take: LoadGen's release, the workers' goodbyes, and a margin
 
 
 class ConductorProcess:
-    """The child process that runs LoadGen."""
+    """The child process that runs LoadGen. claim: on the run folder, whose lock the child shares: it may outlive this process."""
 
-    def __init__(self, job: JobSpec) -> None:
+    def __init__(self, job: JobSpec, claim: Claim | None = None) -> None:
         env = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         command = [sys.executable, "-m", "pipelines.launcher.conductor"]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+        locks = [claim.lock] if claim else []
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, pass_fds=locks)
         assert self._process.stdin
         self._process.stdin.write(msgspec.json.encode(job).decode() + "\n")
         self._process.stdin.flush()

@@ -83,6 +83,9 @@ def test_accelerates_silent_single_process_is_refused(suite: SuiteRun) -> None:
 def test_ctrl_c_keeps_what_is_finished_whatever_signals_follow_and_says_how_to_report_on_it(tmp_path: Path, suite: SuiteRun) -> None:
     process = start(tmp_path, *SLOW, launcher=[sys.executable])
     wait_for_records(tmp_path, 3)
+    second = suite(*SLOW)
+    assert second.returncode == 1
+    assert f"run 'run' is still being written by process {process.pid} on {os.uname().nodename}" in second.stderr
     os.killpg(process.pid, signal.SIGINT)
     time.sleep(0.3)
     process.send_signal(signal.SIGTERM)  # neither of these interrupts the end

@@ -11,7 +11,7 @@ import msgspec
 import psutil
 import pytest
 
-from configs.errors import ConfigError
+from configs.errors import ConfigError, RunError
 from configs.load_config import parse_config
 from configs.run_config import RunConfig
 from pipelines.launcher.provenance import write_manifest, write_system
@@ -164,5 +164,7 @@ def test_a_run_that_goes_on_is_left_alone(tmp_path: Path) -> None:
     log = RecordLog(folder, "accuracy", 5)
     with pytest.raises(ConfigError, match="is still being written"):
         prepare_rest(folder, config, samples)
+    with pytest.raises(RunError, match=r"records\.jsonl is being written by another run"):
+        RecordLog(folder, "accuracy", 5)
     log.close()
     assert prepare_rest(folder, config, samples) is not None
