@@ -81,10 +81,9 @@ def run(
 
     from configs.errors import ConfigError, GivenUpError
     from configs.load_config import load_config
-    from metrics.report.finish import finish, report_briefly, write_report
+    from metrics.report.finish import finish, report_briefly, seal_and_report
     from pipelines.distributed.ranks import is_main_process
     from pipelines.launcher.launch import launch
-    from pipelines.launcher.provenance import seal
 
     if resume is not None:
         from pipelines.launcher.resume import resumed_config
@@ -102,8 +101,7 @@ def run(
             report_briefly(error.folder)
         raise
     if is_main_process():
-        seal(folder)
-        finish(write_report(folder))
+        finish(seal_and_report(folder))
 
 
 def main() -> None:

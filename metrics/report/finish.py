@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from configs.command_line import EXIT_INVALID
+from configs.errors import RunError
 from configs.output import print_line, say
 
 if TYPE_CHECKING:
@@ -24,6 +25,19 @@ def write_report(folder: Path, brief: bool = False) -> Report:
     built = build_report(folder, brief)
     write_html(built)
     return built
+
+
+def seal_and_report(folder: Path) -> Report:
+    """Hash the files of a run that has ended, and write its report. Raises RunError where the folder takes no more files."""
+    from pipelines.launcher.provenance import seal
+
+    try:
+        seal(folder)
+        return write_report(folder)
+    except OSError as error:
+        raise RunError(
+            f"the report cannot be written in {folder}: {error.strerror or error}; mend that, and run: suite.py report {folder}"
+        ) from None
 
 
 def report_on_bundle(bundle: Path, output: Path | None) -> None:

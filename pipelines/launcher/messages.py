@@ -144,7 +144,8 @@ class Power(msgspec.Struct, tag=True, frozen=True):
 
 
 class Bye(msgspec.Struct, tag=True, frozen=True):
-    """All media are on disk and the worker leaves. memory: `host` and, on a GPU, `device` peak bytes.
+    """All media are on disk, but for the `unwritten`, by name with the cause, and the worker leaves. memory: `host` and, on a GPU, `device`
+    peak bytes.
 
     signal: the one that ends it before a Stop, such as SIGTERM. clock_offset_s, clock_error_s: of its clock against the
     conductor's, and how far off that may be.
@@ -158,6 +159,7 @@ class Bye(msgspec.Struct, tag=True, frozen=True):
     clock_error_s: float | None = None
     effective: dict[str, str] = {}  # as in Ready, now that the test is over
     inspection: dict[str, Any] = {}
+    unwritten: dict[str, str] = {}
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):

@@ -109,7 +109,10 @@ class Session:
             raise
         self._loaded = True
         if conductor:
-            write_outcome(folder, mode, outcome)
+            try:
+                write_outcome(folder, mode, outcome)
+            except OSError as error:
+                raise RunError(f"{folder / 'outcome.json'} cannot be written: {error.strerror or error}") from None
             if outcome.get("aborted"):
                 raise _given_up(outcome, folder, mode)
         return share(outcome, self.ranks)

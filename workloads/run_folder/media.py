@@ -27,7 +27,8 @@ class MediaWriter:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._queue: queue.Queue[tuple[str, NDArray[np.uint8], float] | threading.Event | None] = queue.Queue(MAX_WAITING)
-        self._error: str | None = None
+        self._waiting: set[str] = set()  # videos that were put and are not on disk yet
+        self._failed: dict[str, str] = {}
         self.disk_full: str | None = None  # why nothing more is written
         spare_loaded_objects()
         _encode(np.zeros((2, 16, 16, 3), np.uint8), 1.0)  # imports and opens codecs now, not beside the first query
@@ -35,6 +36,7 @@ class MediaWriter:
         self._thread.start()
 
     def put(self, name: str, video_THWC: NDArray[np.uint8], fps: float) -> None:
+        self._waiting.add(name)
         self._queue.put((name, video_THWC, fps))
 
     def drain(self) -> None:
@@ -48,7 +50,12 @@ class MediaWriter:
         with contextlib.suppress(queue.Full):
             self._queue.put(None, timeout=timeout_s)
         self._thread.join(timeout_s)
-        return self._error
+        return next(iter(self._failed.values()), None)
+
+    @property
+    def unwritten(self) -> dict[str, str]:
+        """Why each video that was put is not on disk, by its name."""
+        return {name: f"{name} was not written before its rank ended" for name in self._waiting.copy()} | self._failed
 
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
@@ -56,14 +63,18 @@ class MediaWriter:
                 item.set()
                 continue
             name, video_THWC, fps = item
-            if self.disk_full:
-                continue
             try:
+                if self.disk_full:
+                    self._failed[name] = f"{name} was not written: {self.disk_full}"
+                    continue
                 write_video(self._folder / name, video_THWC, fps)
             except Exception as error:
-                self._error = self._error or f"{name} could not be written: {error}"
+                cause = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+                self._failed[name] = f"{name} could not be written: {cause}"
                 if isinstance(error, OSError) and error.errno in DISK_FULL:
-                    self.disk_full = f"{name} could not be written: {error.strerror}"
+                    self.disk_full = self._failed[name]
+            finally:
+                self._waiting.discard(name)
 
 
 def spare_loaded_objects() -> None:

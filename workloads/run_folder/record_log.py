@@ -12,7 +12,7 @@ import errno
 import fcntl
 import os
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,7 +48,7 @@ class RecordLog:
             raise RunError(f"{folder / 'records.jsonl'} is being written by another run; end one of them") from None
         except OSError:
             pass  # some file systems have no locks
-        self._end = cut_half_line(folder)
+        self._folder, self._end = folder, cut_half_line(folder)
         self._issued_path, self._reserve_path = folder / f"issued-{mode}.u32", folder / ".reserve"
         self._issued = self._issued_path.open("wb", buffering=0)
         self.issued([first_id])
@@ -70,6 +70,28 @@ class RecordLog:
             if error.errno in DISK_FULL:
                 self._append(lines[self._end - began :])
             raise
+
+    def fail_unwritten(self, mode: str, causes: Mapping[str, str], gone: Collection[int]) -> int:
+        """Make that test's Records failed ones whose files are not on disk; returns how many.
+
+        causes: why a file could not be written, by its path in the run folder. gone: ranks that ended without saying so, whose files are
+        looked for. Raises OSError where the Records cannot be written.
+        """
+        lines = os.pread(self._records, self._end, 0).splitlines(keepends=True)
+        num_failed = 0
+        for number, line in enumerate(lines):
+            record = msgspec.json.decode(line, type=Record)
+            if record.mode != mode or record.status == "failed" or record.media is None:
+                continue
+            cause = causes.get(record.media)
+            if cause is None and record.rank in gone and not (self._folder / record.media).is_file():
+                cause = f"{record.media} was not written before rank {record.rank} ended"
+            if cause is not None:
+                lines[number] = msgspec.json.encode(failed(record, cause)) + b"\n"
+                num_failed += 1
+        if num_failed:
+            self._replace(b"".join(lines))
+        return num_failed
 
     def draw(self, mode: str, rng: random.Random) -> Iterator[Record]:
         """That test's Records in random order; of a long file at most MAX_DRAWS, and those after long lines slightly more often."""
@@ -102,6 +124,27 @@ class RecordLog:
         self._issued_path.unlink(missing_ok=True)
         self._reserve_path.unlink(missing_ok=True)
 
+    def _replace(self, content: bytes) -> None:
+        """Replace all lines, by a new file under the same lock; in place where the folder takes no new file."""
+        path = self._folder / "records.jsonl"
+        partial = path.with_name(path.name + ".partial")
+        try:
+            partial.write_bytes(content)
+            new = os.open(partial, os.O_RDWR)
+            with contextlib.suppress(OSError):
+                fcntl.flock(new, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            partial.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            os.posix_fallocate(self._records, 0, len(content))  # on a full disk nothing is overwritten
+            os.pwrite(self._records, content, 0)
+            os.ftruncate(self._records, len(content))
+        else:
+            os.close(self._records)
+            self._records = new
+        self._end = len(content)
+
     def _append(self, lines: bytes) -> None:
         done = 0
         try:
@@ -116,6 +159,14 @@ class RecordLog:
     def _give_up_reserve(self, left: int) -> None:
         with contextlib.suppress(OSError):
             os.truncate(self._reserve_path, left)
+
+
+def failed(record: Record, cause: str) -> Record:
+    """The record of the same query without an answer."""
+    r = record
+    times = {"issued_s": r.issued_s, "completed_s": r.completed_s, "started_s": r.started_s}
+    place = {"batch_size": r.batch_size, "group": r.group, "error": cause}
+    return Record(r.query_id, r.sample_index, r.seed, r.mode, "failed", r.rank, **times, **place)  # type: ignore[arg-type]
 
 
 def cut_half_line(folder: Path) -> int:

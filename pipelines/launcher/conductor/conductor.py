@@ -70,6 +70,7 @@ class Conductor:
                 self._go_round(poller)
             self._send_stop()
             self._await_byes(poller)
+        self._fail_unwritten()
         self._queries.close()
         return self.outcome()
 
@@ -229,6 +230,14 @@ class Conductor:
         missing = sorted(set(self.ready) - set(self.byes))
         if missing and not self.aborted:
             self.aborted = f"ranks {missing} did not finish writing their answers within {GOODBYE_S:.0f} s"
+
+    def _fail_unwritten(self) -> None:
+        """An answer whose file is not on disk is none, however early its clock was stopped."""
+        causes = {name: cause for bye in self.byes.values() for name, cause in bye.unwritten.items()}
+        try:
+            self._queries.fail_unwritten(causes, self.ready.keys() - self.byes.keys())
+        except RunError as error:
+            self.aborted = self.aborted or str(error)
 
     def _send(self, rank: int, message: wire.FromConductor) -> None:
         self._reach(f"worker-{rank}", message)

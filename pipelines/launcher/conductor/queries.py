@@ -14,7 +14,7 @@ import random
 import socket
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ class Queries:
         self.rest = job.rest or Rest(list(range(job.num_samples)), 0, 0, 0.0, job.mode)
         self.test: LoadTest | None = None
         self.num_done = self.num_failed = 0
+        self._any_media = False
         self.woken, self._wake = os.pipe()
         self.asleep = False
         self.next_id, self._next_group = self.rest.first_id, 0
@@ -176,6 +177,17 @@ class Queries:
             oldest.setdefault(pending.rank, pending)
         return {rank: (f"query {p.query.id} (sample {p.sample_index})", now - (p.started or now)) for rank, p in oldest.items()}
 
+    def fail_unwritten(self, causes: Mapping[str, str], gone: Collection[int]) -> None:
+        """Count answers as failed whose files are not on disk: see RecordLog. Raises RunError where the Records cannot be written."""
+        if not self._any_media:
+            return
+        try:
+            num_failed = self._log.fail_unwritten(self._job.mode, causes, gone)
+        except OSError as error:
+            raise _unwritable(error) from None
+        self.num_done -= num_failed
+        self.num_failed += num_failed
+
     def draw(self, rng: random.Random) -> Iterator[Record]:
         """Records of this test in random order."""
         return self._log.draw(self._job.mode, rng)
@@ -198,11 +210,11 @@ class Queries:
         try:
             self._log.write(_LINES.encode_lines([self._record(p, r, rank, completed) for p, r in answered]))
         except OSError as error:
-            here = socket.gethostname()
-            raise RunError(f"the conductor on {here}: records.jsonl cannot be written: {error.strerror}") from None
+            raise _unwritable(error) from None
 
     def _record(self, pending: PendingQuery, r: wire.Result, rank: int, completed: float) -> Record:
         began, query = self.zero_s, pending.query
+        self._any_media = self._any_media or r.media is not None
         assert began is not None
         assert self.test is not None
         scheduled_s = self.test.scheduled_s(query.id)
@@ -233,3 +245,7 @@ class Queries:
             error=r.error,
             worked_s=None if r.worked is None else (round(r.worked[0] - began, 6), round(r.worked[1] - began, 6)),
         )
+
+
+def _unwritable(error: OSError) -> RunError:
+    return RunError(f"the conductor on {socket.gethostname()}: records.jsonl cannot be written: {error.strerror}")

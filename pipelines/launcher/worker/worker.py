@@ -100,7 +100,8 @@ class Worker:
         error_s = self._clock.error_s(time.perf_counter())
         clock: tuple[float | None, float | None] = (None, None) if math.isinf(error_s) else (self._clock.offset_s, error_s)
         memory, effective, inspection = peak_memory(device), dict(self.pipeline.effective()), inspect(self.pipeline, self._required)
-        self._send(messages.Bye(self.rank, memory, self._writer.finish(), None, *clock, effective, inspection))
+        first_error = self._writer.finish()
+        self._send(messages.Bye(self.rank, memory, first_error, None, *clock, effective, inspection, self._writer.unwritten))
         if stop.reason == "aborted":
             raise RunError("the run was given up")
 
@@ -111,7 +112,8 @@ class Worker:
 
     def leave_early(self, signal_name: str) -> None:
         """Report a signal that ends this process to the conductor; answers are written to disk first, for LEAVE_S at most."""
-        self._send(messages.Bye(self.rank, {}, self._writer.finish(LEAVE_S), signal_name))
+        first_error = self._writer.finish(LEAVE_S)
+        self._send(messages.Bye(self.rank, {}, first_error, signal_name, unwritten=self._writer.unwritten))
 
     def close(self) -> None:
         """Wait until all messages are sent; the end of the process would not wait."""

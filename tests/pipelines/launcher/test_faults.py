@@ -31,6 +31,8 @@ class Frail(ToyT2V):
 
     def generate(self, samples, queries):
         import torch
+        if self.way == "file":  # in the place of the file that is being written
+            os.makedirs(f"run/media/performance-{self.at:06d}.partial", exist_ok=True)
         if queries[0].id >= self.at and os.environ.get("RANK", "0") == os.environ.get("LAST", "0"):
             if self.way == "hang":
                 time.sleep(1000)
@@ -205,6 +207,17 @@ def test_a_query_without_memory_fails_alone(launch: Callable[..., Launch]) -> No
     assert len(run.records) >= 12
     assert run.read("outcome.json")["performance"]["aborted"] is None
     assert any("OutOfMemoryError: HIP out of memory. Tried to allocate 96.00 GiB (rank 0" in r for r in run.read("report.json")["reasons"])
+
+
+def test_an_answer_whose_file_cannot_be_written_has_failed(launch: Callable[..., Launch]) -> None:
+    run = launch("load.min_query_count=8", "load.min_duration_s=0.1", "load.target_qps=9", "truth.replays=0", way="file")
+    run.forked[0].process.join(60)
+    assert run.forked[0].process.exitcode == 3
+    error = "media/performance-000004.mkv could not be written: Is a directory"
+    assert [(r["query_id"], r["error"], r.get("media")) for r in run.records if r["status"] == "failed"] == [(4, error, None)]
+    outcome, report = run.read("outcome.json")["performance"], run.read("report.json")
+    assert (outcome["num_failed"], outcome["num_done"], outcome["aborted"]) == (1, len(run.records) - 1, None)
+    assert f"1 of {len(run.records)} queries failed or did not finish; first: {error} (rank 0)" in report["reasons"]
 
 
 def test_sigterm_to_the_launcher_ends_every_rank(launch: Callable[..., Launch]) -> None:

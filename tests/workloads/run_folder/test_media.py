@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,26 @@ def test_the_background_writer_finishes_everything_and_reports_the_first_error(t
     error = writer.finish()
     assert error is not None
     assert "blocked/2.mkv could not be written" in error
+    assert writer.unwritten == {"blocked/2.mkv": error}
     assert read_video(tmp_path / "media/3.mkv").shape == video.shape
+
+
+def test_on_a_full_disk_every_further_video_is_unwritten_and_so_is_one_that_still_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    video = np.zeros((3, 16, 16, 3), np.uint8)
+    writer = MediaWriter(tmp_path)
+    monkeypatch.setattr("workloads.run_folder.media.write_video", full)
+    for number in (1, 2):
+        writer.put(f"media/{number}.mkv", video, 8)
+    first = "media/1.mkv could not be written: No space left on device"
+    assert writer.finish() == first
+    assert writer.unwritten == {"media/1.mkv": first, "media/2.mkv": f"media/2.mkv was not written: {first}"}
+    writer.put("media/3.mkv", video, 8)  # its thread has ended
+    assert writer.unwritten["media/3.mkv"] == "media/3.mkv was not written before its rank ended"
 
 
 def test_a_damaged_or_missing_file_is_named(tmp_path: Path) -> None:

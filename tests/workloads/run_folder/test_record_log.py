@@ -106,3 +106,31 @@ def test_a_full_disk_uses_the_reserve_and_loses_no_line(tmp_path: Path, monkeypa
         log.write(lines(0, 1, 2))
     assert [r.query_id for r in read(tmp_path)] == [0, 1, 2]
     assert (tmp_path / ".reserve").stat().st_size == LAST_BYTES
+
+
+@pytest.mark.parametrize("takes_files", [True, False])
+def test_records_whose_files_are_not_on_disk_become_failed_ones_under_the_same_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, takes_files: bool
+) -> None:
+    """Query 1 could not be written; rank 3 was killed: of its files one is there, and one is not. In a folder that takes no file too."""
+    if not takes_files:
+        monkeypatch.setattr("pathlib.Path.write_bytes", _read_only)
+    answers = [record(i, media=f"media/{i}.mkv", digest="ab" * 8, num_units=9, started_s=0.5, rank=3 if i > 2 else 0) for i in range(5)]
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media/3.mkv").touch()
+    log = RecordLog(tmp_path, "performance")
+    other_test = record(1, mode="accuracy", media="media/1.mkv")
+    log.write(msgspec.json.Encoder().encode_lines([*answers, other_test]))
+    assert log.fail_unwritten("performance", {"media/1.mkv": "media/1.mkv could not be written: Read-only file system"}, {3}) == 2
+    log.write(lines(5))
+    zero, one, two, three, four, other, five = read(tmp_path)
+    assert (zero, two, three, other, five) == (answers[0], answers[2], answers[3], other_test, record(5))
+    assert one == record(1, status="failed", started_s=0.5, error="media/1.mkv could not be written: Read-only file system")
+    assert four.error == "media/4.mkv was not written before rank 3 ended"
+    assert log.fail_unwritten("performance", {}, {3}) == 0
+    with (tmp_path / "records.jsonl").open("rb") as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _read_only(self: Path, content: bytes) -> int:
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
