@@ -133,7 +133,8 @@ class Client:
         try:
             async with (
                 asyncio.timeout(limit_s),
-                self._session.get(f"{url}/v1/models", allow_redirects=False) as answer,
+                # a server may close this connection after its reply, as uvicorn does after a 500; a query must not be sent over it
+                self._session.get(f"{url}/v1/models", allow_redirects=False, headers={"Connection": "close"}) as answer,
             ):
                 server = answer.headers.get("Server", "gives no name")
                 if answer.status in (401, 403):
