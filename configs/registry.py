@@ -124,6 +124,11 @@ def plugin_file(kind: str, name: str) -> Path | None:
     return Path(str(sys.modules[module].__file__)) if module.startswith(_FILE_MODULE) else None
 
 
+def name_of(cls: type) -> str:
+    """The name that a plugin's class is registered under; the class's own where it is not registered."""
+    return next((name for (_, name), registered in _registered.items() if registered is cls), cls.__name__)
+
+
 def make(kind: str, name: str, options: Mapping[str, Any], **common: Any) -> Any:
     """Find the plugin and build it from its options. common: fields that the suite sets, where the class has them."""
     cls = find(kind, name)

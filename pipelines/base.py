@@ -21,12 +21,16 @@ class Response(msgspec.Struct, frozen=True):
     """One answer: a video or a text, and how long its stages took.
 
     video_THWC: uint8. fps: its frame rate. stages: seconds by stage name, of the batch; step_s: seconds of each denoising
-    step. num_units: frames, or tokens of the answer. num_input_tokens: tokens of the prompt, images included.
+    step. num_units: frames, or tokens of the answer; 0 where the suite is to count the video's frames or the token_ids.
+    num_input_tokens: tokens of the prompt, images included.
     first_token_id: for checks that two runs give the same answer. token_ids: all of the answer's, end token included, where the engine
-    reports them; compliance tests count them. finish_reason: `stop` at an end token, `length` where it was cut off. token_gap_s:
+    reports them; compliance tests count them. finish_reason: `stop` at an end token, `length` where it was cut off; `abort`, `error` and
+    `content_filter` fail the query, and the report shows other words. token_gap_s:
     seconds between one token and the next, num_units - 1 of them, where the engine reports them.
     finite: False where the pipeline's own numbers contained NaN or infinity.
     error: why there is no answer; the query then counts as failed.
+
+    Every Response is checked where it enters (pipelines/models/response_check.py); one that cannot be used counts as failed.
     """
 
     video_THWC: NDArray[np.uint8] | None = None
@@ -38,7 +42,7 @@ class Response(msgspec.Struct, frozen=True):
     num_input_tokens: int = 0
     first_token_id: int | None = None
     token_ids: Sequence[int] = ()
-    finish_reason: Literal["stop", "length"] | None = None
+    finish_reason: str | None = None
     token_gap_s: Sequence[float] = ()
     finite: bool = True
     error: str | None = None
@@ -83,6 +87,10 @@ class Pipeline(ABC):
     def fallbacks(self) -> Sequence[str]:
         """Options that were requested and are not effective, one sentence each. A run with any is INVALID."""
         return ()
+
+    def count_tokens(self, text: str) -> int | None:
+        """Tokens of an answer's text by the model's tokenizer, which checks num_units where there are no token_ids; None without one."""
+        return None
 
     def close(self) -> None:  # noqa: B027  (most have nothing to release)
         """Release threads and processes; called once, after the last test."""

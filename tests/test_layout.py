@@ -23,7 +23,7 @@ ORDER: Mapping[str, str] = {
     "workloads": "records, world | base, readers, run_folder | mlperf | loadgen, llm, vlm, t2v | i2v",
     "workloads/mlperf": "vbench_prompts, language, shopify, livecodebench | datasets, generation | rules | benchmarks | run_rules | "
     "notices",
-    "pipelines": "distributed, devices | base, doctor | models, launcher, serving, endpoint, toy | diffusers, transformers, vllm, plan | "
+    "pipelines": "distributed, devices | base, doctor | models | launcher, serving, endpoint, toy | diffusers, transformers, vllm, plan | "
     "embedded, commands",
     "pipelines/launcher": "messages, provenance, signals, brief_report | replay | conductor, worker | session, resume | rate_search | "
     "launch",

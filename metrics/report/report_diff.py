@@ -30,7 +30,8 @@ def report_bytes(folder: Path) -> bytes | None:
 def print_comparison(folder: Path, before: bytes | None) -> bool | None:
     """Print on stderr how report.json compares with its earlier content. True where it is the same, None where there was none.
 
-    Reports are the same where all values are. Sentences may differ: another version of the suite may word them differently.
+    Reports are the same where all values are. Sentences may differ: another version of the suite may word them differently. It may also
+    have further truth checks and canaries: they decide the verdict, which is compared, and are not compared themselves.
     """
     from rich.console import Console
 
@@ -41,9 +42,12 @@ def print_comparison(folder: Path, before: bytes | None) -> bool | None:
     if before == after:
         console.print("report.json is the same as in the bundle, byte for byte", style="green")
         return True
-    found = list(differences(without_sentences(json.loads(before)), without_sentences(json.loads(after))))
+    earlier, now = without_sentences(json.loads(before)), without_sentences(json.loads(after))
+    further = _remove_further(earlier, now)
+    found = list(differences(earlier, now))
     if not found:
-        console.print("report.json has the same values as in the bundle; sentences are worded differently", style="green")
+        more = f", and there are further checks: {', '.join(further)}" if further else ""
+        console.print(f"report.json has the same values as in the bundle; sentences are worded differently{more}", style="green")
         return True
     rounding = max((relative(old, new) for _, old, new in found), default=0.0)
     slightly = f", by a relative {rounding:.0e} at most, as on another CPU" if rounding < ROUNDING else ""
@@ -60,6 +64,19 @@ def without_sentences(report: Any) -> Any:
     if not isinstance(report, dict):
         return report
     return {key: _omit(value, SENTENCES[key]) if key in SENTENCES else value for key, value in report.items() if key not in WHOLE_SENTENCES}
+
+
+def _remove_further(before: Any, after: Any) -> list[str]:
+    """Remove from `after` the truth checks and canaries that `before` does not know; their names."""
+    try:
+        known = {check["name"] for check in before["truth"]}
+        further = [check["name"] for check in after["truth"] if check["name"] not in known]
+        after["truth"] = [check for check in after["truth"] if check["name"] in known]
+        names = [name for name in after["canaries"] if name not in before["canaries"]]
+        after["canaries"] = {name: count for name, count in after["canaries"].items() if name in before["canaries"]}
+    except (KeyError, TypeError, AttributeError):  # not a report's form, which differs anyway
+        return []
+    return further + names
 
 
 def differences(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -11,6 +11,7 @@ compile       effective if and only if it is requested, and visible in the modul
 parallel      every requested axis is reported
 packages      the same versions on all ranks, before and after, and those that the run requires
 steps         no answer was made in fewer denoising steps than requested, nor in fewer when timed than when not
+size          saved videos have the requested frames, height, width and frame rate (video_sizes.py)
 option        the pipeline reports no other option that it could not apply, and no effective setting changed during the test
 """
 
@@ -24,6 +25,7 @@ from typing import Any, get_args
 from configs.required_versions import is_met
 from configs.settings import Fallback
 from metrics.base import Run
+from metrics.validity import video_sizes
 from metrics.validity.check import Check, differs, holds, not_made
 from pipelines.launcher.worker.inspection import OPTIONS
 
@@ -100,6 +102,8 @@ def _basis(name: str, run: Run, ranks: Sequence[Rank]) -> str:
         counts = sorted({len(r.step_s) for r in run.timed if r.step_s})
         parts += [f"timed answers have {' or '.join(map(str, counts))} steps"] if counts else []
         return ", ".join(parts) if counts else "- no answer reports its denoising steps"
+    if name == "size":
+        return video_sizes.basis(run, ranks)
     if name == "option":
         return "the pipeline reports no other fallback, and no effective setting changed"
     if name in ("dtype", "attention", "quantisation", "compile") and reported is not None and not seen.get("weights"):
@@ -240,6 +244,7 @@ _DIFFERENCES = {
     "parallel": _parallel,
     "packages": _packages,
     "steps": _steps,
+    "size": video_sizes.differences,
     "option": _option,
 }
 

@@ -2,6 +2,7 @@
 
 effective_settings.py  requested and effective settings
 replays.py             timed queries that the ranks repeated after the test
+answer_counts.py       how many frames or tokens answers have, and how they ended
 and here, from the records alone:
 handed_over    the saved answers are those that were handed over when they were timed
 accounted      every issued query has one Record, and LoadGen counts as many
@@ -19,7 +20,7 @@ from collections.abc import Sequence
 from scipy.stats import mannwhitneyu
 
 from metrics.base import Run
-from metrics.validity import effective_settings, replays
+from metrics.validity import answer_counts, effective_settings, replays
 from metrics.validity.check import Check, differs, holds, not_made
 from workloads.records import Record
 
@@ -33,7 +34,8 @@ def checks(run: Run) -> list[Check]:
     """All checks. An aborted run is INVALID for another reason, and only its settings are checked."""
     if not run.outcome or any(outcome.get("aborted") for outcome in run.outcome.values()):
         return effective_settings.checks(run)
-    return [*effective_settings.checks(run), *replays.checks(run), _handed_over(run), _accounted(run), _hard_queries(run)]
+    of_records = [_handed_over(run), _accounted(run), _hard_queries(run)]
+    return [*effective_settings.checks(run), *replays.checks(run), *answer_counts.checks(run), *of_records]
 
 
 def _handed_over(run: Run) -> Check:

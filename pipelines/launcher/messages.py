@@ -148,7 +148,7 @@ class Bye(msgspec.Struct, tag=True, frozen=True):
     peak bytes.
 
     signal: the one that ends it before a Stop, such as SIGTERM. clock_offset_s, clock_error_s: of its clock against the
-    conductor's, and how far off that may be.
+    conductor's, and how far off that may be. counted: answers by what their num_units was held against (ResponseCheck.counted_by).
     """
 
     rank: int
@@ -160,6 +160,7 @@ class Bye(msgspec.Struct, tag=True, frozen=True):
     effective: dict[str, str] = {}  # as in Ready, now that the test is over
     inspection: dict[str, Any] = {}
     unwritten: dict[str, str] = {}
+    counted: dict[str, int] = {}
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):

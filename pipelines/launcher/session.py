@@ -81,6 +81,7 @@ class Session:
                 config.heartbeat_timeout_s,
                 sampler,
                 tuple(config.require),
+                tuple(config.allow_fallback),
             )
             leave_where_stuck(lambda: _is_over(conductor, worker), left, lambda: _finish_stuck_run(conductor, worker, job))
             try:

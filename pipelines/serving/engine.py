@@ -1,6 +1,7 @@
 """A pipeline on a thread of its own that answers requests at any time.
 
 A streaming pipeline gets queries while others run, at most `batch_size`; a plain one gets batches of the queries that wait.
+What it returns passes ResponseCheck; what cannot be used is an error response.
 """
 
 from __future__ import annotations
@@ -8,12 +9,16 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
+
 from configs.errors import describe
 from pipelines.base import Event, Pipeline, Response, StreamingPipeline
+from pipelines.models.response_check import ResponseCheck
 from workloads.records import Query, Sample
 
 STEP_S = 0.005  # the longest step of a streaming pipeline before new requests are looked for
@@ -43,11 +48,12 @@ class Engine:
     """Takes questions on any thread. `deliver` is called on the engine's thread with every event; the last has a response."""
 
     def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline = pipeline
+        self._pipeline, self._check = pipeline, ResponseCheck(pipeline)
         self._numbers = itertools.count()
         self._new: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
         self._waiting: deque[_Entry] = deque()
         self._running: dict[int, _Entry] = {}
+        self._began: dict[int, float] = {}  # when the pipeline was handed each running query
         self._left: set[int] = set()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -101,21 +107,27 @@ class Engine:
         try:
             if new := self._next():
                 self._running |= {a.query.id: a for a in new}
+                self._began |= dict.fromkeys((a.query.id for a in new), time.perf_counter())
                 pipeline.submit([a.sample for a in new], [a.query for a in new])
-            events = pipeline.step(STEP_S) if self._running else ()
+            events = self._check.events(pipeline.step(STEP_S)) if self._running else ()
         except Exception as error:  # the server continues
             for number in [*self._running]:
                 self._deliver(number, BrokenError(describe(error)))
             return
         for event in events:
+            if event.response is not None and event.query_id in self._began:
+                took_s = time.perf_counter() - self._began[event.query_id]
+                event = msgspec.structs.replace(event, response=self._check.response(event.response, took_s))
             self._deliver(event.query_id, event)
 
     def _answer_batch(self) -> None:
         if not (batch := self._next()):
             return
         self._running = {a.query.id: a for a in batch}
+        began = time.perf_counter()
         try:
-            answers: list[Response | BrokenError] = list(self._pipeline.generate([a.sample for a in batch], [a.query for a in batch]))
+            returned = self._pipeline.generate([a.sample for a in batch], [a.query for a in batch])
+            answers: list[Response | BrokenError] = [*self._check.batch(returned, len(batch), time.perf_counter() - began)]
         except Exception as error:  # the server continues
             answers = [BrokenError(describe(error))] * len(batch)
         for entry, answer in zip(batch, answers, strict=True):
@@ -129,6 +141,7 @@ class Engine:
         entry = self._running[number]
         if isinstance(event, BrokenError) or event.response is not None:
             del self._running[number]
+            self._began.pop(number, None)
             if number in self._left:
                 self._left.discard(number)
                 return

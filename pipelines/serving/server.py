@@ -8,6 +8,7 @@ import ipaddress
 import os
 import signal
 import tempfile
+import time
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,7 @@ from configs.registry import make
 from configs.run_config import RunConfig
 from pipelines.base import Pipeline, StreamingPipeline
 from pipelines.distributed.ranks import check_process_count, join_ranks
+from pipelines.models.response_check import ResponseCheck
 from workloads.base import Workload
 from workloads.records import Query, query_seed
 
@@ -128,11 +130,15 @@ def _key(host: str, api_key_env: str | None) -> str | None:
 
 
 def _warm_up(config: RunConfig, workload: Workload, pipeline: Pipeline) -> None:
-    """Run batches of the workload's samples, as before a run. Raises RunError where the last one has no answer at all."""
+    """Run batches of the workload's samples, as before a run. Raises RunError where the last one has no answer that can be used."""
     samples = list(workload.samples())[: pipeline.batch_size]
     queries = [Query(-1 - i, s.index, query_seed(config.seed, s.index)) for i, s in enumerate(samples)]
+    check = ResponseCheck(pipeline, config.allow_fallback)
     for _ in range(config.warmup_batches):
-        answers = pipeline.generate(samples, queries)
+        began = time.perf_counter()
+        answers = check.batch(pipeline.generate(samples, queries), len(queries), time.perf_counter() - began)
+    if problem := check.first_problem or check.size_problem(answers):
+        raise RunError(f"warm-up failed: {problem}")
     if all(answer.error for answer in answers):
         raise RunError(f"warm-up failed: {answers[0].error}")
 

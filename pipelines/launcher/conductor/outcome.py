@@ -54,6 +54,7 @@ def _rank(ready: wire.Ready, bye: wire.Bye | None, replays: Replays) -> dict[str
         "found": ready.inspection,
         "effective_after": bye.effective if bye else None,
         "found_after": bye.inspection if bye else None,
+        "counted": bye.counted if bye else {},
         "backlog_s": replays.backlog_s.get(ready.rank),
         "memory": bye.memory if bye else {},
         "clock_offset_s": bye.clock_offset_s if bye else None,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.base import Pipeline
 from pipelines.devices.system import PACKAGES
+from pipelines.models.video_form import FORM
 
 if TYPE_CHECKING:
     import torch
@@ -47,8 +48,8 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
 
 
 def default_options(pipeline: type[Pipeline]) -> dict[str, Any]:
-    """The class's defaults of the options above: what is requested where a configuration does not say."""
-    names = {name for either in OPTIONS.values() for name in either}
+    """The class's defaults of the options above and of a video's form: what is requested where a configuration does not say."""
+    names = {name for either in OPTIONS.values() for name in either} | set(FORM)
     fields = {f.name: f.default for f in dataclasses.fields(pipeline) if f.name in names}  # type: ignore[arg-type]
     return {name: default for name, default in fields.items() if isinstance(default, str | bool | int | float | None)}
 

@@ -36,7 +36,10 @@ if TYPE_CHECKING:
 
 
 class Worker:
-    """One rank's part in one LoadGen test. required: packages whose versions the run requires."""
+    """One rank's part in one LoadGen test.
+
+    required: packages whose versions the run requires. may_differ: truth checks whose differences the run accepts.
+    """
 
     def __init__(
         self,
@@ -49,13 +52,14 @@ class Worker:
         heartbeat_timeout_s: float = math.inf,
         sampler: PowerSampler | None = None,
         required: Sequence[str] = (),
+        may_differ: Sequence[str] = (),
     ) -> None:
         self.rank, self.pipeline, self.samples = rank, pipeline, samples
         self._sampler, self._required = sampler, required
         self._context = zmq.Context()
         self._socket = connect(self._context, address, f"worker-{rank}")
         self._clock, self._writer = ConductorClock(), MediaWriter(folder)
-        self._generation = Generation(rank, pipeline, samples, mode, self._writer, self._clock)
+        self._generation = Generation(rank, pipeline, samples, mode, self._writer, self._clock, may_differ)
         self._heartbeat = Heartbeat(rank, self._context, address, heartbeat_timeout_s, self._clock, sampler, self._writer)
 
     def run(self, device: torch.device, num_warmups: int, seed: int, loaded: bool, check: Callable[[], None]) -> None:
@@ -100,8 +104,8 @@ class Worker:
         error_s = self._clock.error_s(time.perf_counter())
         clock: tuple[float | None, float | None] = (None, None) if math.isinf(error_s) else (self._clock.offset_s, error_s)
         memory, effective, inspection = peak_memory(device), dict(self.pipeline.effective()), inspect(self.pipeline, self._required)
-        first_error = self._writer.finish()
-        self._send(messages.Bye(self.rank, memory, first_error, None, *clock, effective, inspection, self._writer.unwritten))
+        first_error, counted = self._writer.finish(), dict(self._generation.counted)
+        self._send(messages.Bye(self.rank, memory, first_error, None, *clock, effective, inspection, self._writer.unwritten, counted))
         if stop.reason == "aborted":
             raise RunError("the run was given up")
 
@@ -160,9 +164,9 @@ class Worker:
                     return message
                 running |= {q.id: q for q in message.queries}
                 began |= dict.fromkeys((q.id for q in message.queries), time.perf_counter())
-                happened = self._generation.advance(engine, message.queries, running)
+                happened = self._generation.advance(engine, message.queries, began)
             else:
-                happened = self._generation.advance(engine, (), running)
+                happened = self._generation.advance(engine, (), began)
             events = [e for e in happened if e.query_id in running]
             if firsts := [(e.query_id, e.first_token_id) for e in events if e.first_token_id is not None]:
                 self._send(messages.First(self.rank, firsts))

@@ -75,6 +75,18 @@ def test_a_report_with_other_sentences_is_the_same_report(tmp_path: Path, capsys
     assert "sentences are worded differently" in capsys.readouterr().err
 
 
+def test_a_report_of_a_version_with_fewer_checks_is_the_same_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def forget(data: dict[str, Any]) -> None:
+        data["truth"] = [check for check in data["truth"] if check["name"] != "steps"]
+        del data["canaries"]["empty"]
+
+    run = unpacked("llm", tmp_path, forget)
+    content = report_bytes(run)
+    build_report(run)
+    assert print_comparison(run, content) is True
+    assert "there are further checks: steps" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("place", EDITS)
 def test_a_changed_value_makes_another_report(tmp_path: Path, place: str) -> None:
     run = unpacked("llm", tmp_path, EDITS[place])

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from metrics.base import Run
@@ -105,6 +106,38 @@ def test_fewer_steps_than_requested_are_counted(make_run: MakeRun) -> None:
         "2 of 6 timed answers were made in 4 steps, not 8",
         "timed answers were made in 4 steps, the same answers untimed in 8",
     ]
+
+
+VIDEO = np.full((9, 48, 32, 3), 90, np.uint8)
+
+
+def sizes(make_run: MakeRun, options: Mapping[str, Any], defaults: Mapping[str, Any] = NO_OPTIONS, **config: Any) -> Check:
+    run = make_run([VIDEO, VIDEO, VIDEO[:5]], **config)
+    return checks_of(run, {"ranks": [rank({}) | {"requested": dict(defaults)}]}, options)["size"]
+
+
+def test_videos_of_another_size_than_requested_are_counted(make_run: MakeRun) -> None:
+    check = sizes(make_run, {"num_frames": 17, "height": 480, "width": 832})
+    assert (check.result, check.message.split("; ")) == (
+        "differs",
+        [
+            "17 frames of 832 x 480 requested, 2 of 3 videos have 9 frames of 32 x 48 at 8 fps",
+            "17 frames of 832 x 480 requested, 1 of 3 videos have 5 frames of 32 x 48 at 8 fps",
+        ],
+    )
+    assert sizes(make_run, {}, {"num_frames": 9}).message == "9 frames requested, 1 of 3 videos have 5 frames of 32 x 48 at 8 fps"
+    assert sizes(make_run, {"fps": 24}).result == "differs"
+    assert sizes(make_run, {"num_frames": 17}, allow_fallback=["size"]).result == "allowed"
+
+
+def test_videos_of_the_requested_size_hold_and_without_a_request_nothing_is_compared(make_run: MakeRun) -> None:
+    held = sizes(make_run, {"height": 48, "fps": 8.0})
+    assert (held.result, held.message.split(", ")[:2]) == (
+        "holds",
+        ["height 48 at 8 fps requested", "2 videos have 9 frames of 32 x 48 at 8 fps"],
+    )
+    assert sizes(make_run, {}).result == "not made"
+    assert made(make_run, rank({}), options={"num_frames": 9})["size"].message == "there is no saved video"
 
 
 def test_a_difference_is_allowed_by_its_name_alone(make_run: MakeRun) -> None:
