@@ -20,7 +20,6 @@ Nothing depends on the time or the folder in which it is built.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +27,6 @@ from typing import Any
 
 import msgspec
 
-from configs.errors import ConfigError
 from metrics.base import Run
 from metrics.performance import energy
 from metrics.performance.goodput import effective_limits
@@ -117,23 +115,6 @@ def make_report(folder: Path, brief: bool = False) -> Report:
     if search is not None:
         data["search"] = msgspec.to_builtins(search)
     return Report(run, data)
-
-
-def load_report(folder: Path) -> Report:
-    """The report in the folder, as it was written. Raises ConfigError where there is none, or it is damaged."""
-    if not folder.is_dir():
-        raise ConfigError(f"run folder {str(folder)!r} does not exist")
-    path = folder / "report.json"
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{str(folder)!r} has no report.json; run: suite.py report {folder}") from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} is damaged: {error}; run: suite.py report {folder}") from None
-    parts = {"reasons": list, "figures": dict, "samples": list}
-    if not isinstance(data, dict) or not all(isinstance(data.get(name), kind) for name, kind in parts.items()):
-        raise ConfigError(f"{path} is damaged: parts of a report are missing; run: suite.py report {folder}")
-    return Report(load_run(folder), data)
 
 
 def headline(report: Report) -> dict[str, float]:

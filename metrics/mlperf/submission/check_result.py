@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from configs.errors import ConfigError
+from configs.errors import ConfigError, PluginError
 from metrics.mlperf.compliance.performance import compare_speed
 from metrics.mlperf.submission.files import MAX_LOG_BYTES, MEASUREMENTS, VIDEOS, evaluate_gates, read_accuracy, sha256
 from metrics.mlperf.submission.write import LOGS, manifest_hash
-from metrics.report.report import load_report
+from metrics.report.recompute import recompute
 from metrics.validity.mlperf_rules import departures
 from workloads.loadgen.load_test import read_summary
 from workloads.loadgen.logs import LoadGenLog, read_detail
@@ -153,7 +154,8 @@ def _check_accuracy_text(result: Result) -> Iterator[Refusal]:
 
 
 def _check_runs(result: Result) -> Iterator[Refusal]:
-    """Check the reports of the runs, and that the runs were not modified."""
+    """Check the verdicts of the runs, recomputed from their records and media, and that the runs were not modified."""
+    reports = functools.cache(recompute)  # one folder may hold both tests
     for mode in ("performance", "accuracy"):
         run, file = _run(result, mode), ("performance/run_1" if mode == "performance" else "accuracy")
         if run is None:
@@ -162,15 +164,15 @@ def _check_runs(result: Result) -> Iterator[Refusal]:
             continue
         reasons = [f"the run was modified after it finished: {change}" for change in modifications(run)]
         try:
-            report = load_report(run)
+            report = reports(run)
             if (rules := report.run.config.rules) != f"mlperf-{result.benchmark.round}":
                 reasons.append(f"the run was made by rules {rules!r}; make it with --set rules=mlperf-{result.benchmark.round}")
             if result.division == "closed":
                 differences = differences_from_reference(result.benchmark, report.run.config.pipeline_options)
                 reasons += [f"not as the reference: {difference}" for difference in differences]
             if not report.valid:
-                reasons += [f"the run is INVALID by its own report: {reason}" for reason in report.data["reasons"]]
-        except ConfigError as error:
+                reasons += [f"the run is INVALID: {reason}" for reason in report.data["reasons"]]
+        except (ConfigError, PluginError) as error:
             reasons.append(str(error))
         for reason in reasons:
             yield result.refuse(file, reason)

@@ -10,20 +10,24 @@ from configs.errors import ConfigError
 from metrics.report.html import plots, token_plots
 from metrics.report.html.page import key_figures
 from metrics.report.html.render import png_uri, render, report_link
-from metrics.report.report import Report, load_report
+from metrics.report.recompute import recompute
+from metrics.report.report import Report
 from metrics.report.run_facts import titles
 from workloads.mlperf.notices import notices
 from workloads.run_folder.files import write_text
 
 
 def write_combined(folders: Sequence[Path], out: Path) -> Path:
-    """Write the page `out` for runs that have a report.json; it contains the contact sheets of videos.
+    """Write the page `out` for runs that have a report; it contains the contact sheets of videos. Verdicts and figures are recomputed.
 
-    Raises ConfigError where no folder is given or one has no report.
+    Raises ConfigError where no folder is given, one has no report, or its report.json has other values than its records and media give.
     """
     if not folders:
         raise ConfigError("a combined report needs at least one run folder")
-    reports = [load_report(folder) for folder in folders]
+    for folder in folders:
+        if folder.is_dir() and not (folder / "report.json").is_file():
+            raise ConfigError(f"{str(folder)!r} has no report.json; run: suite.py report {folder}")
+    reports = [recompute(folder) for folder in folders]
     panels = [_panel(report, title, out) for report, title in zip(reports, titles(reports), strict=True)]
     num_valid = sum(p["r"]["verdict"] == "VALID" for p in panels)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from typing import ClassVar
 import pytest
 
 from configs import registry
+from configs.errors import PluginError
 from configs.registry import BUILT_IN, find, register
 from metrics.base import Figure, Metric, Run
 from metrics.report.figures import heading, headline_names, metric_classes
@@ -89,8 +90,10 @@ def test_a_plugins_quality_is_withheld_for_random_weights(plugin: str, tmp_path:
     assert [figures[name]["value"] for name in ("taste", "grains_of_salt", "plates")] == [None, 0.5, 0.5]
 
 
-def test_a_combined_page_needs_no_plugin_of_a_metric(plugin: str, tmp_path: Path) -> None:
+def test_a_combined_page_needs_the_plugin_of_a_metric_because_it_works_out_the_verdict(plugin: str, tmp_path: Path) -> None:
     report = reported(tmp_path / "run", [plugin, "exact_match"])
+    assert "exact match" in write_combined([tmp_path / "run"], tmp_path / "combined.html").read_text(encoding="utf-8")
     forget()
     assert [metric.__name__ for metric in metric_classes(report.run)] == ["ExactMatch"]
-    assert "exact match" in write_combined([tmp_path / "run"], tmp_path / "combined.html").read_text(encoding="utf-8")
+    with pytest.raises(PluginError, match=f"metric '{plugin}'"):
+        write_combined([tmp_path / "run"], tmp_path / "combined.html")

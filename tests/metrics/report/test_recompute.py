@@ -14,6 +14,7 @@ from configs.errors import ConfigError
 from metrics.audit.audit import audit
 from metrics.audit.sample_size import plan
 from metrics.compare.compare import compare
+from metrics.report.html.combined import write_combined
 from metrics.report.recompute import add_metrics, recompute, scores_by_sample
 from metrics.report.report import build_report
 from pipelines.launcher.provenance import seal
@@ -53,7 +54,8 @@ EDITS = {
 @pytest.mark.parametrize("message", EDITS)
 def test_an_edited_report_is_refused_with_the_place_by_every_command(tmp_path: Path, message: str) -> None:
     good, bad = texts(tmp_path / "good"), edited(texts(tmp_path / "bad", num_wrong=10), EDITS[message])
-    for command in (lambda: audit(good, bad), lambda: plan(bad, "5%"), lambda: compare([good, bad])):
+    page = tmp_path / "page.html"
+    for command in (lambda: audit(good, bad), lambda: plan(bad, "5%"), lambda: compare([good, bad]), lambda: write_combined([bad], page)):
         with pytest.raises(ConfigError, match=rf"bad/report\.json does not match the run's records and media: {message} recomputed"):
             command()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -114,11 +115,19 @@ def test_a_log_that_was_edited_is_refused(submit: Callable[..., Any]) -> None:
     assert "differs from the run's own log" in reasons(check(root), f"{RESULTS}/Offline/performance/run_1/mlperf_log_detail.txt")
 
 
-def test_a_run_that_its_own_report_calls_invalid_is_refused(submit: Callable[..., Any], runs: list[Path]) -> None:
-    report = json.loads((runs[0] / "report.json").read_text(encoding="utf-8"))
-    (runs[0] / "report.json").write_text(json.dumps(report | {"verdict": "INVALID", "reasons": ["canary 'empty'"]}), encoding="utf-8")
-    _, refusals = submit()
-    assert [r.reason for r in refusals] == ["the run is INVALID by its own report: canary 'empty'"] * 2
+def test_a_run_that_is_invalid_is_refused(runs: list[Path], submit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metrics.validity.verdict.reasons", lambda run, *_: ["canary 'empty'"] if run.folder.name == "offline" else [])
+    settle(runs[0])
+    assert [r.reason for r in submit()[1]] == ["the run is INVALID: canary 'empty'"] * 2
+
+
+def test_a_verdict_that_was_edited_in_the_report_is_refused(
+    runs: list[Path], submit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No hash covers report.json: the verdict is worked out again."""
+    monkeypatch.setattr("metrics.validity.verdict.reasons", lambda *_: ["canary 'empty'"])
+    told = r'report.json does not match the run\'s records and media: verdict is "VALID" there and "INVALID" recomputed'
+    assert [re.search(told, r.reason) is not None for r in submit(runs[:1])[1] if r.file.startswith(f"{RESULTS}/Offline/")] == [True] * 2
 
 
 def test_a_required_scenario_that_is_missing_is_refused(runs: list[Path], submit: Callable[..., Any]) -> None:
