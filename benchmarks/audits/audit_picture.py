@@ -33,13 +33,11 @@ def draw_picture(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
         axes.axhline(len(SHAPES) - 0.5, color="#687076", linewidth=0.8)
     left.set_yticklabels(kinds)
     left.axvline(ALPHA, color="#e5484d", linewidth=1)
-    left.set(
-        title="PASS of a candidate that is worse\nby exactly the margin (at most 0.05)", xlabel="share of audits", xlim=(-0.005, 0.225)
-    )
+    left.set(title="PASS of a candidate that is worse\nby exactly the margin (at most 0.05)", xlabel="share of audits", xlim=(-0.01, 0.56))
     middle.set_yticklabels([])
     middle.axvspan(*COVERAGE, color="#e3e6ec", zorder=0)
     middle.axvline(0.95, color="#e5484d", linewidth=1)
-    middle.set(title="95 % interval contains the true difference\n(band: 0.95 +- 0.015)", xlabel="share of audits", xlim=(0.77, 1.005))
+    middle.set(title="95 % interval contains the true difference\n(band: 0.95 +- 0.015)", xlabel="share of audits", xlim=(0.44, 1.01))
     powers = results["power"]
     names = list(dict.fromkeys(row["kind"] for row in powers))
     for row in powers:

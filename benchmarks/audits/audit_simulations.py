@@ -24,48 +24,78 @@ Draw = Callable[[np.random.Generator, tuple[int, int]], Floats]
 
 
 class Shape(NamedTuple):
-    """A distribution of paired differences. mean: its true mean. beyond: too extreme for the tests to hold their level."""
+    """A distribution of paired differences. mean: its true mean. reach: from a missing answer's score to the best. beyond: too extreme
+    for the tests to hold their level. cluster: pairs that belong to one prompt and share most of their difference.
+    """
 
     draw: Draw
     mean: float
+    reach: float
     beyond: bool = False
+    cluster: int = 1
 
 
-def values(points: Sequence[float], chances: Sequence[float], beyond: bool = False) -> Shape:
-    return Shape(lambda rng, size: rng.choice(points, p=chances, size=size), float(np.dot(points, chances)), beyond)
+def values(points: Sequence[float], chances: Sequence[float]) -> Shape:
+    return Shape(lambda rng, size: rng.choice(points, p=chances, size=size), float(np.dot(points, chances)), 1.0)
+
+
+def collapses(share: float, jitter: float) -> Shape:
+    """Answers differ by a little, and a share of them loses all of its score."""
+    return Shape(lambda rng, size: rng.normal(0, jitter, size) - (rng.random(size) < share), -share, 1.0)
+
+
+def several_seeds(draw: Draw, mean: float, size: int) -> Shape:
+    """`size` answers to each prompt, or to near-duplicates of it: each differs by as much as the prompt does, and by a third of that."""
+
+    def drawn(rng: np.random.Generator, shape: tuple[int, int]) -> Floats:
+        num, n = shape
+        own = draw(rng, (num, n // size)) - mean
+        return np.repeat(own, size, axis=1) + rng.normal(0, 0.33, (num, n // size * size))
+
+    return Shape(drawn, 0.0, 10.0, cluster=size)
 
 
 SHAPES = {
-    "normal": Shape(lambda rng, size: rng.normal(size=size), 0.0),
-    "heavy tails (t, 3 d.f.)": Shape(lambda rng, size: rng.standard_t(3, size=size), 0.0),
-    "long tail of losses (exponential)": Shape(lambda rng, size: -rng.exponential(size=size), -1.0),
-    "long tail of gains (exponential)": Shape(lambda rng, size: rng.exponential(size=size), 1.0),
+    "normal": Shape(lambda rng, size: rng.normal(size=size), 0.0, 10.0),
+    "heavy tails (t, 3 d.f.)": Shape(lambda rng, size: rng.standard_t(3, size=size), 0.0, 10.0),
+    "long tail of losses (exponential)": Shape(lambda rng, size: -rng.exponential(size=size), -1.0, 10.0),
+    "long tail of gains (exponential)": Shape(lambda rng, size: rng.exponential(size=size), 1.0, 10.0),
     "five values, even": values((-1, -0.5, 0, 0.5, 1), (0.03, 0.07, 0.8, 0.07, 0.03)),
     "four values, mostly losses": values((-1, -0.5, 0, 0.5), (0.03, 0.07, 0.88, 0.02)),
-    "beyond: log-normal losses": Shape(lambda rng, size: -rng.lognormal(size=size), -math.exp(0.5), True),
-    "beyond: 1 in 20 collapses": Shape(lambda rng, size: rng.normal(0, 0.05, size) - (rng.random(size) < 0.05), -0.05, True),
+    "1 in 50 collapses, 1 % jitter": collapses(0.02, 0.01),
+    "1 in 20 collapses, 5 % jitter": collapses(0.05, 0.05),
+    "4 seeds a prompt (normal)": several_seeds(lambda rng, size: rng.normal(size=size), 0.0, 4),
+    "4 seeds a prompt (losses)": several_seeds(lambda rng, size: -rng.exponential(size=size), -1.0, 4),
+    "beyond: log-normal losses": Shape(lambda rng, size: -rng.lognormal(size=size), -math.exp(0.5), 10.0, True),
 }
+SHORT = ("1 in 50 collapses, 1 % jitter", "4 seeds a prompt (normal)", "normal")
 DISCORDANCE = ((0.02, 0.01), (0.05, 0.02), (0.05, 0.05), (0.1, 0.05), (0.2, 0.05), (0.2, 0.1), (0.4, 0.1))  # prompts that differ, margin
 
 
 def mean_row(name: str, n: int, num: int, rng: np.random.Generator) -> dict[str, Any]:
-    """False PASS and FAIL rates at the margin, of the suite's test and of t; coverage of the suite's interval, of BCa and of t."""
+    """False PASS and FAIL rates at the margin: of the suite's test, of t, and of one that takes the largest difference seen for the reach,
+    and every pair for another prompt (naive). Coverage of the suite's interval, of BCa and of t.
+    """
     shape = SHAPES[name]
-    d = shape.draw(rng, (num, n))
+    singly = shape.draw(rng, (num, n))
+    d = singly.reshape(num, -1, shape.cluster).mean(axis=2)
+    num_clusters = d.shape[1]
     spread = d.std(axis=1, ddof=1)
     varies = spread > 0
-    t = (d.mean(axis=1) - shape.mean) / np.where(varies, spread, 1) * math.sqrt(n)
-    low, high = mean_intervals(d[varies], 0.95, rng, NUM_RESAMPLES)
-    bca = bca_mean(d[varies], 0.95, rng, NUM_RESAMPLES)
+    t = (d.mean(axis=1) - shape.mean) / np.where(varies, spread, 1) * math.sqrt(num_clusters)
+    some = np.flatnonzero(varies)[: max(400, num // 4)]  # intervals take a hundred times as long as tests
+    low, high = mean_intervals(d[some], 0.95, shape.reach, rng, NUM_RESAMPLES)
+    bca = bca_mean(d[some], 0.95, rng, NUM_RESAMPLES)
     return {
         "kind": name,
         "n": n,
-        "false_pass": float((p_mean_at_most(d, shape.mean) <= ALPHA).mean()),
-        "false_fail": float((p_mean_at_most(-d, -shape.mean) <= ALPHA).mean()),
-        "false_pass_t": float((varies & (t > stats.t.ppf(1 - ALPHA, n - 1))).mean()),
+        "false_pass": float((p_mean_at_most(d, shape.mean, shape.reach) <= ALPHA).mean()),
+        "false_fail": float((p_mean_at_most(-d, -shape.mean, shape.reach) <= ALPHA).mean()),
+        "false_pass_naive": float((p_mean_at_most(singly, shape.mean, 0.0) <= ALPHA).mean()),
+        "false_pass_t": float((varies & (t > stats.t.ppf(1 - ALPHA, num_clusters - 1))).mean()),
         "coverage": float(((low <= shape.mean) & (shape.mean <= high)).mean()),
         "coverage_bca": float(((bca[0] <= shape.mean) & (shape.mean <= bca[1])).mean()),
-        "coverage_t": float((np.abs(t[varies]) <= stats.t.ppf(0.975, n - 1)).mean()),
+        "coverage_t": float((np.abs(t[varies]) <= stats.t.ppf(0.975, num_clusters - 1)).mean()),
         "beyond": shape.beyond,
     }
 
@@ -100,13 +130,15 @@ def mean_powers(num: int, rng: np.random.Generator) -> list[dict[str, Any]]:
     """Power at the planned number of pairs, for a candidate as good as the reference."""
     rows = []
     for name, shape in SHAPES.items():
+        if shape.cluster > 1:
+            continue
         spread, tail = first_look(shape, rng)
         for margin in (0.5, 0.35, 0.2):
             for planned in (0.8, POWER):
-                n = pairs_for_mean(-margin * spread, 0.0, spread, ALPHA, planned, tail)
+                n = pairs_for_mean(-margin * spread, 0.0, spread, ALPHA, planned, shape.reach, tail)
                 assert n is not None
                 d = shape.draw(rng, (num, n)) - shape.mean
-                p = p_mean_at_most(d, -margin * spread)
+                p = p_mean_at_most(d, -margin * spread, shape.reach)
                 rows.append(
                     {
                         "kind": name,
@@ -165,7 +197,7 @@ def ratio_row(num_clusters: int, size: int, num: int, rng: np.random.Generator) 
 
 def several_metrics(num: int, rng: np.random.Generator) -> list[dict[str, Any]]:
     """Six metrics judged together under Holm, planned one by one and as `suite.py sample-size` plans them."""
-    alone, together = (pairs_for_mean(-0.3, 0.0, 1.0, alpha, POWER) for alpha in (ALPHA, ALPHA / 6))
+    alone, together = (pairs_for_mean(-0.3, 0.0, 1.0, alpha, POWER, reach=10.0) for alpha in (ALPHA, ALPHA / 6))
     assert alone is not None
     assert together is not None
     rows = []
@@ -176,7 +208,7 @@ def several_metrics(num: int, rng: np.random.Generator) -> list[dict[str, Any]]:
         ("6 worse by the margin", together, (-0.3,) * 6),
     ):
         d = rng.normal(size=(6, num, n)) * math.sqrt(0.5) + rng.normal(size=(1, num, n)) * math.sqrt(0.5) + np.array(true)[:, None, None]
-        fine, worse = (np.array([p_mean_at_most(s * x, -s * 0.3) for x in d]) for s in (1, -1))
+        fine, worse = (np.array([p_mean_at_most(s * x, -s * 0.3, 10.0) for x in d]) for s in (1, -1))
         audits = [verdicts([bare(p, q) for p, q in zip(fine[:, i], worse[:, i], strict=True)]) for i in range(num)]
         wrong_pass = [any(v.verdict == "PASS" and m < 0 for v, m in zip(one.each, true, strict=True)) for one in audits]
         rows.append(

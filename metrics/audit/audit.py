@@ -9,13 +9,13 @@ Statistics: metrics/statistics/paired.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from configs.errors import ConfigError, unknown
-from metrics.audit.pairs import check_pairs, worst
+from metrics.audit.pairs import check_pairs, prompt_clusters, worst
 from metrics.audit.sample_size import Effect, parse_effect
 from metrics.base import Run
 from metrics.performance.speed import speed_up, throughput
@@ -23,7 +23,7 @@ from metrics.report.recompute import add_metrics, recompute, scores_by_sample
 from metrics.report.report import Report
 from metrics.report.run_facts import different_facts, facts
 from metrics.similarity.pairwise import closeness
-from metrics.statistics.bootstrap import clustered_ratio, joint_clusters
+from metrics.statistics.bootstrap import Interval, clustered_ratio, joint_clusters
 from metrics.statistics.paired import ALPHA, Comparison, compare_means, compare_shares, further_samples, verdicts
 from metrics.validity.gates import scenario_of
 from workloads.mlperf.notices import notices
@@ -50,7 +50,7 @@ def audit(
     metrics = list(dict.fromkeys((*one.run.workload.default_metrics, *one.run.metric_names, *two.run.metric_names)))
     one, two = add_metrics(one, metrics), add_metrics(two, metrics)  # a run must not pass by leaving out a metric
     effect, margin_from = (given, "as given") if given else _default_margin(one.run)
-    comparisons, left_out = _comparisons(one, two, effect, names)
+    comparisons, left_out, unpaired = _comparisons(one, two, effect, names)
     result = verdicts(comparisons)
     close = closeness(one.run, two.run)
     each = []
@@ -74,6 +74,7 @@ def audit(
         "speed": _speed(one.run, two.run),
         "metrics": each,
         "left_out": left_out,
+        "unpaired": unpaired,
         "closeness": close,
         "worst": worst(one, two, result.each, {p["sample_index"]: p for p in close["pairs"]}),
     }
@@ -100,8 +101,20 @@ def _default_margin(run: Run) -> tuple[Effect, str]:
     return parse_effect(f"{100 * min(losses):.4g}%", "--margin"), f"the gate of {benchmark.name} in MLPerf {benchmark.round}"
 
 
-def _comparisons(one: Report, two: Report, effect: Effect, names: Sequence[str]) -> tuple[list[Comparison], dict[str, str]]:
-    """Compare every metric that can be judged. Returns the comparisons, and why the other metrics are left out, by name."""
+class Scores(NamedTuple):
+    """Scores of the same answers in both runs, and the cluster of each."""
+
+    reference: Sequence[float]
+    candidate: Sequence[float]
+    clusters: Sequence[Hashable]
+
+
+def _comparisons(
+    one: Report, two: Report, effect: Effect, names: Sequence[str]
+) -> tuple[list[Comparison], dict[str, str], dict[str, dict[str, int]]]:
+    """Compare every metric that can be judged. Returns the comparisons, why the other metrics are left out, and how many answers have a
+    score in one run only, by metric.
+    """
     before, after = scores_by_sample(one), scores_by_sample(two)
     known = list(dict.fromkeys((*before, *after)))
     for name in names:
@@ -109,6 +122,7 @@ def _comparisons(one: Report, two: Report, effect: Effect, names: Sequence[str])
             raise ConfigError(unknown("metric", name, known))
     comparisons: list[Comparison] = []
     left_out: dict[str, str] = {}
+    unpaired: dict[str, dict[str, int]] = {}
     for name in names or known:
         better = next(r.data["figures"][name]["better"] for r in (one, two) if name in r.data["figures"])
         if better == "neither":
@@ -116,28 +130,53 @@ def _comparisons(one: Report, two: Report, effect: Effect, names: Sequence[str])
             continue
         columns = before.get(name, {}), after.get(name, {})
         both = sorted(columns[0].keys() & columns[1].keys())
-        if unpaired := columns[0].keys() ^ columns[1].keys():
-            raise ConfigError(
-                f"{name} scores {len(columns[0])} answers of the reference and {len(columns[1])} of the candidate; the first that only one "
-                f"of them has is number {min(unpaired)}. Choose other metrics with --metric NAME."
-            )
-        a, b = ([scores[i] for i in both] for scores in columns)
-        margin = effect.margin(math.fsum(a) / len(a))
+        only = [sorted(mine.keys() - others.keys()) for mine, others in (columns, columns[::-1])]
+        if any(only):
+            unpaired[name] = {"reference": len(only[0]), "candidate": len(only[1])}
+        scores = Scores([columns[0][i] for i in both], [columns[1][i] for i in both], prompt_clusters(one.run, both))
+        margin = effect.margin(math.fsum(scores.reference) / len(both)) if both else 0.0
         if len(both) < 2:
-            left_out[name] = "only one score"
-        elif not all(map(math.isfinite, (*a, *b))):
+            left_out[name] = "only one score" if both else "no answer has a score in both runs"
+        elif not all(map(math.isfinite, (*scores.reference, *scores.candidate))):
             raise ConfigError(f"{name} has scores that are not finite. Choose other metrics with --metric NAME.")
         elif margin <= 0:
             left_out[name] = f"{effect.text} of a mean of 0 is 0; give an amount, such as --margin 0.01"
-        elif all(v in (0.0, 1.0) for v in (*a, *b)) and margin < 1:
-            comparisons.append(compare_shares(name, a, b, margin))
         else:
-            comparisons.append(compare_means(name, a, b, margin, better))
+            worst_score = one.worst.get(name, 0.0)
+            lost = Scores([columns[0][i] for i in only[0]], [worst_score] * len(only[0]), prompt_clusters(one.run, only[0]))
+            comparisons.append(_comparison(name, scores, lost, margin, better, worst_score))
     if names and left_out:
         raise ConfigError("not every --metric can be judged: " + "; ".join(f"{name}: {why}" for name, why in left_out.items()))
     if not comparisons:
         raise ConfigError("no metric of these runs can be audited: " + "; ".join(f"{name}: {why}" for name, why in left_out.items()))
-    return comparisons, left_out
+    return comparisons, left_out, unpaired
+
+
+def _comparison(
+    name: str, scores: Scores, lost: Scores, margin: float, better: Literal["higher", "lower"], worst_score: float
+) -> Comparison:
+    """The comparison of the answers that both runs have a score for.
+
+    lost: those that only the reference has, with the worst score for the candidate. They count for "not worse" alone, so that a candidate
+    neither passes by answers that cannot be scored nor fails by them.
+    """
+
+    def compare(reference: Sequence[float], candidate: Sequence[float], clusters: Sequence[Hashable]) -> Comparison:
+        if all(v in (0.0, 1.0) for v in (*reference, *candidate)) and margin < 1:
+            return compare_shares(name, reference, candidate, margin, clusters)
+        return compare_means(name, reference, candidate, margin, better, worst_score, clusters)
+
+    found = compare(*scores)
+    if not lost.reference:
+        return found
+    with_lost = compare([*scores.reference, *lost.reference], [*scores.candidate, *lost.candidate], [*scores.clusters, *lost.clusters])
+    ends = [c.ci95 for c in (found, with_lost)]
+    return replace(
+        found,
+        ci95=Interval(min(end.low for end in ends if end), ends[0].high) if ends[0] else None,
+        bound95=min((c.bound95 for c in (found, with_lost) if c.bound95 is not None), default=None),
+        p_not_worse=max(found.p_not_worse, with_lost.p_not_worse),
+    )
 
 
 def _speed(a: Run, b: Run) -> dict[str, Any]:

@@ -33,7 +33,14 @@ def write_audit(data: Mapping[str, Any], page: Path) -> Path:
         {**w, "close": closeness_text(w["closeness"]), **{side: _shown(data, side, w[side]) for side in ("reference", "candidate")}}
         for w in data["worst"]
     ]
-    shown = {**data, "worst": worst, "forest": forest_svg(data), "sentence": sentence(data), "speed_text": speed_text(data)}
+    shown = {
+        **data,
+        "worst": worst,
+        "forest": forest_svg(data),
+        "sentence": sentence(data),
+        "speed_text": speed_text(data),
+        "remarks": remarks(data),
+    }
     shown["metrics"] = [{**m, "p_text": p_text(m["p_difference"])} for m in data["metrics"]]
     shown["shares"] = any(m["kind"] == "share" for m in data["metrics"])
     shown["closeness_labels"] = {name: title for name, (title, _, _) in CLOSENESS.items()}
@@ -62,9 +69,23 @@ def speed_text(data: Mapping[str, Any]) -> str:
     """`1.52x as fast (95 % interval 1.48 to 1.56)`."""
     ratio = data["speed"]["paired"] or data["speed"]["throughput"]
     if not ratio:
-        return "of unknown speed"
+        return "of unknown speed (an accuracy test is not timed)"
     interval = f" (95 % interval {ratio['ci95'][0]:.2f} to {ratio['ci95'][1]:.2f})" if ratio["ci95"] else ""
     return f"{ratio['value']:.2f}x as fast{interval}"
+
+
+def remarks(data: Mapping[str, Any]) -> list[str]:
+    """What the pairs are, where they are not simply one for each prompt: a sentence each."""
+    found = []
+    if grouped := [m for m in data["metrics"] if m["num_clusters"] < m["n"]]:
+        m = max(grouped, key=lambda m: m["n"])
+        found.append(f"{m['n']} answers are to {m['num_clusters']} different prompts; those to the same prompt are resampled together")
+    for name, count in data["unpaired"].items():
+        how = {"reference": "these count as the worst for PASS, and do not count for FAIL", "candidate": "these are not compared"}
+        for side, num_answers in count.items():
+            if num_answers:
+                found.append(f"{label(name)}: answers with a score in the {side} only: {num_answers}; {how[side]}")
+    return found
 
 
 def p_text(p: float) -> str:
@@ -115,6 +136,8 @@ def print_audit(data: Mapping[str, Any]) -> None:
             cells += [str(m["losses"]), str(m["gains"]), p_text(m["p_difference"])] if is_share else ["-"] * len(SHARES)
         table.add_row(m["name"], *cells, m["verdict"], more)
     console.print(table)
+    for remark in remarks(data):
+        console.print(remark, markup=False)
     for name, why in data["left_out"].items():
         console.print(f"left out: {name}: {why}", markup=False)
     console.print(f"margin {data['margin']} ({data['margin_from']})", markup=False)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from configs.errors import ConfigError
@@ -13,6 +14,7 @@ from metrics.statistics.paired import Comparison, Verdict
 from workloads.run_folder.media import Form, video_form
 
 NUM_WORST = 12  # prompts that are shown
+ARTICLES, PUNCTUATION = ("a", "an", "the"), ".,;:!?\"'()"
 BY_VERDICT = ("FAIL", "INCONCLUSIVE", "PASS")
 
 
@@ -41,6 +43,18 @@ def check_pairs(one: Report, two: Report) -> None:
     _check_same_form(a, b)
 
 
+def prompt_clusters(run: Run, indices: Sequence[int]) -> list[Hashable]:
+    """A label for each sample, the same for prompts of the same words about the same images: answers to them are not independent.
+
+    Case, spaces, articles and the punctuation around words make no difference.
+    """
+    labels: list[Hashable] = []
+    for sample in (run.samples[i] for i in indices):
+        words = (word.strip(PUNCTUATION) for word in unicodedata.normalize("NFKC", sample.prompt).casefold().split())
+        labels.append((tuple(word for word in words if word and word not in ARTICLES), sample.images))
+    return labels
+
+
 def worst(one: Report, two: Report, judged: Sequence[Verdict], close: Mapping[int, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The prompts that lost most; those that lost nothing are left out. close: similarity by prompt.
 
@@ -51,7 +65,7 @@ def worst(one: Report, two: Report, judged: Sequence[Verdict], close: Mapping[in
     lost: dict[int, dict[str, float]] = {}
     for comparison, verdict, _, _ in judged:
         name, sign = comparison.name, 1.0 if comparison.better == "higher" else -1.0
-        for i in before[name]:
+        for i in before[name].keys() & after[name].keys():
             by = lost.setdefault(i, dict.fromkeys(BY_VERDICT, 0.0))
             by[verdict] += sign * (before[name][i] - after[name][i]) / comparison.margin
     loss = {i: tuple(by.values()) for i, by in lost.items()}
@@ -62,7 +76,7 @@ def worst(one: Report, two: Report, judged: Sequence[Verdict], close: Mapping[in
         fell = {
             v.comparison.name: [before[v.comparison.name][i], after[v.comparison.name][i]]
             for v in sorted(judged, key=lambda v: BY_VERDICT.index(v.verdict))
-            if i in before[v.comparison.name] and _fell(v.comparison, before, after, i)
+            if _fell(v.comparison, before, after, i)
         }
         pair = {"prompt": answers[0][i]["prompt"], "fell": fell, "closeness": close.get(i), "reference": shown[0], "candidate": shown[1]}
         rows.append({"sample_index": i, **pair})
@@ -87,5 +101,7 @@ def _check_same_form(a: Run, b: Run) -> None:
 
 
 def _fell(c: Comparison, before: Mapping[str, Mapping[int, float]], after: Mapping[str, Mapping[int, float]], i: int) -> bool:
+    if i not in before[c.name] or i not in after[c.name]:
+        return False
     one, two = before[c.name][i], after[c.name][i]
     return two < one if c.better == "higher" else two > one

@@ -123,12 +123,13 @@ def plan(
     planned = [name for name in columns if name not in left_out]
     needs = []
     for name in planned:
+        worst, each = report.worst.get(name, 0.0), alpha / len(planned)
         try:
             if other:
-                needs.append(_measured_need(name, columns[name], scores_by_sample(other).get(name, {}), loss, power, alpha / len(planned)))
+                needs.append(_measured_need(name, columns[name], scores_by_sample(other).get(name, {}), worst, loss, power, each))
             else:
                 assumed = CORRELATIONS if correlation is None else (correlation,)
-                needs.append(_assumed_need(name, columns[name], assumed, loss, power, alpha / len(planned)))
+                needs.append(_assumed_need(name, columns[name], assumed, worst, loss, power, each))
         except ValueError as error:
             left_out[name] = str(error)
     if not needs:
@@ -177,7 +178,7 @@ def _kind(values: Floats) -> Literal["mean", "share"]:
 
 
 def _assumed_need(
-    name: str, scores: Mapping[int, float], correlations: Sequence[float], effect: Effect, power: float, alpha: float
+    name: str, scores: Mapping[int, float], correlations: Sequence[float], worst: float, effect: Effect, power: float, alpha: float
 ) -> Need:
     """Plan from one run: variance of a difference = 2 * variance of a score * (1 - correlation).
 
@@ -201,12 +202,15 @@ def _assumed_need(
             number = pairs_for_shares(-margin, either, either, alpha, power)
         else:
             tail = Tail(float(np.abs(values - mean).max()) / spread, n)
-            number = pairs_for_mean(-margin, 0.0, spread * math.sqrt(2 * (1 - correlation)), alpha, power, tail)
+            reach = float(np.ptp(np.append(values, worst)))
+            number = pairs_for_mean(-margin, 0.0, spread * math.sqrt(2 * (1 - correlation)), alpha, power, reach, tail)
         pairs[f"{correlation:g}"] = number
     return Need(name, kind, n, mean, spread, margin, pairs, note=note)
 
 
-def _measured_need(name: str, scores: Mapping[int, float], others: Mapping[int, float], effect: Effect, power: float, alpha: float) -> Need:
+def _measured_need(
+    name: str, scores: Mapping[int, float], others: Mapping[int, float], worst: float, effect: Effect, power: float, alpha: float
+) -> Need:
     """Plan from the differences to a second run. Raises ValueError if they have no spread."""
     both = sorted(scores.keys() & others.keys())
     if len(both) < 2:
@@ -228,7 +232,8 @@ def _measured_need(name: str, scores: Mapping[int, float], others: Mapping[int, 
         if difference_spread <= 1e-12 * float(np.abs(one).max()):
             raise ValueError(f"all {n} pairs differ by {float(differences.mean()):g}, so the variance of differences is unknown")
         tail = Tail(float(np.abs(differences - differences.mean()).max()) / difference_spread, n)
-        pairs = pairs_for_mean(-margin, 0.0, difference_spread, alpha, power, tail)
+        reach = float(np.ptp(np.concatenate([one, two, [worst]])))
+        pairs = pairs_for_mean(-margin, 0.0, difference_spread, alpha, power, reach, tail)
     return Need(name, kind, n, mean, spread, margin, {MEASURED: pairs}, correlation, note)
 
 

@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from configs.errors import PluginError
 from configs.registry import BUILT_IN, find, make
@@ -16,10 +16,19 @@ from metrics.report.load_run import find_plugin
 QUALITY = "Quality"  # the heading whose figures random weights do not have
 
 
-def compute_figures(run: Run, names: Sequence[str]) -> tuple[dict[str, Figure], dict[int, dict[str, float]]]:
-    """Figures by these metrics, and scores by query id. Quality is withheld where weights are random."""
+class Computed(NamedTuple):
+    """scores: by query id and figure. worst: a missing answer's score, by figure, of metrics that score single answers."""
+
+    figures: dict[str, Figure]
+    scores: dict[int, dict[str, float]]
+    worst: dict[str, float]
+
+
+def compute_figures(run: Run, names: Sequence[str]) -> Computed:
+    """Figures by these metrics, and scores of single answers. Quality is withheld where weights are random."""
     figures: dict[str, Figure] = {}
     scores: dict[int, dict[str, float]] = {}
+    worst: dict[str, float] = {}
     for name in names:
         find_plugin(run.folder, "metrics", name)
         metric = make("metrics", name, {})
@@ -29,10 +38,11 @@ def compute_figures(run: Run, names: Sequence[str]) -> tuple[dict[str, Figure], 
             own = metric.summarise(by_query) if by_mean else metric.compute(run)
             for query_id, found in by_query.items():
                 scores.setdefault(query_id, {}).update(found)
+                worst |= dict.fromkeys(found, metric.worst)
         else:
             own = metric.compute(run)
         figures |= _without_quality(own, metric) if run.has_random_weights else own
-    return figures, {} if run.has_random_weights else scores
+    return Computed(figures, {} if run.has_random_weights else scores, worst)
 
 
 def plain_figure(figure: Figure) -> dict[str, Any]:

@@ -34,10 +34,12 @@ def recompute(folder: Path) -> Report:
 
 def add_metrics(report: Report, names: Sequence[str]) -> Report:
     """The report with figures and scores by these metrics too, where the run does not have them. The verdict stays the same."""
-    further, scores = compute_figures(report.run, [name for name in names if name not in report.run.metric_names])
+    further, scores, worst = compute_figures(report.run, [name for name in names if name not in report.run.metric_names])
     figures = {name: plain_figure(figure) for name, figure in further.items()}
     samples = [{**s, "scores": {**s["scores"], **scores.get(s["query_id"], {})}} for s in report.data["samples"]]
-    return Report(report.run, {**report.data, "figures": {**figures, **report.data["figures"]}, "samples": samples})
+    return Report(
+        report.run, {**report.data, "figures": {**figures, **report.data["figures"]}, "samples": samples}, {**report.worst, **worst}
+    )
 
 
 def scores_by_sample(report: Report) -> dict[str, dict[int, float]]:

@@ -21,7 +21,7 @@ Nothing depends on the time or the folder in which it is built.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,11 @@ SCHEMA = "triptych-report/1"
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The content of report.json, and its run."""
+    """The content of report.json, and its run. worst: a missing answer's score by figure; empty for a report that was only read."""
 
     run: Run
     data: Mapping[str, Any]
+    worst: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def valid(self) -> bool:
@@ -69,7 +70,7 @@ def build_report(folder: Path, brief: bool = False) -> Report:
 def make_report(folder: Path, brief: bool = False) -> Report:
     """As `build_report`, without writing it."""
     run = load_run(folder)
-    figures, scores = compute_figures(run, () if brief else run.metric_names)
+    figures, scores, worst = compute_figures(run, () if brief else run.metric_names)
     triggered = {} if brief else canaries.scan(run)
     failures = canaries.failures(run, triggered)
     comparisons = [] if brief else loadgen_agreement.compare(run)
@@ -114,7 +115,7 @@ def make_report(folder: Path, brief: bool = False) -> Report:
         data["attempts"] = [msgspec.structs.asdict(attempt) | {"note": attempt.note} for attempt in attempts]
     if search is not None:
         data["search"] = msgspec.to_builtins(search)
-    return Report(run, data)
+    return Report(run, data, worst)
 
 
 def headline(report: Report) -> dict[str, float]:

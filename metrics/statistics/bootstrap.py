@@ -50,12 +50,17 @@ def bca_interval(differences: Sequence[float], confidence: float = 0.95, seed: i
     return Interval(float(low[0]), float(high[0]))
 
 
-def bca_mean(values_BN: Floats, confidence: float, rng: np.random.Generator, num_resamples: int = NUM_RESAMPLES) -> tuple[Floats, Floats]:
-    """Lower and upper ends of `bca_interval` for each data set; data sets share the resamples' indices."""
+def bca_mean(
+    values_BN: Floats, confidence: float, rng: np.random.Generator, num_resamples: int = NUM_RESAMPLES, weights_N: Floats | None = None
+) -> tuple[Floats, Floats]:
+    """Lower and upper ends of `bca_interval` for each data set; data sets share the resamples' indices. weights_N: of the values, where
+    each is a cluster's mean: clusters are drawn as a whole.
+    """
     n = values_BN.shape[1]
-    mean_B = values_BN.mean(axis=1)
-    means_BR = np.concatenate([values_BN @ counts.T for counts in _resamples(n, num_resamples, rng)], axis=1) / n
-    return _bca(means_BR, mean_B, values_BN - mean_B[:, None], confidence)
+    weights = np.ones(n) if weights_N is None else weights_N / weights_N.mean()
+    mean_B = (weights * values_BN).mean(axis=1)
+    drawn = [(weights * values_BN) @ counts.T / (counts @ weights) for counts in _resamples(n, num_resamples, rng)]
+    return _bca(np.concatenate(drawn, axis=1), mean_B, weights * (values_BN - mean_B[:, None]), confidence)
 
 
 def clustered_ratio(
@@ -77,7 +82,7 @@ def clustered_ratio(
     if clusters is not None:
         if len(clusters) != n:
             raise ValueError(f"{len(clusters)} cluster labels for {n} pairs")
-        labels = _numbered(clusters)
+        labels = numbered(clusters)
         pairs = np.array([np.bincount(labels, row) for row in pairs])
     num = pairs.shape[1]
     value = float(pairs[0].sum() / pairs[1].sum())
@@ -108,7 +113,7 @@ def log_ratio_intervals(
 
 def joint_clusters(*labels: Sequence[Hashable]) -> list[int]:
     """One label per pair for several groupings at once: pairs that share a label in any grouping are in one cluster."""
-    numbers = [_numbered(one) for one in labels]
+    numbers = [numbered(one) for one in labels]
     n = len(numbers[0])
     offsets = np.cumsum([n, *(int(one.max(initial=-1)) + 1 for one in numbers)])
     rows = np.tile(np.arange(n), len(numbers))
@@ -118,7 +123,8 @@ def joint_clusters(*labels: Sequence[Hashable]) -> list[int]:
     return [int(v) for v in found]
 
 
-def _numbered(labels: Sequence[Hashable]) -> NDArray[np.intp]:
+def numbered(labels: Sequence[Hashable]) -> NDArray[np.intp]:
+    """Labels as numbers from 0, in the order in which they first come."""
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(label, len(numbers)) for label in labels], dtype=np.intp)
 

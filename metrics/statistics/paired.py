@@ -6,7 +6,7 @@ docs/audits.md describes the statistics and how they were validated.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 from scipy import stats
 
 from metrics.statistics.bootstrap import Floats, Interval
-from metrics.statistics.paired_means import lower_bound, mean_intervals, p_equal_at_most, p_mean_at_most
+from metrics.statistics.grouped_differences import Shown, grouped, less_favourable, shown_of_constant, shown_of_mean
 from metrics.statistics.paired_proportions import difference_bound, difference_interval, p_difference_at_most
 from metrics.statistics.power_analysis import Tail, pairs_for_mean, pairs_for_shares
 
@@ -30,7 +30,9 @@ class Comparison:
     difference: candidate minus reference, with the sign for which higher is better. margin: how much worse the candidate may be, positive.
     ci95: two-sided, of the difference; bound95: the one-sided lower 95 % bound of the difference. Both None where the scores
     do not determine them. p_not_worse: of "worse by the margin or more"; p_worse: of "worse by less than the margin, or better";
-    p_difference: of "no different". spread, skewness: of the paired differences; extreme: the largest absolute difference.
+    p_difference: of "no different". num_clusters: groups of pairs that were resampled as a whole, n where each pair is one. reach: the most
+    by which a pair that the sample missed may differ. spread, skewness: of the paired differences, of clusters' means where there are
+    clusters; extreme: the largest absolute one.
     losses, gains: for shares, prompts that only the reference and only the candidate got right.
     """
 
@@ -52,6 +54,8 @@ class Comparison:
     better: Literal["higher", "lower"] = "higher"
     losses: int | None = None
     gains: int | None = None
+    num_clusters: int = 0
+    reach: float = 0.0
 
 
 class Verdict(NamedTuple):
@@ -76,86 +80,81 @@ def compare_means(
     candidate: Sequence[float],
     margin: float,
     better: Literal["higher", "lower"] = "higher",
+    worst: float = 0.0,
+    clusters: Sequence[Hashable] | None = None,
     seed: int = 0,
 ) -> Comparison:
     """Compare scores of the same prompts, in the same order. seed: of the interval's resamples.
 
-    Differences that are all equal show no spread: see `p_equal_at_most`; their interval is as wide as the prompts that n pairs
-    may have missed can make it, given the range of the scores. Raises ValueError for what cannot be compared.
+    worst: the score of a missing answer. A pair that the sample missed may differ by as much as any two of the scores and `worst` do:
+    answers that all but agree prove no more than equal ones do. If one score is all that either run has, nothing shows that answers can
+    differ; each pair then counts as one sign, and there is no interval.
+    clusters: one label per pair; pairs of one label are resampled together. Raises ValueError for what cannot be compared.
     """
-    scores = _checked(name, reference, candidate, margin)
-    n = scores.shape[1]
+    scores = _checked(name, reference, candidate, margin, clusters)
     differences = scores[1] - scores[0] if better == "higher" else scores[0] - scores[1]
-    mean, span = float(differences.mean()), float(np.ptp(scores))
-    spread = float(differences.std(ddof=1)) if n > 1 else 0.0
-    ci95: Interval | None = None
-    bound95: float | None = None
-    p_not_worse = p_worse = p_difference = 1.0
-    if n > 1 and spread > 1e-12 * float(np.abs(scores).max()):
-        low, high = mean_intervals(differences[None], 0.95, np.random.default_rng(seed))
-        ci95, bound95 = Interval(float(low[0]), float(high[0])), lower_bound(differences, ALPHA)
-        p_not_worse = float(p_mean_at_most(differences[None], -margin)[0])
-        p_worse = float(p_mean_at_most(-differences[None], margin)[0])
-        p_difference = float(stats.ttest_1samp(differences, 0.0).pvalue)
-    elif n > 1:
-        spread = 0.0
-        if span > 0:
-            missed = span * (1 - ((1 - 0.95) / 2) ** (1 / n))
-            ci95, bound95 = Interval(mean - missed, mean + missed), mean - span * (1 - ALPHA ** (1 / n))
-        p_not_worse = p_equal_at_most(mean, n, span, -margin)
-        p_worse = p_equal_at_most(-mean, n, span, margin)
-        p_difference = min(1.0, 2 * 0.5**n) if mean else 1.0
+    pairs = grouped(differences, clusters)
+    reach = float(np.ptp(np.append(scores, worst)))
+    shown = shown_of_mean(pairs, ALPHA, margin, reach, seed) if np.ptp(scores) > 0 else shown_of_constant(pairs)
     return Comparison(
         name=name,
         kind="mean",
-        n=n,
+        n=len(differences),
+        num_clusters=len(pairs.means),
         reference=float(scores[0].mean()),
         candidate=float(scores[1].mean()),
-        difference=mean,
-        ci95=ci95,
-        bound95=bound95,
+        difference=float(differences.mean()),
         margin=margin,
-        p_not_worse=p_not_worse,
-        p_worse=p_worse,
-        p_difference=p_difference,
-        spread=spread,
-        skewness=float(stats.skew(differences)) if spread else 0.0,
-        extreme=float(np.abs(differences).max()),
+        reach=reach,
+        spread=pairs.spread,
+        skewness=float(stats.skew(pairs.means)) if pairs.spread else 0.0,
+        extreme=float(np.abs(pairs.means).max()),
         better=better,
+        **shown._asdict(),
     )
 
 
-def compare_shares(name: str, reference: Sequence[float], candidate: Sequence[float], margin: float) -> Comparison:
+def compare_shares(
+    name: str, reference: Sequence[float], candidate: Sequence[float], margin: float, clusters: Sequence[Hashable] | None = None
+) -> Comparison:
     """Compare right (1) and wrong (0) answers to the same prompts, in the same order. Exact: for every n and share of prompts that differ.
 
-    p_difference is McNemar's exact test. Raises ValueError for what cannot be compared.
+    p_difference is McNemar's exact test. clusters: one label per pair. Pairs of one label are not independent, as the exact test takes
+    them to be: of this test and of that of the clusters' means the less favourable counts. Raises ValueError for what cannot be compared.
     """
-    scores = _checked(name, reference, candidate, margin)
+    scores = _checked(name, reference, candidate, margin, clusters)
     if not np.all((scores == 0) | (scores == 1)):
         raise ValueError(f"{name}: shares need scores of 0 and 1; use compare_means for other scores")
     if margin >= 1:
         raise ValueError(f"{name}: the margin of a share must be under 1, got {margin:g}")
     n = scores.shape[1]
     losses, gains = (int(((scores[0] == r) & (scores[1] == 1 - r)).sum()) for r in (1, 0))
-    difference = (gains - losses) / n
+    pairs = grouped(scores[1] - scores[0], clusters)
+    shown = Shown(
+        ci95=difference_interval(n, losses, gains),
+        bound95=difference_bound(n, losses, gains, ALPHA),
+        p_not_worse=p_difference_at_most(n, losses, gains, -margin),
+        p_worse=p_difference_at_most(n, gains, losses, margin),
+        p_difference=float(stats.binomtest(losses, losses + gains).pvalue) if losses + gains else 1.0,
+    )
+    if len(pairs.means) < n:
+        shown = less_favourable(shown, shown_of_mean(pairs, ALPHA, margin, 1.0, 0))
     return Comparison(
         name=name,
         kind="share",
         n=n,
+        num_clusters=len(pairs.means),
         reference=float(scores[0].mean()),
         candidate=float(scores[1].mean()),
-        difference=difference,
-        ci95=difference_interval(n, losses, gains),
-        bound95=difference_bound(n, losses, gains, ALPHA),
+        difference=(gains - losses) / n,
         margin=margin,
-        p_not_worse=p_difference_at_most(n, losses, gains, -margin),
-        p_worse=p_difference_at_most(n, gains, losses, margin),
-        p_difference=float(stats.binomtest(losses, losses + gains).pvalue) if losses + gains else 1.0,
-        spread=math.sqrt(max((losses + gains) / n - difference**2, 0.0)),
+        reach=1.0,
+        spread=pairs.spread,
         skewness=0.0,
-        extreme=float(losses + gains > 0),
+        extreme=float(np.abs(pairs.means).max()),
         losses=losses,
         gains=gains,
+        **shown._asdict(),
     )
 
 
@@ -192,7 +191,7 @@ def further_samples(comparison: Comparison, alpha: float = ALPHA, power: float =
     """Further pairs that settle the comparison with this power if the observed difference is the true one; 0 where it is settled.
 
     Settled means "not worse", or "worse" where the observed difference is beyond the margin. None where more than `at_most` are
-    needed, as when the observed difference is close to the margin, or where the scores have no spread to plan by.
+    needed, as when the observed difference is close to the margin. Clusters are planned to have as many pairs as those seen.
     alpha: the level of the test; a comparison judged with m - 1 others is safe with alpha / m. The numbers come from the planner of
     `suite.py sample-size`.
     """
@@ -200,22 +199,27 @@ def further_samples(comparison: Comparison, alpha: float = ALPHA, power: float =
     if min(c.p_not_worse, c.p_worse) <= alpha:
         return 0
     worse = c.difference < -c.margin
-    if c.kind == "share":
+    per_cluster = c.n / c.num_clusters
+    if c.kind == "share" and per_cluster == 1:
         assert c.losses is not None
         assert c.gains is not None
         losses, gains = (c.gains, c.losses) if worse else (c.losses, c.gains)
         needed = pairs_for_shares(c.margin if worse else -c.margin, losses / c.n, gains / c.n, alpha, power, at_most + c.n)
-    elif c.spread == 0:
-        needed = None
     else:
         bound, difference = (c.margin, -c.difference) if worse else (-c.margin, c.difference)
-        tail = Tail(c.extreme / c.spread, c.n, -c.skewness if worse else c.skewness)
-        needed = pairs_for_mean(bound, difference, c.spread, alpha, power, tail, at_most + c.n)
+        tail = Tail(c.extreme / c.spread, c.num_clusters, -c.skewness if worse else c.skewness) if c.spread else None
+        most = int((at_most + c.n) / per_cluster)
+        found = pairs_for_mean(bound, difference, c.spread, alpha, power, c.reach, tail, most)
+        needed = None if found is None else math.ceil(found * per_cluster)
     return None if needed is None else max(1, needed - c.n)
 
 
-def _checked(name: str, reference: Sequence[float], candidate: Sequence[float], margin: float) -> Floats:
+def _checked(
+    name: str, reference: Sequence[float], candidate: Sequence[float], margin: float, clusters: Sequence[Hashable] | None
+) -> Floats:
     """Both rows of scores, where they can be compared."""
+    if clusters is not None and len(clusters) != len(reference):
+        raise ValueError(f"{name}: {len(clusters)} cluster labels for {len(reference)} pairs")
     if len(reference) != len(candidate):
         raise ValueError(f"{name}: {len(reference)} scores of the reference and {len(candidate)} of the candidate are no pairs")
     if len(reference) == 0:

@@ -8,65 +8,78 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import stats
 
 from metrics.statistics.bootstrap import NUM_RESAMPLES, Floats, bca_mean
 
 NEWTON_STEPS = 60
+BISECTIONS = 48
 
 
-def p_mean_at_most(differences_BN: Floats, bound: float) -> Floats:
+def p_mean_at_most(differences_BN: Floats, bound: float | Floats, reach: float, weights_N: Floats | None = None) -> Floats:
     """One-sided p of "the true mean is `bound` or less", for each data set: the less favourable of two.
 
-    Student's t, and a test that adds one more pair, as bad as the largest difference seen in either direction: p is the chance
-    that the differences' mean under random (Dirichlet) weights is `bound` or less. For differences of -1 and 0 that is
-    Clopper and Pearson's exact test; t alone would pass runs in which rare large losses happen to be missing. Equal differences: see
-    `p_equal_at_most`; here they give p = 1.
+    Student's t, and a test that adds one more pair that is worse by `reach`, the most by which two scores can differ: p is the
+    chance that the differences' mean under random (Dirichlet) weights is `bound` or less. For differences of -1 and 0 that is
+    Clopper and Pearson's exact test. t alone would pass runs in which rare large losses happen to be missing, and so would a test
+    that adds the largest difference seen: it is small where every answer seen is nearly the same. n pairs can therefore never rule out a
+    loss of less than reach * (1 - alpha^(1/n)). Equal differences have no t; their p is never under 0.5^n, what n signs prove.
+    bound: one for all, or one for each data set. weights_N: of the differences, where each is a cluster's mean; the added one is as
+    heavy as the heaviest.
     Sources: Gaffke, Mathematical Methods of Statistics 14 (2005), 451-467; Learned-Miller and Thomas, arXiv:1905.06208.
     """
     n = differences_BN.shape[1]
-    spread_B = differences_BN.std(axis=1, ddof=1)
-    equal_B = spread_B <= 1e-12 * np.abs(differences_BN).max(axis=1)
+    weights = np.ones(n) if weights_N is None else weights_N / weights_N.mean()
+    bound_B = np.broadcast_to(np.asarray(bound, dtype=float), len(differences_BN))
+    mean_B = (weights * differences_BN).mean(axis=1)
+    spread_B = _spread(differences_BN, mean_B, weights)
+    largest_B = np.abs(differences_BN).max(axis=1)
+    equal_B = spread_B <= 1e-12 * largest_B
     safe_B = np.where(equal_B, 1.0, spread_B)
-    by_t_B = stats.t.sf((differences_BN.mean(axis=1) - bound) / (safe_B / math.sqrt(n)), n - 1)
-    worst_B = -np.abs(differences_BN).max(axis=1)
-    by_weights_B = _p_weighted_sum_negative(np.concatenate([differences_BN, worst_B[:, None]], axis=1) - bound)
-    found: Floats = np.where(equal_B, 1.0, np.maximum(by_t_B, by_weights_B))
+    by_signs_B = np.where(mean_B - bound_B > 1e-12 * np.maximum(reach, largest_B), 0.5**n, 1.0)
+    by_t_B = np.where(equal_B, by_signs_B, stats.t.sf((mean_B - bound_B) / (safe_B / math.sqrt(n)), n - 1))
+    added_B = weights.max() * (-np.maximum(reach, largest_B) - bound_B)
+    by_weights_B = _p_weighted_sum_negative(np.column_stack([weights * (differences_BN - bound_B[:, None]), added_B]))
+    found: Floats = np.maximum(by_t_B, by_weights_B)
     return found
 
 
-def p_equal_at_most(difference: float, n: int, span: float, bound: float) -> float:
-    """The same for n differences that are all `difference`.
-
-    They show no spread. But if a share q of all pairs behaved otherwise, n pairs would miss it with a chance of (1 - q)^n, and
-    each such pair may be worse by `span`, the range of the scores. Never under 0.5^n, what n signs prove; 1 where the span is 0.
-    """
-    if span <= 0 or difference <= bound:
-        return 1.0
-    return float(max(max(0.0, 1 - (difference - bound) / span) ** n, 0.5**n))
-
-
-def lower_bound(differences: Floats, alpha: float) -> float:
-    """The lower bound of the true mean by `p_mean_at_most` at level alpha; the differences must not be all equal."""
-    n, mean = len(differences), float(differences.mean())
-    by_t = mean - float(stats.t.ppf(1 - alpha, n - 1)) * float(differences.std(ddof=1)) / math.sqrt(n)
-    start = min(by_t, -float(np.abs(differences).max()))
-    start -= 1e-9 * (mean - start)
-    return float(optimize.brentq(lambda bound: p_mean_at_most(differences[None], bound)[0] - alpha, start, mean))
+def lower_bounds(differences_BN: Floats, alpha: float, reach: float, weights_N: Floats | None = None) -> Floats:
+    """The lower bound of the true mean by `p_mean_at_most` at level alpha, for each data set; no lower than -reach."""
+    weights = np.ones(differences_BN.shape[1]) if weights_N is None else weights_N / weights_N.mean()
+    high_B = (weights * differences_BN).mean(axis=1)
+    low_B = -np.maximum(reach, np.abs(differences_BN).max(axis=1))
+    for _ in range(BISECTIONS):
+        middle_B = (low_B + high_B) / 2
+        above_B = p_mean_at_most(differences_BN, middle_B, reach, weights_N) > alpha
+        low_B, high_B = np.where(above_B, low_B, middle_B), np.where(above_B, middle_B, high_B)
+    found: Floats = low_B
+    return found
 
 
 def mean_intervals(
-    differences_BN: Floats, confidence: float, rng: np.random.Generator, num_resamples: int = NUM_RESAMPLES
+    differences_BN: Floats,
+    confidence: float,
+    reach: float,
+    rng: np.random.Generator,
+    num_resamples: int = NUM_RESAMPLES,
+    weights_N: Floats | None = None,
 ) -> tuple[Floats, Floats]:
-    """Ends of an interval of the mean for each data set: on each side the farther of Student's t and BCa.
+    """Ends of an interval of the mean for each data set: on each side the farther of BCa and of the bound by `p_mean_at_most`.
 
-    t is too short on the side of a long tail, BCa is too short for few values and for few distinct ones.
+    BCa is too short for few values, for few distinct ones and where rare large differences are missing, t on the side of a long tail.
     """
+    alpha = (1 - confidence) / 2
+    low_B, high_B = bca_mean(differences_BN, confidence, rng, num_resamples, weights_N)
+    lowest_B, highest_B = (sign * lower_bounds(sign * differences_BN, alpha, reach, weights_N) for sign in (1, -1))
+    return np.minimum(low_B, lowest_B), np.maximum(high_B, highest_B)
+
+
+def _spread(differences_BN: Floats, mean_B: Floats, weights_N: Floats) -> Floats:
+    """Standard deviation of one difference; with weights, of one cluster's part in the mean (the linearised ratio of sums)."""
     n = differences_BN.shape[1]
-    mean_B = differences_BN.mean(axis=1)
-    half_B = stats.t.ppf((1 + confidence) / 2, n - 1) * differences_BN.std(axis=1, ddof=1) / math.sqrt(n)
-    low_B, high_B = bca_mean(differences_BN, confidence, rng, num_resamples)
-    return np.minimum(low_B, mean_B - half_B), np.maximum(high_B, mean_B + half_B)
+    found: Floats = np.sqrt(((weights_N * (differences_BN - mean_B[:, None])) ** 2).sum(axis=1) / (n - 1))
+    return found
 
 
 def _p_weighted_sum_negative(values_BN: Floats) -> Floats:
@@ -77,7 +90,7 @@ def _p_weighted_sum_negative(values_BN: Floats) -> Floats:
     """
     largest_B = np.abs(values_BN).max(axis=1, keepdims=True)
     scaled_BN = values_BN / np.where(largest_B > 0, largest_B, 1.0)
-    p_B = np.where(scaled_BN.max(axis=1) <= 0, 1.0, 0.0)
+    p_B = np.where(scaled_BN.max(axis=1) <= 1e-12, 1.0, 0.0)
     both = (scaled_BN.max(axis=1) > 1e-12) & (scaled_BN.min(axis=1) < -1e-12)
     if not both.any():
         return p_B

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from scipy import stats
+from scipy import optimize, special, stats
 
 from metrics.statistics import paired_proportions
 
@@ -41,40 +41,61 @@ def pairs_for_mean(
     spread: float,
     alpha: float,
     power: float,
+    reach: float,
     tail: Tail | None = None,
     at_most: int = AT_MOST,
 ) -> int | None:
     """Pairs for which `p_mean_at_most` rules out `bound`; None where the true difference does not exceed it by so much that
     `at_most` would do.
 
-    spread: standard deviation of the paired differences. tail: what is known of their tails; a normal distribution's where not given.
+    spread: standard deviation of the paired differences; 0 where all are equal. reach: as the test has it. tail: what is known of their
+    tails; a normal distribution's where not given.
     """
-    if difference <= bound or spread <= 0:
+    if difference <= bound:
         return None
-    found = _fewest(lambda n: power_of_mean(n, bound, difference, spread, alpha, tail) >= power, at_most)
+    found = _fewest(lambda n: power_of_mean(n, bound, difference, spread, alpha, reach, tail) >= power, at_most)
     if found is None or tail is None or not tail.is_heavy:
         return found
     return more if (more := math.ceil(found * RESERVE)) <= at_most else None
 
 
-def power_of_mean(n: int, bound: float, difference: float, spread: float, alpha: float, tail: Tail | None = None) -> float:
+def power_of_mean(n: int, bound: float, difference: float, spread: float, alpha: float, reach: float, tail: Tail | None = None) -> float:
     """Power of `p_mean_at_most` by the normal distribution, with what skewness does to its threshold and to Student's t.
 
-    The pair that the test adds raises its threshold by its distance from the bound, and skewness by the second term of
-    Cornish and Fisher's expansion. Student's t has the mean and variance that follow from the moments of the
-    sample variance; the kurtosis is taken to be that of a gamma distribution of that skewness.
+    The pair that the test adds raises its threshold, and so does skewness, by the second term of Cornish and Fisher's expansion.
+    Student's t has the mean and variance that follow from the moments of the sample variance; the kurtosis is taken to be that of a
+    gamma distribution of that skewness.
     """
+    if spread <= 1e-9 * reach:
+        return float((1 - (difference - bound) / max(reach + difference, difference - bound)) ** n <= alpha and 0.5**n <= alpha)
     skew, root = min(tail.skewness, 0.0) if tail else 0.0, math.sqrt(n)
-    worst = _largest_of(n)
-    if tail:
-        worst = max(worst, tail.largest * max(1.0, math.log(n) / math.log(tail.n)))  # grows as that of an exponential distribution
     z = float(stats.t.ppf(1 - alpha, n - 1))
-    threshold = z + max(0.0, worst + bound / spread) / root - (z * z - 1) * skew / (3 * root)
+    threshold = max(z, _guard_threshold(n, (reach + bound) / spread, alpha)) - (z * z - 1) * skew / (3 * root)
     distance = (difference - bound) / spread * root
     variance = (1.5 * skew**2 + 2) / n  # of the sample variance over the true one
     mean = distance * (1 + 3 / 8 * variance) - skew / (2 * root)
     deviation = math.sqrt(1 + distance**2 * variance / 4 - distance * skew / root)
     return float(stats.norm.cdf((mean - threshold) / deviation))
+
+
+def _guard_threshold(n: int, added: float, alpha: float) -> float:
+    """How many standard errors the mean must be above the bound for the pair that the test adds.
+
+    added: how far that pair is below the bound, in units of the spread. The weighted sum of n pairs is taken to be normal, so that the
+    test's p is the tail of a normal less an exponential variable of mean `added`.
+    """
+    if added <= 0:
+        return -math.inf
+
+    def excess(z: float) -> float:
+        mean, deviation = z * math.sqrt(n), math.sqrt(n + z * z)
+        log_tail = -mean / added + (deviation / added) ** 2 / 2 + float(special.log_ndtr(mean / deviation - deviation / added))
+        return float(special.ndtr(-mean / deviation)) + math.exp(log_tail) - alpha
+
+    high = 1.0
+    while excess(high) > 0 and high < 1e9:
+        high *= 2
+    return float(optimize.brentq(excess, 0.0, high))
 
 
 def _largest_of(n: int) -> float:

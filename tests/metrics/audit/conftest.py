@@ -39,8 +39,10 @@ def make(tmp_path: Path) -> Make:
     return made
 
 
-def write_answers(folder: Path, records: Sequence[Record], prompt: str = "question", **config: Any) -> Path:
-    write_run(folder, [Sample(i, f"{prompt} {i}", {"answer": f"answer {i}"}) for i in range(NUM)], records, **config)
+def write_answers(folder: Path, records: Sequence[Record], prompt: str = "question", prompts: Sequence[str] = (), **config: Any) -> Path:
+    write_run(
+        folder, [Sample(i, prompts[i] if prompts else f"{prompt} {i}", {"answer": f"answer {i}"}) for i in range(NUM)], records, **config
+    )
     write_json(folder / "system.json", {"processor": "chip", "accelerators": [], "packages": {}})
     seal(folder)
     build_report(folder)

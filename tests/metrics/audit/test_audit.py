@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from configs.errors import ConfigError
 from configs.registry import register
 from metrics.audit.audit import audit
-from metrics.audit.html import sentence, write_audit
+from metrics.audit.html import remarks, sentence, write_audit
 from metrics.base import Run, SampleMetric
 from metrics.report.html.plots import BAD, GOOD, SOFT
 from suite import app
@@ -48,11 +48,32 @@ class ScoresSome(SampleMetric):
         return {"some": 1.0} if str(record.text).startswith("answer") else {}
 
 
-def test_scores_that_only_one_run_has_are_refused_unless_other_metrics_are_named(make: Make) -> None:
-    one, two = make("one", answers(1.0), metrics=["exact_match", "scores_some"]), make("two", answers(1.0, wrong=[3]))
-    with pytest.raises(ConfigError, match=r"some scores 80 answers of the reference and 79 of the candidate; .* is number 3\. .*--metric"):
-        audit(one, two)
-    assert [m["name"] for m in audit(one, two, names=["exact_match"])["metrics"]] == ["exact_match"]
+def test_an_answer_that_only_the_reference_has_a_score_for_neither_passes_nor_fails_the_candidate(make: Make, tmp_path: Path) -> None:
+    """As a video of one frame, which has no flicker."""
+    one = make("one", answers(1.0, wrong=[40]), metrics=["exact_match", "scores_some"])
+    two = make("two", answers(1.0, wrong=[3, *range(60, 70)]))
+    data = audit(one, two, "5%", names=["some"])
+    (found,) = data["metrics"]
+    assert data["unpaired"] == {"some": {"reference": 11, "candidate": 1}}
+    assert (found["n"], found["difference"], found["verdict"]) == (68, 0.0, "INCONCLUSIVE")
+    assert found["p_not_worse"] > 0.9
+    assert found["ci95"][0] < -11 / 79
+    write_audit(data, tmp_path / "audit.html")
+    page = (tmp_path / "audit.html").read_text(encoding="utf-8")
+    assert "Some: answers with a score in the reference only: 11; these count as the worst for PASS, and do not count for FAIL." in page
+    assert "Some: answers with a score in the candidate only: 1; these are not compared." in page
+
+
+def test_answers_to_the_same_prompt_are_one_cluster(make: Make, tmp_path: Path) -> None:
+    """20 prompts four times each; the candidate lost the four answers to one of them."""
+    prompts = [f"{'The ' if i % 2 else ''}Question number {i // 4}{'?' if i % 3 else ' .'}" for i in range(NUM)]
+    one, two = (make(name, answers(1.0, wrong=w), prompts=prompts) for name, w in (("one", ()), ("two", range(4, 8))))
+    data = audit(one, two, "20%", ["exact_match"])
+    (found,) = data["metrics"]
+    assert (found["n"], found["num_clusters"], found["verdict"]) == (80, 20, "INCONCLUSIVE")
+    assert "80 answers are to 20 different prompts; those to the same prompt are resampled together" in remarks(data)
+    alone = audit(make("three", answers(1.0)), make("four", answers(1.0, wrong=range(4, 8))), "20%", ["exact_match"])
+    assert (alone["metrics"][0]["num_clusters"], alone["verdict"], remarks(alone)) == (80, "PASS", [])
 
 
 def test_metrics_that_are_left_out_are_reported_everywhere(make: Make, tmp_path: Path) -> None:

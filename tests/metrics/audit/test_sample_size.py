@@ -95,21 +95,21 @@ def test_the_plan_beyond_a_thousand_pairs_holds_in_simulation() -> None:
 
 @pytest.mark.parametrize(("margin", "target"), [(0.5, 0.9), (0.25, 0.8)])
 def test_planned_pairs_of_means_have_the_planned_power(margin: float, target: float) -> None:
-    n = pairs_for_mean(-margin, 0.0, 1.0, 0.05, target)
+    n = pairs_for_mean(-margin, 0.0, 1.0, 0.05, target, reach=5.0)
     assert n is not None
     rng = np.random.default_rng(1)
-    passed = (p_mean_at_most(rng.normal(size=(2000, n)), -margin) <= 0.05).mean()
+    passed = (p_mean_at_most(rng.normal(size=(2000, n)), -margin, 5.0) <= 0.05).mean()
     assert passed == pytest.approx(target, abs=0.02 + 3 * math.sqrt(target * (1 - target) / 2000))
 
 
 def test_rare_large_losses_need_more_pairs_and_at_the_margin_no_number_is_enough() -> None:
-    even = pairs_for_mean(-0.3, 0.0, 1.0, 0.05, 0.8)
-    skewed = pairs_for_mean(-0.3, 0.0, 1.0, 0.05, 0.8, Tail(5.0, 64, -2.0))
+    even = pairs_for_mean(-0.3, 0.0, 1.0, 0.05, 0.8, reach=5.0)
+    skewed = pairs_for_mean(-0.3, 0.0, 1.0, 0.05, 0.8, 5.0, Tail(5.0, 64, -2.0))
     assert even is not None
     assert skewed is not None
     assert skewed > 1.2 * even
-    assert pairs_for_mean(-0.3, -0.3, 1.0, 0.05, 0.8) is None
-    assert pairs_for_mean(-0.3, -0.299, 1.0, 0.05, 0.8, at_most=10_000) is None
+    assert pairs_for_mean(-0.3, -0.3, 1.0, 0.05, 0.8, 5.0) is None
+    assert pairs_for_mean(-0.3, -0.299, 1.0, 0.05, 0.8, 5.0, at_most=10_000) is None
     assert pairs_for_shares(-0.05, 0.06, 0.01, 0.05, 0.8) is None
 
 
@@ -142,7 +142,8 @@ def test_a_second_run_shows_how_far_two_agree(make_folder: Folder) -> None:
     ).needs
     difference = near - base
     tail = Tail(float(np.abs(difference - difference.mean()).max() / difference.std(ddof=1)), 64)
-    assert need.pairs == {MEASURED: pairs_for_mean(-0.01, 0.0, float(difference.std(ddof=1)), 0.05, 0.8, tail)}
+    reach = float(max(base.max(), near.max()))  # from a missing answer, which scores 0
+    assert need.pairs == {MEASURED: pairs_for_mean(-0.01, 0.0, float(difference.std(ddof=1)), 0.05, 0.8, reach, tail)}
 
 
 def test_metrics_judged_together_share_the_level(make_folder: Folder) -> None:
@@ -151,10 +152,10 @@ def test_metrics_judged_together_share_the_level(make_folder: Folder) -> None:
     folder = make_folder("run", rows)
     both, alone = plan(folder, "0.2"), plan(folder, "0.2", names=["a"])
     values = np.array([row["a"] for row in rows])
-    spread = float(values.std(ddof=1))
+    spread, reach = float(values.std(ddof=1)), float(values.max())
     tail = Tail(float(np.abs(values - values.mean()).max()) / spread, 64)
-    assert both.needs[0].pairs["0"] == pairs_for_mean(-0.2, 0.0, spread * math.sqrt(2), 0.025, 0.8, tail)
-    assert alone.needs[0].pairs["0"] == pairs_for_mean(-0.2, 0.0, spread * math.sqrt(2), 0.05, 0.8, tail)
+    assert both.needs[0].pairs["0"] == pairs_for_mean(-0.2, 0.0, spread * math.sqrt(2), 0.025, 0.8, reach, tail)
+    assert alone.needs[0].pairs["0"] == pairs_for_mean(-0.2, 0.0, spread * math.sqrt(2), 0.05, 0.8, reach, tail)
     assert both.pairs["0"] == max(need.pairs["0"] or 0 for need in both.needs)
 
 

@@ -56,10 +56,28 @@ def test_further_samples_are_what_the_planner_says() -> None:
     rng = np.random.default_rng(7)
     reference = rng.normal(0.8, 0.1, 40)
     means = compare_means("m", list(reference), list(reference + rng.normal(0, 0.1, 40)), margin=0.02)
-    needed = pairs_for_mean(-0.02, means.difference, means.spread, 0.05, 0.8, Tail(means.extreme / means.spread, 40, means.skewness))
+    needed = pairs_for_mean(
+        -0.02, means.difference, means.spread, 0.05, 0.8, means.reach, Tail(means.extreme / means.spread, 40, means.skewness)
+    )
     assert needed is not None
     assert further_samples(means) == needed - 40
     assert (further_samples(means, alpha=0.01) or 0) > needed - 40
+
+
+def test_equal_answers_need_as_many_pairs_as_rule_out_a_rare_collapse() -> None:
+    scores = [0.5 + i / 126 for i in range(64)]  # up to 1; 0.99^n is 5 % for 299 pairs
+    same = compare_means("m", scores, scores, margin=0.01)
+    assert further_samples(same) == pytest.approx(299 - 64, abs=1)
+
+
+def test_further_samples_of_clusters_are_of_as_large_ones() -> None:
+    rng = np.random.default_rng(9)
+    reference = list(rng.uniform(20, 40, 64))
+    candidate = [r + d for r, d in zip(reference, rng.normal(0, 1, 16).repeat(4), strict=True)]
+    found = compare_means("psnr", reference, candidate, margin=3.0, clusters=[i // 4 for i in range(64)])
+    alone = compare_means("psnr", reference[::4], candidate[::4], margin=3.0)
+    assert found.spread == pytest.approx(alone.spread)
+    assert further_samples(found, 1e-6) == pytest.approx(4 * (further_samples(alone, 1e-6) or 0), rel=0.05)  # their scores' ranges differ
 
 
 def test_further_samples_have_the_planned_power() -> None:
@@ -75,7 +93,8 @@ def test_no_further_samples_are_planned_for_a_difference_at_the_margin() -> None
     at_margin = compare_shares("s", *right_wrong(both=90, losses=6, gains=1, neither=3), margin=0.05)
     assert at_margin.difference == pytest.approx(-0.05)
     assert further_samples(at_margin) is None
-    assert further_samples(compare_means("m", [0.7] * 64, [0.7] * 64, margin=0.05)) is None
+    shifted = compare_means("m", [0.7] * 64, [0.65] * 64, margin=0.05)
+    assert further_samples(shifted) is None
     settled = compare_shares("s", [1.0] * 200, [1.0] * 200, margin=0.05)
     assert further_samples(settled) == 0
 

@@ -98,3 +98,17 @@ def test_bounds_rise_with_the_level() -> None:
     bounds = [difference_bound(64, 4, 2, alpha) for alpha in (0.01, 0.025, 0.05, 0.2)]
     assert all(a < b for a, b in pairwise(bounds))
     assert critical(64, -0.05, 0.025) > critical(64, -0.05, 0.05)
+
+
+def test_shares_in_clusters_take_the_less_favourable_of_two_tests() -> None:
+    """A prompt whose four answers are lost together is one loss, not four."""
+    right, wrong = right_wrong(both=236, losses=4, gains=0, neither=0)
+    right, wrong = right[::-1], wrong[::-1]
+    singly, together = (compare_shares("s", right, wrong, 0.05, clusters) for clusters in (None, [i // 4 for i in range(240)]))
+    assert verdicts([singly]).overall == "PASS"
+    assert verdicts([together]).overall == "INCONCLUSIVE"
+    assert (together.losses, together.num_clusters, together.difference) == (4, 60, singly.difference)
+    assert singly.ci95 is not None
+    assert together.ci95 is not None
+    assert together.ci95.low < singly.ci95.low
+    assert compare_shares("s", right, wrong, 0.05, list(range(240))) == singly
