@@ -47,9 +47,14 @@ def unknown(what: str, name: object, known: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of the error's message, without a final full stop; its class where it has no message."""
-    lines = str(error).strip().splitlines()
-    return lines[0].strip().rstrip(".") if lines else type(error).__name__
+    """The first line of the error's message, without a final full stop; its class where it has no message.
+
+    A line that ends in a colon, such as torch's where tensors do not fit, comes with the next one.
+    """
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[:2] if lines[0].endswith(":") else lines[:1]).rstrip(".")
 
 
 def describe(error: BaseException) -> str:

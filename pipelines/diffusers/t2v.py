@@ -16,6 +16,7 @@ from pipelines.base import Pipeline, Response
 from pipelines.models.checkpoint import check_diffusers_folder
 from pipelines.models.embedded import VIDEO
 from pipelines.models.option_checks import check_positive
+from pipelines.models.tensors import tensors_checked
 from workloads.records import Query, Sample
 
 if TYPE_CHECKING:
@@ -222,9 +223,14 @@ class DiffusersT2V(Pipeline):
                 place = torch.device("cpu") if self.offload not in (None, "none") else target.device
                 self._pipe, _, self._facts = video_pipeline(str(self.architecture), self.shrink, self.model, place, target.dtype)
             else:
-                self._pipe = checkpoint.pipeline.from_pretrained(
-                    target.folder, dtype=target.dtype, revision=self.revision, use_safetensors=True, **special
-                )
+                with tensors_checked(self.model) as checked:
+                    self._pipe = checkpoint.pipeline.from_pretrained(
+                        target.folder, dtype=target.dtype, revision=self.revision, use_safetensors=True, **special
+                    )
+                known = {id(part) for part in (*checked, *special.values())}
+                parts = {name: part for name, part in self._pipe.components.items() if isinstance(part, torch.nn.Module)}
+                if others := [name for name, part in parts.items() if id(part) not in known]:  # of another library's classes
+                    self._facts["tensors"] = f"not checked against the configuration: {', '.join(others)}"
         except ConfigError:
             raise
         except Exception as error:  # diffusers, transformers, safetensors and the hub raise many kinds

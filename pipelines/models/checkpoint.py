@@ -50,6 +50,8 @@ def from_pretrained(kind: Any, where: str, model: str, built_in: str = "embedded
     """
     try:
         return kind.from_pretrained(where, **options)
+    except ConfigError:
+        raise
     except Exception as error:  # transformers, safetensors, gguf and the hub raise many kinds
         raise ConfigError(f"model {model!r} cannot be loaded: {load_problem(error, where)} (built in: {built_in})") from error
 
@@ -68,6 +70,12 @@ def load_problem(error: BaseException, where: str) -> str:
     if "RepositoryNotFoundError" in names:
         return "the hub has no such model, or it is private; check the name, and for a private one set HF_TOKEN"
     return f"{first_line(error)}; give a folder written by save_pretrained or a hub name"
+
+
+def weight_files(part: Path) -> list[Path]:
+    """The safetensors files of a folder: those that an index lists, else all. Raises ConfigError for a damaged index."""
+    names = {name for index in part.glob("*.safetensors.index.json") for name in _read_json(index).get("weight_map", {}).values()}
+    return sorted(part / name for name in names) or sorted(part.glob("*.safetensors"))
 
 
 def check_tokenizer(tokenizer: Any, num_tokens: int, model: str) -> None:

@@ -16,6 +16,7 @@ from pipelines.models.chat_prompts import prompt_ids
 from pipelines.models.checkpoint import check_tokenizer, check_transformers_folder, from_pretrained
 from pipelines.models.embedded import LANGUAGE
 from pipelines.models.option_checks import DEFAULT_CONTEXT, check_fraction, check_positive, check_sampling, resolve_dtype
+from pipelines.models.tensors import load_network
 from pipelines.models.token_events import TokenEvents, stop_tokens, token_set
 from workloads.records import Query, Sample
 
@@ -115,7 +116,7 @@ class TransformersLLM(StreamingPipeline):
         }
         quiet = contextlib.redirect_stderr(io.StringIO()) if gguf_file else contextlib.nullcontext()  # gguf's own progress bar
         with quiet, sharded(self.replica, device) as shares:
-            self._model = from_pretrained(AutoModelForCausalLM, folder, self.model, **common, **options, **shares)
+            self._model = load_network(AutoModelForCausalLM, folder, self.model, **common, **options, **shares)
         if self.architecture:
             from pipelines.models.architectures import check_match
 

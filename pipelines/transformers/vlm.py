@@ -13,9 +13,10 @@ from configs.errors import ConfigError, first_line
 from configs.registry import register
 from pipelines.base import Pipeline, Response
 from pipelines.models.chat_prompts import default_template, read_image, read_template
-from pipelines.models.checkpoint import FIX, check_tokenizer, check_transformers_folder, from_pretrained
+from pipelines.models.checkpoint import check_tokenizer, check_transformers_folder, from_pretrained
 from pipelines.models.embedded import VISION
 from pipelines.models.option_checks import check_fraction, check_positive, check_sampling, resolve_dtype
+from pipelines.models.tensors import load_network
 from pipelines.transformers.vlm_inputs import QWEN_TYPES, QwenInputs, Row, check_image_token, encode, make_inputs
 from workloads.records import Query, Sample
 
@@ -94,9 +95,7 @@ class TransformersVLM(Pipeline):
         options: dict[str, Any] = {"dtype": resolve_dtype(self.dtype, device), "use_safetensors": True, **common}
         if self.attn_implementation:
             options["attn_implementation"] = self.attn_implementation
-        self._model, loading = from_pretrained(AutoModelForImageTextToText, where, self.model, output_loading_info=True, **options)
-        if absent := sorted(loading["missing_keys"]):
-            raise ConfigError(f"checkpoint {where!r} is incomplete: it lacks {len(absent)} weights, the first is {absent[0]!r}; {FIX}")
+        self._model = load_network(AutoModelForImageTextToText, where, self.model, **options)
         self._model.eval().to(device)
         self._finish()
 

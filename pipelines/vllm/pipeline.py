@@ -14,6 +14,7 @@ from pipelines.base import Event
 from pipelines.models.chat_prompts import image_messages, prompt_ids, read_template
 from pipelines.models.checkpoint import check_tokenizer, check_transformers_folder, from_pretrained
 from pipelines.models.embedded import models_of
+from pipelines.models.tensors import check_headers
 from pipelines.models.token_events import TokenEvents, stop_tokens, token_set
 from pipelines.vllm.options import VllmOptions
 from workloads.records import Query, Sample
@@ -139,9 +140,18 @@ class Vllm(VllmOptions):
             from pipelines.vllm.checkpoint import convert_for_vllm
 
             check_transformers_folder(path)
+            self._check_tensors(path)
             self._folder = convert_for_vllm(path)
             return self._folder or str(path)
         return self.model
+
+    def _check_tensors(self, folder: Path) -> None:
+        """Raises ConfigError where a checkpoint is not the network of its configuration, which vLLM 0.32 checks in some classes only."""
+        from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+        kind = AutoModelForImageTextToText if self.workload == "vlm" else AutoModelForCausalLM
+        if reason := check_headers(folder, kind, self.model):
+            self._facts["tensors"] = f"not checked against the configuration: {reason}"
 
     def _load_tokenizer(self, where: str) -> None:
         from transformers import AutoTokenizer
@@ -157,6 +167,15 @@ class Vllm(VllmOptions):
 
     def _check_model(self, config: Any) -> None:
         """Raises ConfigError where the loaded model is not the requested one. config: vLLM's ModelConfig."""
+        if self.weights == "pretrained" and not Path(config.model).exists():  # a hub name, whose files vLLM has put into the hub's cache
+            from huggingface_hub import snapshot_download
+
+            try:
+                folder = snapshot_download(config.model, revision=self.revision, local_files_only=True)
+            except Exception as error:  # of the hub's library, where they came another way
+                self._facts["tensors"] = f"not checked against the configuration: {first_line(error)}"
+            else:
+                self._check_tensors(Path(folder))
         if self.architecture and self.weights == "pretrained":
             from pipelines.models.architectures import check_match
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from configs.errors import ConfigError, first_line
 from pipelines.diffusers.library_options import build
 from pipelines.diffusers.speedups.base import DiffusersOptions, Loaded, SpeedUp
 from pipelines.models.embedded import VIDEO_TWO_STEPS
+from pipelines.models.tensors import check_tensors
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 
@@ -63,18 +65,16 @@ class Lora(SpeedUp):
             if adapter.denoiser not in denoisers:
                 raise ConfigError(f"{self.what}: denoiser is {adapter.denoiser!r}, but the model has {', '.join(denoisers)}")
             second = {"load_into_transformer_2": True} if adapter.denoiser == "transformer_2" else {}
+            where = str(VIDEO_TWO_STEPS) if adapter.path == "embedded" else adapter.path
+            file = {"weight_name": adapter.weight_name, "use_safetensors": True}
             try:
-                pipe.load_lora_weights(
-                    str(VIDEO_TWO_STEPS) if adapter.path == "embedded" else adapter.path,
-                    weight_name=adapter.weight_name,
-                    adapter_name=f"lora{number}",
-                    use_safetensors=True,
-                    **second,
-                )
+                pipe.load_lora_weights(where, adapter_name=f"lora{number}", **file, **second)
+                stored = pipe.lora_state_dict(where, **file)  # read again: the call above only logs what it leaves out
             except Exception as error:  # diffusers, peft, safetensors and the hub raise many kinds
                 raise ConfigError(f"{self.what}: {adapter.path!r} cannot be used in {adapter.denoiser!r}: {first_line(error)}") from error
             if not any(f"lora{number}" in layer.lora_A for layer in _layers(denoisers[adapter.denoiser])):
                 raise ConfigError(f"{self.what}: {adapter.path!r} has no weights for the layers of {adapter.denoiser!r}")
+            check_tensors(f"{self.what}: {adapter.path!r}", None, _compare(stored, denoisers[adapter.denoiser], f"lora{number}"))
         for name, denoiser in denoisers.items():
             mine = {f"lora{i}": a.scale for i, a in enumerate(self._adapters) if a.denoiser == name}
             if mine:
@@ -105,6 +105,25 @@ class Lora(SpeedUp):
             elif adapter.fuse and not all(layer.merged for layer in layers):
                 sentences.append(f"option lora: {adapter.path} is not fused")
         return sentences
+
+
+def _compare(stored: Any, denoiser: Any, adapter_name: str) -> dict[str, set[str]]:
+    """Tensors of an adapter's file, in diffusers' names, that are in no layer, and tensors of its layers that are not in the file.
+
+    Layers of which the file has no tensor are not missing: diffusers adds empty ones where it puts an adapter of a model of text into one
+    of images (Wan).
+    """
+    from diffusers.utils import convert_unet_state_dict_to_peft
+
+    tensors = dict.fromkeys(stored[0] if isinstance(stored, tuple) else stored)
+    if tensors and "lora_A" not in next(iter(tensors)) and not any(".lokr_" in name for name in tensors):
+        tensors = convert_unet_state_dict_to_peft(tensors)
+    # In the file `transformer.blocks.0.to_q.lora_A.weight`, in the denoiser `blocks.0.to_q.lora_A.lora0.weight`.
+    in_file = {name.removeprefix("transformer.") for name in tensors}
+    in_layers = {name.replace(f".{adapter_name}", "") for name in denoiser.state_dict() if f".{adapter_name}" in name}
+    layers = {re.split(r"\.(?=lora|lokr)", name)[0] for name in in_file}
+    missing = {name for name in in_layers - in_file if re.split(r"\.(?=lora|lokr)", name)[0] in layers}
+    return {"missing_keys": missing, "unexpected_keys": in_file - in_layers}
 
 
 def _layers_of(loaded: Loaded, number: int, adapter: Adapter) -> list[Any]:

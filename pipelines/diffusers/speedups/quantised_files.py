@@ -7,17 +7,21 @@ the packed weights.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 
 from configs.errors import ConfigError, first_line
 from pipelines.devices.accelerators import require
+from pipelines.models.tensors import check_tensors
 
 GGUF_MAGIC = b"GGUF"
 
@@ -80,13 +84,32 @@ def read_gguf(files: GgufFiles, what: str, place: Place, empty: Mapping[str, Any
             "dtype": dtype,
         }
         try:
-            model = kind.from_single_file(str(file), **given)
+            with _tensors_checked(f"{what}: {str(file)!r}"):
+                read[name] = kind.from_single_file(str(file), **given)
+        except ConfigError:
+            raise
         except Exception as error:  # diffusers and gguf raise many kinds, for damaged files and for other models' weights
             raise ConfigError(f"{what}: {str(file)!r} cannot be read as the {kind.__name__} of {name!r}: {first_line(error)}") from error
-        if missing := [n for n, p in model.named_parameters() if p.is_meta]:
-            raise ConfigError(f"{what}: {str(file)!r} lacks {len(missing)} weights of the {kind.__name__}, first {missing[0]}")
-        read[name] = model
     return read
+
+
+@contextlib.contextmanager
+def _tensors_checked(what: str) -> Iterator[None]:
+    """Within it, `from_single_file` raises ConfigError naming tensors that are missing, or left out, which diffusers 0.42 only logs."""
+    from diffusers.loaders import single_file_model as library
+
+    original = library.load_model_dict_into_meta
+
+    def load(model: Any, *positional: Any, unexpected_keys: list[str], **named: Any) -> Any:
+        done = original(model, *positional, unexpected_keys=unexpected_keys, **named)
+        missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+        declared = model._keys_to_ignore_on_load_unexpected or ()
+        others = [name for name in unexpected_keys if not any(re.search(pattern, name) for pattern in declared)]
+        check_tensors(what, model.config, {"missing_keys": missing, "unexpected_keys": others})
+        return done
+
+    with mock.patch.object(library, "load_model_dict_into_meta", load):
+        yield
 
 
 def register_quark(what: str) -> None:

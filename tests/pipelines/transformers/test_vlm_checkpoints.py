@@ -62,7 +62,7 @@ def _as_text_model(folder: Path) -> None:
         (_without("chat_template.jinja"), "has no chat template; put its chat_template.jinja beside it, or name one: chat_template: FILE"),
         (_with_tokens, r"token ids up to \d{3}, but the network has only 512 tokens; give the tokenizer"),
         (_with_image_token, "never produce token 300, which stands for an image; give the tokenizer and template"),
-        (_with_fewer_weights, "is incomplete: it lacks 1 weights, the first is 'model.visual.pos_embed.weight'; restore it"),
+        (_with_fewer_weights, "1 of the network's tensors are missing: model.visual.pos_embed.weight; restore it"),
         (_as_text_model, "is a 'llama', which takes no images"),
     ],
 )

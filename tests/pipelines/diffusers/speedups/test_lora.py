@@ -89,3 +89,21 @@ def test_an_adapter_that_cannot_be_used_is_refused_by_name(tiny_wan: Path, lora:
     ]
     for given, why in cases:
         assert why in refusal(functools.partial(load, tiny_wan, lora=given))
+
+
+@pytest.mark.parametrize(
+    ("rename", "why"),
+    [
+        (lambda name: name.replace("lora_B", "lora_A_2"), "1 of the network's tensors are missing: blocks.0.attn1.to_q.lora_B.weight"),
+        (lambda name: name.replace("blocks.0", "blocks.7"), "1 tensors are not part of the network: blocks.7.attn1.to_q.lora_B.weight"),
+        (lambda name: f"text_encoder.{name}", "1 tensors are not part of the network: text_encoder.transformer.blocks.0"),
+    ],
+)
+def test_an_adapter_fits_its_layers_tensor_by_tensor(tiny_wan: Path, lora: Path, tmp_path: Path, rename: Any, why: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(lora)
+    name = next(name for name in tensors if name.endswith("blocks.0.attn1.to_q.lora_B.weight"))
+    tensors[rename(name)] = tensors.pop(name)
+    save_file(tensors, tmp_path / "other.safetensors", {"format": "pt"})
+    assert why in refusal(functools.partial(load, tiny_wan, lora=str(tmp_path / "other.safetensors")))

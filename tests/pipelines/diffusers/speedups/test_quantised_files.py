@@ -120,6 +120,12 @@ def test_a_gguf_file_that_is_damaged_or_of_another_model_is_refused_by_name(
         assert why in str(error.value)
 
 
+def test_a_gguf_file_with_other_tensors_than_the_network_is_refused_by_name(gguf_files: dict[str, dict[str, str]], tmp_path: Path) -> None:
+    other = write_gguf(tmp_path / "other.gguf", "transformer", "Q8_0", lambda name: "blocks.9.bias" if name == "proj_out.bias" else name)
+    with pytest.raises(ConfigError, match=r"13 of the network.s tensors are missing: .*; 13 tensors are not part of the network: "):
+        load(VIDEO, {"name": "gguf", "files": gguf_files["Q8_0"] | {"transformer": other}})
+
+
 @pytest.fixture(scope="module")
 def quark_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded model with its blocks in MXFP4, quantised and written by Quark itself."""
