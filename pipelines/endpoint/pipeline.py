@@ -184,6 +184,9 @@ class Endpoint(StreamingPipeline):
             **dict.fromkeys(("dtype", "attention", "quantisation", "cache"), NOT_REPORTED),
         }
 
+    def count_tokens(self, text: str) -> int | None:
+        return self._client.api.count_tokens(text) if self.count_by == "tokenizer" else None
+
     def _key(self) -> str | None:
         if self.api_key_env is None:
             return None

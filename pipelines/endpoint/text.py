@@ -18,16 +18,19 @@ from workloads.records import Query, Sample
 
 _TYPES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp", b"BM": "bmp"}
 _THOUGHTS = ("reasoning_content", "reasoning")  # the fields of vLLM and others for tokens that are not part of the answer
+SPECIAL_TOKENS = 32  # tokens of an answer that may leave no text; every other token is at least one byte
+DELTAS_A_TOKEN, FEW_DELTAS = 2, 16  # a server may send a token in two pieces, but not all of them in many
 
 
 @dataclass
 class _Stream:
-    """What a stream has sent so far. times: of the deltas with text."""
+    """What a stream has sent so far. times: of the deltas with text or thoughts. finished: when the finish_reason came."""
 
     text: list[str] = field(default_factory=list)
+    thoughts: list[str] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     finish_reason: str | None = None
-    finished: float = 0.0
+    finished: float | None = None
     usage: Mapping[str, Any] | None = None
 
 
@@ -72,6 +75,8 @@ class TextApi:
         async for data in events_of(answer.content.iter_any()):
             now = time.perf_counter()
             if data == "[DONE]":
+                if stream.finish_reason is None and not stream.times:
+                    raise QueryError(f"{url}: the stream ended without a delta or a finish_reason")
                 return stream
             try:
                 chunk = msgspec.json.decode(data)
@@ -85,54 +90,60 @@ class TextApi:
             for choice in chunk["choices"][:1]:
                 delta = choice.get("delta") or {}
                 piece = (delta.get("content") if self.chat else choice.get("text")) or ""
-                if piece or any(delta.get(name) for name in _THOUGHTS):
+                thought = _thought(delta)
+                if piece or thought:
                     if not stream.times:
                         exchange.on_first_token()
                     stream.times.append(now)
                     stream.text.append(piece)
+                    stream.thoughts.append(thought)
                 if choice.get("finish_reason"):
-                    stream.finish_reason, stream.finished = choice["finish_reason"], now
+                    stream.finish_reason, stream.finished = str(choice["finish_reason"]), now
         if stream.finish_reason is None:
             raise QueryError(f"{url}: the stream was cut after {len(stream.times)} deltas, without a finish_reason or [DONE]")
         return stream
 
     def _streamed(self, stream: _Stream, url: str, exchange: Exchange, began: float) -> Response:
         text, times = "".join(stream.text), stream.times
-        num_input, num_units = self._count(stream.usage, len(times), text, exchange.sample.prompt, url)
-        if num_units == len(times) + 1 and stream.finished:  # with an end token, which has no text
+        num_input, num_units = self._count(stream.usage, len(times), text, "".join(stream.thoughts), exchange.sample.prompt, url)
+        if num_units == len(times) + 1 and stream.finished is not None:  # with an end token, which has no text
             times = [*times, stream.finished]
-        first = times[0] if times else stream.finished
+        ended = time.perf_counter()
         return Response(
             text=text,
             num_units=num_units,
             num_input_tokens=num_input,
-            finish_reason=_reason(stream.finish_reason),
+            finish_reason=stream.finish_reason,
             token_gap_s=[b - a for a, b in itertools.pairwise(times)] if num_units == len(times) else (),
-            stages={"first_token": first - began, "further_tokens": max(time.perf_counter() - first, 0.0)},
+            stages={"first_token": times[0] - began, "further_tokens": ended - times[0]} if times else {"whole_answer": ended - began},
         )
 
     def _whole(self, body: Mapping[str, Any], url: str, exchange: Exchange, began: float) -> Response:
         try:
             choice = body["choices"][0]
-            text = (choice["message"]["content"] if self.chat else choice["text"]) or ""
+            message = choice["message"] if self.chat else {"content": choice["text"]}
+            text, thoughts = message["content"] or "", _thought(message)
         except (KeyError, IndexError, TypeError):
             raise QueryError(f"{url}: an answer without choices: {str(body)[:QUOTE_LENGTH]}") from None
-        num_input, num_units = self._count(body.get("usage"), 0, text, exchange.sample.prompt, url)
+        num_input, num_units = self._count(body.get("usage"), 0, text, thoughts, exchange.sample.prompt, url)
         stages = {"whole_answer": time.perf_counter() - began}
-        reason = _reason(choice.get("finish_reason"))
+        reason = None if choice.get("finish_reason") is None else str(choice["finish_reason"])
         return Response(text=text, num_units=num_units, num_input_tokens=num_input, finish_reason=reason, stages=stages)
 
-    def _count(self, usage: Mapping[str, Any] | None, num_deltas: int, text: str, prompt: str, url: str) -> tuple[int, int]:
+    def _count(self, usage: Mapping[str, Any] | None, num_deltas: int, text: str, thoughts: str, prompt: str, url: str) -> tuple[int, int]:
         """The numbers of tokens of prompt and answer; with deltas, the prompt's is not known and counts as 0."""
         if self.count_by == "usage":
-            try:
-                assert usage is not None
-                return int(usage["prompt_tokens"]), int(usage["completion_tokens"])
-            except (AssertionError, KeyError, TypeError, ValueError):
-                raise QueryError(f"{url}: the answer has no usage; count tokens with count_by: deltas, or tokenizer") from None
+            why = "the answer has no usage" if usage is None else _impossible(usage, num_deltas, text + thoughts)
+            if usage is None or why is not None:
+                raise QueryError(f"{url}: {why}; count tokens with count_by: deltas, or tokenizer")
+            return usage["prompt_tokens"], usage["completion_tokens"]
         if self.count_by == "deltas":
             return 0, num_deltas
-        return len(self.tokenizer(prompt)["input_ids"]), len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return len(self.tokenizer(prompt)["input_ids"]), self.count_tokens(text)
+
+    def count_tokens(self, text: str) -> int:
+        """By the tokenizer, which there is where `count_by` says so."""
+        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 async def events_of(pieces: AsyncIterator[bytes]) -> AsyncIterator[str]:
@@ -154,5 +165,21 @@ def _data_url(image: bytes) -> str:
     return f"data:image/{kind[0] if kind else 'png'};base64,{base64.b64encode(image).decode()}"
 
 
-def _reason(reason: str | None) -> Literal["stop", "length"] | None:
-    return reason if reason in ("stop", "length") else None  # type: ignore[return-value]
+def _impossible(usage: Mapping[str, Any], num_deltas: int, text: str) -> str | None:
+    """Why a server's usage cannot be the count of this answer; None where it can. text: with thoughts. num_deltas: 0 of a whole answer."""
+    for name in ("prompt_tokens", "completion_tokens"):
+        value = usage.get(name) if isinstance(usage, Mapping) else None
+        if type(value) is not int or value < 0 or (value == 0 and (name == "prompt_tokens" or text)):
+            return f"its usage has {name} {value!r:.40} beside {num_deltas or 'no'} deltas and {len(text)} characters of text"
+    num_tokens, num_bytes = usage["completion_tokens"], len(text.encode(errors="replace"))
+    if num_deltas > num_tokens * DELTAS_A_TOKEN + FEW_DELTAS:
+        return f"its usage has {num_tokens} completion_tokens, and the stream {num_deltas} deltas with text"
+    details = usage.get("completion_tokens_details")
+    hidden = details.get("reasoning_tokens") if isinstance(details, Mapping) else 0  # of thoughts that the server keeps to itself
+    if num_tokens > num_bytes + SPECIAL_TOKENS + (hidden if type(hidden) is int else 0):
+        return f"its usage has {num_tokens} completion_tokens in a text of {num_bytes} bytes"
+    return None
+
+
+def _thought(message: Mapping[str, Any]) -> str:
+    return "".join(str(message[name]) for name in _THOUGHTS if message.get(name))

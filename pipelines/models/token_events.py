@@ -15,7 +15,8 @@ from pipelines.base import Event, Response
 class Update:
     """A request's tokens so far, with as many token_times (time.perf_counter). finished: no more will come.
 
-    num_input_tokens: of the prompt, where the engine lays it out; else those given to `admit`. stages: seconds by name.
+    num_input_tokens: of the prompt, where the engine lays it out; else those given to `admit`. stages: seconds by name. broken_off:
+    the engine's word for the end of an answer that is not whole, such as `abort`.
     """
 
     query_id: int
@@ -25,6 +26,7 @@ class Update:
     error: str | None = None
     num_input_tokens: int | None = None
     stages: Mapping[str, float] = field(default_factory=dict)
+    broken_off: str | None = None
 
 
 class TokenEvents:
@@ -90,7 +92,7 @@ class TokenEvents:
             num_input_tokens=num_input,
             first_token_id=int(tokens[0]),
             token_ids=list(tokens),
-            finish_reason="stop" if tokens[-1] in self._ends else "length",
+            finish_reason=update.broken_off or ("stop" if tokens[-1] in self._ends else "length"),
             token_gap_s=[b - a for a, b in itertools.pairwise(update.token_times)],
         )
 

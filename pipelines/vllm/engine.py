@@ -10,6 +10,7 @@ RequestOutput.metrics.last_token_ts. On Linux that is the clock of time.perf_cou
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import queue
 import threading
@@ -149,16 +150,18 @@ class Engine:
             output.finished,
             num_input_tokens=len(output.prompt_token_ids),
             stages=_stages(output.metrics) if output.finished else {},
+            broken_off=None if new.finish_reason in ("stop", "length") else new.finish_reason,
         )
 
 
 def _stages(metrics: Any) -> dict[str, float]:
-    """Seconds by the engine's clock: until a request was scheduled, then until its first token, then until its last."""
-    return {
-        "engine_queue": metrics.scheduled_ts - metrics.queued_ts,
-        "prefill": metrics.first_token_ts - metrics.scheduled_ts,
-        "decode": metrics.last_token_ts - metrics.first_token_ts,
-    }
+    """Seconds by the engine's clock: until a request was scheduled, then until its first token, then until its last.
+
+    A time of 0 is one that vLLM has not set, as of a request that was aborted; a stage that needs it is left out.
+    """
+    times = (metrics.queued_ts, metrics.scheduled_ts, metrics.first_token_ts, metrics.last_token_ts)
+    between = zip(("engine_queue", "prefill", "decode"), itertools.pairwise(times), strict=True)
+    return {name: end - start for name, (start, end) in between if start > 0 and end > 0}
 
 
 @contextlib.contextmanager

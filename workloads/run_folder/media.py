@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import gc
 import io
+import math
 import queue
+import re
 import threading
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,8 @@ from numpy.typing import NDArray
 from workloads.run_folder.record_log import DISK_FULL
 
 MAX_WAITING = 64  # videos held in memory before `put` waits for the disk
+MISSING = 1.5  # frames at the end of a whole video that its header may count and its packets not
+MICROSECONDS = 1e6  # PyAV's unit of a container's duration
 SMALL = 128 * 128  # pixels: starting threads takes longer than to decode smaller frames
 BROWSER_SIZE = 192  # pixels: smaller videos are enlarged by a whole factor, without smoothing
 
@@ -119,16 +123,18 @@ def mp4_of(video_THWC: NDArray[np.uint8], fps: float) -> bytes:
 
 
 def read_mp4(content: bytes) -> tuple[NDArray[np.uint8], float]:
-    """video_THWC, and its frames a second, of a file that was received. Raises ValueError where it is no video."""
+    """video_THWC, and its frames a second, of a file that was received. Raises ValueError where it is no video, or cut off."""
     import av
 
     try:
         with av.open(io.BytesIO(content), "r") as container:
             stream = container.streams.video[0]
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+            frames, cut_off = _decode(container, stream)
             fps = float(stream.average_rate or 0)
     except Exception as error:  # PyAV raises a class for each cause
         raise ValueError(f"{len(content)} bytes are not a readable video: {error}") from None
+    if cut_off:
+        raise ValueError(f"{len(content)} bytes are not a whole video: {cut_off}")
     if not frames or fps <= 0:
         raise ValueError(f"{len(content)} bytes have no frames")
     return np.stack(frames), fps
@@ -147,15 +153,52 @@ def read_video(path: Path) -> NDArray[np.uint8]:
             stream.thread_type = "SLICE"
             if stream.width * stream.height < SMALL:
                 stream.thread_count = 1
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+            frames, cut_off = _decode(container, stream)
             video: NDArray[np.uint8] | None = np.stack(frames) if frames else None
     except FileNotFoundError:
         raise ValueError(f"{path} is missing") from None
     except Exception as error:  # PyAV raises a class for each cause
         raise ValueError(f"{path} is not a readable video: {error}") from None
+    if cut_off:
+        raise ValueError(f"{path} is not a whole video: {cut_off}")
     if video is None:
         raise ValueError(f"{path} has no frames")
     return video
+
+
+def _decode(container: Any, stream: Any) -> tuple[list[NDArray[np.uint8]], str | None]:
+    """The frames, THW of RGB, and why they are not all that the file had; None where they are.
+
+    FFmpeg decodes a file that was cut off as far as it goes, and reports no error: Matroska and MP4 with its index first then end
+    before the duration that their header declares, and others end in a packet or frame that is marked as damaged.
+    """
+    frames: list[NDArray[np.uint8]] = []
+    damaged, begin, end = 0, math.inf, -math.inf
+    for packet in container.demux(stream):
+        if packet.size:
+            damaged += packet.is_corrupt
+            if packet.pts is not None:
+                begin, end = min(begin, packet.pts), max(end, packet.pts + (packet.duration or 0))
+        for frame in packet.decode():
+            damaged += frame.is_corrupt
+            frames.append(frame.to_ndarray(format="rgb24"))
+    if damaged:
+        return frames, f"{damaged} of its packets or frames are damaged, after {len(frames)} frames"
+    declared_s, frame_s = _declared_s(container, stream), float(1 / (stream.average_rate or 1))
+    lasts_s = float((end - begin) * stream.time_base) if frames and end > begin else 0.0
+    if declared_s is not None and lasts_s < declared_s - MISSING * frame_s:
+        return frames, f"its header declares {declared_s:.3g} s, and its {len(frames)} frames last {lasts_s:.3g} s"
+    return frames, None
+
+
+def _declared_s(container: Any, stream: Any) -> float | None:
+    """The duration of the video stream by the container's header; None where it has none of its own."""
+    if stream.duration is not None:
+        return float(stream.duration * stream.time_base)
+    if tag := re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", "")):  # FFmpeg's, in Matroska
+        hours, minutes, seconds = (float(part) for part in tag.groups())
+        return 3600 * hours + 60 * minutes + seconds
+    return container.duration / MICROSECONDS if container.duration is not None and len(container.streams) == 1 else None
 
 
 class Form(NamedTuple):

@@ -17,6 +17,17 @@ from pipelines.endpoint.pipeline import Endpoint
 from workloads.records import Query, Sample
 
 USAGE = {"prompt_tokens": 5, "completion_tokens": 4}
+STRANGE_USAGE: dict[str, Any] = {
+    "usage 0": {"prompt_tokens": 0, "completion_tokens": 0},
+    "usage -1": {"prompt_tokens": -1, "completion_tokens": -1},
+    "usage text": {"prompt_tokens": 5, "completion_tokens": "4"},
+    "usage x10": {"prompt_tokens": 5, "completion_tokens": 640},
+    "usage hidden": {"prompt_tokens": 5, "completion_tokens": 640, "completion_tokens_details": {"reasoning_tokens": 636}},
+    "usage list": [5, 4],
+    "no token": {"prompt_tokens": 5, "completion_tokens": 0},
+    "end token": {"prompt_tokens": 5, "completion_tokens": 1},
+}
+REASONS = ("abort", "content_filter", "tool_calls")  # prompts that are the answer's finish_reason
 WORDS = ("one ", "two ", "three")
 
 
@@ -80,8 +91,9 @@ class FaultServer:
         if fault == "slow":
             await asyncio.sleep(0.3)
         if not body.get("stream"):
-            usage = {} if fault == "no usage" else {"usage": USAGE}
-            choice = {"message": {"content": "".join(WORDS)}, "text": "".join(WORDS), "finish_reason": "length"}
+            usage = {} if fault == "no usage" else {"usage": STRANGE_USAGE.get(fault, USAGE)}
+            reason = fault if fault in REASONS else "length"
+            choice = {"message": {"content": "".join(WORDS)}, "text": "".join(WORDS), "finish_reason": reason}
             return web.json_response({"choices": [choice], **usage})
         return await self._stream(request, fault, body)
 
@@ -96,9 +108,9 @@ class FaultServer:
             return {"choices": [{"delta": {"content": text}, "text": text, "finish_reason": finish}]}
 
         await send(choice(""))
-        for word in WORDS:
+        for word in () if fault in ("no token", "end token", "only done") else ("a",) * 40 if fault == "many deltas" else WORDS:
             await send(choice(word))
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0 if fault == "many deltas" else 0.02)
         if fault == "cut":
             assert request.transport is not None
             request.transport.abort()
@@ -113,9 +125,10 @@ class FaultServer:
                 await send(choice("again "))
                 await asyncio.sleep(0.02)
         else:
-            await send(choice("", "stop"))
+            if fault != "only done":
+                await send(choice("", fault if fault in REASONS else "stop"))
             if fault != "no usage":
-                await send({"choices": [], "usage": USAGE})
+                await send({"choices": [], "usage": STRANGE_USAGE.get(fault, USAGE)})
             if fault != "no done":
                 await stream.write(b"data: [DONE]\n\n")
         await stream.write_eof()

@@ -12,6 +12,7 @@ from pipelines.base import Event
 from pipelines.endpoint.pipeline import Endpoint
 from pipelines.endpoint.text import events_of
 from pipelines.models.embedded import LANGUAGE
+from pipelines.models.response_check import ResponseCheck
 from tests.pipelines.endpoint.fault_server import FaultServer, ask
 from workloads.records import Query, Sample
 
@@ -41,6 +42,13 @@ def test_an_answer_has_its_text_tokens_gaps_and_stages(loaded: Callable[..., End
         ("error inside", "an error in the stream: out of memory"),
         ("no usage", "the answer has no usage; count tokens with count_by"),
         ("not a stream", "but the answer is text/html"),
+        ("usage 0", "its usage has prompt_tokens 0 beside 3 deltas and 13 characters of text; count tokens with count_by: deltas"),
+        ("usage -1", "its usage has prompt_tokens -1 beside 3 deltas"),
+        ("usage text", "its usage has completion_tokens '4' beside 3 deltas"),
+        ("usage list", "its usage has prompt_tokens None"),
+        ("usage x10", "its usage has 640 completion_tokens in a text of 13 bytes"),
+        ("many deltas", "its usage has 4 completion_tokens, and the stream 40 deltas with text"),
+        ("only done", "the stream ended without a delta or a finish_reason"),
         ("endless", "the answer did not end within 1 s (timeout_s)"),
     ],
 )
@@ -53,6 +61,35 @@ def test_a_fault_fails_its_own_query_and_names_the_server(
     assert message in str(bad.error)
     assert server.url in str(bad.error)
     assert "client_queue" in bad.stages
+
+
+@pytest.mark.parametrize("fault", ["usage 0", "usage -1", "usage text", "usage x10"])
+def test_a_whole_answers_usage_is_checked_too(loaded: Callable[..., Endpoint], fault: str) -> None:
+    assert "its usage has " in str(ask(loaded(stream=False), fault)[0].error)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_tokens_of_thoughts_that_a_server_keeps_count(loaded: Callable[..., Endpoint], stream: bool) -> None:
+    assert [(r.error, r.num_units) for r in ask(loaded(stream=stream), "usage hidden")] == [(None, 640)]
+
+
+@pytest.mark.parametrize(("fault", "num_units", "stage"), [("no token", 0, "whole_answer"), ("end token", 1, "first_token")])
+def test_a_stream_without_text_has_no_time_that_never_was(loaded: Callable[..., Endpoint], fault: str, num_units: int, stage: str) -> None:
+    (response,) = ask(loaded(), fault)
+    assert (response.error, response.text, response.num_units) == (None, "", num_units)
+    assert stage in response.stages
+    assert all(0 <= seconds < 5 for seconds in response.stages.values())
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("reason", ["abort", "content_filter", "tool_calls"])
+def test_the_servers_word_for_the_end_is_kept(loaded: Callable[..., Endpoint], stream: bool, reason: str) -> None:
+    endpoint = loaded(stream=stream)
+    endpoint.workload = "llm"
+    (response,) = ask(endpoint, reason)
+    assert response.finish_reason == reason
+    checked = ResponseCheck(endpoint).response(response, 5.0)
+    assert checked.error == (None if reason == "tool_calls" else f"pipeline 'endpoint': the answer ended with finish_reason {reason!r}")
 
 
 def test_a_stream_without_done_is_whole_where_it_has_a_finish_reason(loaded: Callable[..., Endpoint]) -> None:
@@ -80,6 +117,7 @@ def test_tokens_are_counted_by_the_chosen_method(loaded: Callable[..., Endpoint]
     endpoint = loaded(**options)
     (response,) = ask(endpoint, "no usage" if options else "fine")
     assert response.num_units == (count or len(endpoint._load_tokenizer()("one two three", add_special_tokens=False)["input_ids"]))
+    assert endpoint.count_tokens("one two three") == (response.num_units if endpoint.count_by == "tokenizer" else None)
     method = endpoint.effective()["token_counts"]
     assert {"usage": "the server's usage", "deltas": "deltas of the stream"}.get(endpoint.count_by, "tokenizer ") in method
 
