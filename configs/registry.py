@@ -62,6 +62,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
 T = TypeVar("T")
 _FILE_MODULE = "triptych_plugin_"  # and the stem of a file given by --plugin
 _registered: dict[tuple[str, str], type] = {}
+_sources: dict[type, tuple[Path, bytes]] = {}  # of plugins from files: the file, and its content when it was loaded
 
 
 def register(name: str) -> Callable[[type[T]], type[T]]:
@@ -88,13 +89,16 @@ def load_plugin_file(path: str) -> None:
     sys.modules[spec.name] = module
     before = set(_registered)
     try:
-        spec.loader.exec_module(module)
+        source = file.read_bytes()
+        # Not by the loader: it runs a cached compilation of a file that was changed within the same second and kept its length.
+        exec(compile(source, str(file), "exec", dont_inherit=True), module.__dict__)
     except PluginError:
         raise
     except Exception as error:
         raise PluginError(f"plugin file {path!r} failed to import: {type(error).__name__}: {error}") from error
     if before == set(_registered) and not any(c.__module__ == spec.name for c in _registered.values()):
         raise PluginError(f"plugin file {path!r} registers nothing; put @register('name') above its dataclass")
+    _sources.update((cls, (file, source)) for cls in _registered.values() if cls.__module__ == spec.name and cls not in _sources)
 
 
 def names(kind: str) -> dict[str, str]:
@@ -120,8 +124,17 @@ def find(kind: str, name: str) -> type[Any]:
 
 def plugin_file(kind: str, name: str) -> Path | None:
     """Return the file given by `--plugin` that registered the plugin; None for every other plugin."""
-    module = find(kind, name).__module__
-    return Path(str(sys.modules[module].__file__)) if module.startswith(_FILE_MODULE) else None
+    found = _sources.get(find(kind, name))
+    return found[0] if found else None
+
+
+def plugin_source(kind: str, name: str) -> bytes | None:
+    """Return the source of the plugin's file as it was loaded, or of its module in an installed package; None for a built-in plugin."""
+    cls = find(kind, name)
+    if found := _sources.get(cls):
+        return found[1]
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    return Path(file).read_bytes() if file and names(kind).get(name, "").startswith("package ") else None
 
 
 def name_of(cls: type) -> str:

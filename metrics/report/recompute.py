@@ -12,7 +12,7 @@ from configs.errors import ConfigError
 from metrics.report.figures import compute_figures, plain_figure
 from metrics.report.report import Report, make_report
 from metrics.report.report_diff import ROUNDING, differences, relative
-from workloads.run_folder.manifest import modifications
+from metrics.validity.verdict import changed
 from workloads.run_folder.media import spare_loaded_objects
 
 
@@ -27,7 +27,7 @@ def recompute(folder: Path) -> Report:
         raise ConfigError(f"run folder {str(folder)!r} does not exist")
     spare_loaded_objects()
     report = make_report(folder)
-    if not modifications(folder):  # else the run is INVALID, and its reasons name the files
+    if not changed(report.run):  # else the run is INVALID, and its reasons name it
         _check_file(folder / "report.json", report.data)
     return report
 

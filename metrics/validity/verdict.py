@@ -11,7 +11,7 @@ from metrics.validity.loadgen_agreement import TOLERANCE, Comparison
 from metrics.validity.mlperf_rules import departures
 from workloads.loadgen.load_test import read_summary
 from workloads.mlperf.run_rules import benchmark_of
-from workloads.run_folder.manifest import is_sealed, modifications
+from workloads.run_folder.manifest import is_sealed, modifications, plugin_changes
 
 
 def reasons(
@@ -25,7 +25,7 @@ def reasons(
 
     failures: canaries that failed the run, with the queries that triggered them. comparisons: LoadGen's figures and ours.
     """
-    found = modifications(run.folder)
+    found = changed(run)
     modes = ("performance", "accuracy") if run.config.mode == "both" else (run.config.mode,)
     for mode in modes:
         if mode not in run.outcome:
@@ -68,6 +68,12 @@ def reasons(
     if not found and not is_sealed(run.folder):
         found = ["manifest.json has no hashes: the run ended before they were written, so changes to its files cannot be detected"]
     return found
+
+
+def changed(run: Run) -> list[str]:
+    """What is not as the run left it: its files, and the plugins that it is scored by."""
+    parts = [("workloads", run.config.workload), *(("metrics", name) for name in run.metric_names)]
+    return [*modifications(run.folder), *plugin_changes(run.folder, parts)]
 
 
 def _rule_departures(run: Run) -> list[str]:

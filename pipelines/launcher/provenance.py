@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
+import hashlib
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.registry import find, names, plugin_file
+from configs.errors import PluginError
+from configs.registry import find, names, plugin_file, plugin_source
 from configs.run_config import RunConfig
 from pipelines.devices.system import package_version, system_facts
 from pipelines.doctor.examination import as_json, newest_fitting, without_names
@@ -40,6 +41,7 @@ def write_manifest(folder: Path, config: RunConfig, samples: Sequence[Sample], s
 
     Plugin files of the run are kept in plugins/, as they were when it began.
     """
+    origins, hashes = _keep_plugins(folder, config)
     manifest: dict[str, Any] = {
         "schema": SCHEMA,
         "run": folder.resolve().name,
@@ -49,7 +51,8 @@ def write_manifest(folder: Path, config: RunConfig, samples: Sequence[Sample], s
         "num_samples": len(samples),
         "suite_commit": suite_commit(),
         "config": config.model_dump(),
-        "plugins": _keep_plugins(folder, config),
+        "plugins": origins,
+        "plugin_sha256": hashes,
         "files": file_hashes(folder, sealed),
     }
     write_json(folder / "manifest.json", manifest)
@@ -61,24 +64,38 @@ def seal(folder: Path) -> None:
     write_manifest(folder, config, samples, sealed=True)
 
 
-def _keep_plugins(folder: Path, config: RunConfig) -> dict[str, str]:
-    """The origin of the run's parts that are not built in: `metric sharpness` -> plugins/sharp.py, or its package."""
+def run_parts(config: RunConfig) -> list[tuple[str, str]]:
+    """The run's pipeline, workload and metrics: kind and name of each."""
     metrics = config.metrics or find("workloads", config.workload).default_metrics
-    parts = [("pipelines", config.pipeline_name), ("workloads", config.workload), *(("metrics", name) for name in metrics)]
-    origins = {}
-    for kind, name in parts:
-        file = plugin_file(kind, name)
+    return [("pipelines", config.pipeline_name), ("workloads", config.workload), *(("metrics", name) for name in metrics)]
+
+
+def _keep_plugins(folder: Path, config: RunConfig) -> tuple[dict[str, str], dict[str, str]]:
+    """The origin of the run's parts that are not built in: `metric sharpness` -> plugins/sharp.py, or its package; and their hashes.
+
+    Raises PluginError where two plugin files have the same name.
+    """
+    origins: dict[str, str] = {}
+    hashes: dict[str, str] = {}
+    kept: dict[str, bytes] = {}
+    for kind, name in run_parts(config):
+        file, source = plugin_file(kind, name), plugin_source(kind, name)
         origin = names(kind).get(name, "")
-        if file is not None:
+        if file is not None and source is not None:
             origin = f"plugins/{file.name}"
+            if kept.setdefault(origin, source) != source:
+                raise PluginError(f"two plugin files of the run are named {file.name!r}; rename one of them")
             if not (folder / origin).exists():
                 (folder / "plugins").mkdir(exist_ok=True)
-                shutil.copyfile(file, folder / origin)
+                (folder / origin).write_bytes(source)
         elif origin.startswith("package "):
             origin += f" {package_version(origin.removeprefix('package '))}"
         if origin != "built in":
-            origins[f"{kind.removesuffix('s')} {name}"] = origin
-    return origins
+            part = f"{kind.removesuffix('s')} {name}"
+            origins[part] = origin
+            if source is not None:
+                hashes[part] = hashlib.sha256(source).hexdigest()
+    return origins, hashes
 
 
 def suite_commit() -> str | None:

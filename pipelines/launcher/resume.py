@@ -16,10 +16,10 @@ from configs.load_config import parse_config, read_yaml
 from configs.run_config import RunConfig
 from pipelines.devices.system import system_facts
 from pipelines.launcher.conductor.job import Rest
-from pipelines.launcher.provenance import suite_commit, write_manifest
+from pipelines.launcher.provenance import run_parts, suite_commit, write_manifest
 from workloads.records import Record, Sample
 from workloads.run_folder.files import check_unlocked, prompt_set_hash, read_run, write_bytes, write_outcome
-from workloads.run_folder.manifest import changes
+from workloads.run_folder.manifest import changes, plugin_changes
 
 DECISIVE = (
     "workload",
@@ -107,6 +107,7 @@ def _differences(folder: Path, config: RunConfig, samples: Sequence[Sample], sto
             if (new.prompt, new.images) != (old.prompt, old.images):
                 yield f"prompt {new.index} of the prompt set is now {new.prompt!r}, but {old.prompt!r} in samples.jsonl"
         yield "the prompt set differs from the one that it began with"
+    yield from plugin_changes(folder, run_parts(config))
     yield from _changes("", _decisive(system), _decisive(system_facts()))
     yield from _changes("", {"the suite's commit": manifest["suite_commit"]}, {"the suite's commit": suite_commit()})
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from configs.errors import PluginError
+from configs.registry import names, plugin_file, plugin_source
 from workloads.run_folder.files import write_json
 
 SCHEMA = "triptych-manifest/1"
@@ -39,9 +42,16 @@ class Changes(NamedTuple):
 
 
 def file_hashes(folder: Path, sealed: bool = True) -> dict[str, str]:
-    """SHA-256 by path in the folder: of every file of the run, or only of FIXED."""
-    names = (n for n in run_files(folder) if sealed or n.partition("/")[0] in FIXED)
-    return {name: _hash(folder / name) for name in names}
+    """SHA-256 by path in the folder: of every file of the run, or only of FIXED.
+
+    Where a run is sealed, FIXED files keep the hashes from its beginning: one that was changed while it went on is named as well.
+    """
+    hashes = {name: _hash(folder / name) for name in run_files(folder) if sealed or name.partition("/")[0] in FIXED}
+    try:
+        began = read_manifest(folder)
+    except ValueError:
+        return hashes
+    return hashes | began["files"] if sealed and began.get("sealed") is False else hashes
 
 
 def run_files(folder: Path) -> list[str]:
@@ -91,6 +101,35 @@ def modifications(folder: Path, but: str = "") -> list[str]:
         return changes(folder, but).sentences
     except ValueError as error:
         return [f"{error}: no file of the run can be verified"]
+
+
+def plugin_changes(folder: Path, parts: Sequence[tuple[str, str]]) -> list[str]:
+    """How the plugins that are loaded now differ from those of the run, a sentence each. parts: kind and name, such as (metrics, mine).
+
+    One that is not there is not compared. Manifests of older versions have the hashes of plugin files alone.
+    """
+    try:
+        manifest = read_manifest(folder)
+    except ValueError:
+        return []  # `modifications` says so
+    origins, hashes = manifest.get("plugins"), manifest.get("plugin_sha256", {})
+    if not isinstance(origins, dict) or not isinstance(hashes, dict):
+        return ["manifest.json is damaged: its plugins cannot be verified"]
+    sentences = []
+    for kind, name in parts:
+        part = f"{kind.removesuffix('s')} {name}"
+        origin = str(origins.get(part, "built in"))
+        try:
+            source, file = plugin_source(kind, name), plugin_file(kind, name)
+        except PluginError:
+            continue
+        now = str(file) if file else names(kind).get(name, "")
+        before = hashes.get(part) or manifest["files"].get(origin)
+        if before is None and origin == "built in" and source is not None:
+            sentences.append(f"{part} was built in when the run was made, and is now from {now}")
+        elif before is not None and source is not None and hashlib.sha256(source).hexdigest() != before:
+            sentences.append(f"{part} from {now} differs from the one that the run was made with ({origin}), by its hash in manifest.json")
+    return sentences
 
 
 def add_file(folder: Path, name: str) -> None:

@@ -28,10 +28,11 @@ from metrics.mlperf.compliance.settings import SAME_INDEX, dataset_of, settings
 from metrics.mlperf.compliance.verdict import Verdict, not_run
 from metrics.report.load_run import load_run
 from pipelines.distributed.ranks import is_main_process
+from pipelines.launcher.provenance import run_parts
 from workloads.mlperf.run_rules import shown_benchmark
 from workloads.run_folder.claim import Claim, claim
 from workloads.run_folder.files import write_json
-from workloads.run_folder.manifest import modifications
+from workloads.run_folder.manifest import modifications, plugin_changes
 
 TESTS = ("TEST01", "TEST04", "TEST06", "TEST07", "TEST09")
 TESTS_OF_UNIT = {"tokens": TESTS, "frames": ("TEST01", "TEST04", "TEST07")}  # of runs that are no MLPerf benchmark
@@ -92,7 +93,7 @@ def check_run(run: Run) -> None:
         raise ConfigError(f"run {name!r} has no performance test, which comply needs. Run it again with --mode both.")
     if aborted := run.outcome["performance"].get("aborted"):
         raise ConfigError(f"run {name!r} was aborted ({aborted}). Run it again.")
-    if reasons := modifications(run.folder):
+    if reasons := [*modifications(run.folder), *plugin_changes(run.folder, run_parts(run.config))]:
         raise ConfigError(f"run {name!r} was modified after it finished: {reasons[0]}")
 
 
