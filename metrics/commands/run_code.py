@@ -24,11 +24,12 @@ def run_code(
     No other command runs them. They get no network, no file to write and none to read but Python's, and no more time than --timeout.
     """
     from metrics.mlperf.accuracy.code_results import run_code as run_all
-    from metrics.mlperf.accuracy.code_sandbox import Limits
+    from metrics.mlperf.accuracy.sandbox.run_tests import Limits, still_open
     from metrics.report.finish import finish, write_report
     from metrics.report.load_run import load_run
 
     results = run_all(load_run(run_folder), tests, Limits(seconds=timeout), workers, weak_sandbox)
     untested = f", {results.untested} have no tests in the files" if results.untested else ""
     say(f"{results.passed} programs pass, {results.failed} fail{untested}; sandbox: {', '.join(results.isolation) or 'none'}")
+    say(f"open to the programs: {', '.join([*still_open(results.isolation), 'the kernel, which they share'])}")
     finish(write_report(run_folder))

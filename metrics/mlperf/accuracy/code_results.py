@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 from configs.errors import ConfigError
 from metrics.base import Run
-from metrics.mlperf.accuracy.code_sandbox import STRONG, Limits, Outcome, isolation, run_tests
 from metrics.mlperf.accuracy.reasoning_answers import deepseek_program, gpt_oss_program
+from metrics.mlperf.accuracy.sandbox.run_tests import STRONG, Limits, Outcome, isolation, run_tests, still_open
 from workloads.mlperf.livecodebench import Problem, problem_of, read_problems
 from workloads.records import Record
 from workloads.run_folder.files import write_json
@@ -59,8 +59,9 @@ def run_code(run: Run, tests: Path | None = None, limits: Limits | None = None, 
     layers = isolation()
     if not weak and (missing := [name for name in STRONG if name not in layers]):
         raise ConfigError(
-            f"this machine cannot isolate programs well enough: no {' and no '.join(missing)}. Use Linux 5.13 or later with Landlock and "
-            "user namespaces, or accept weaker isolation with --weak-sandbox."
+            f"this machine cannot isolate programs well enough: no {' and no '.join(missing)}. Use Linux 5.13 or later on x86_64 or "
+            "aarch64 with Landlock, seccomp and user namespaces, or accept weaker isolation with --weak-sandbox. Open to the programs are "
+            f"then: {', '.join([*still_open(layers), 'the kernel, which they share'])}."
         )
     limits = limits or Limits()
     verdicts: dict[str, dict[str, Any]] = {}
@@ -76,8 +77,8 @@ def run_code(run: Run, tests: Path | None = None, limits: Limits | None = None, 
         for record, program, done in waiting:
             outcome = done.result()
             verdicts[str(record.query_id)] = {"program": _hash(program), "passed": outcome.passed, "why": outcome.why}
-    content = {"schema": SCHEMA, "fences": layers, "limits": {n: getattr(limits, n) for n in Limits.__slots__}, "verdicts": verdicts}
-    write_json(run.folder / FILE, content)
+    content = {"schema": SCHEMA, "fences": layers, "open": still_open(layers), "limits": {n: getattr(limits, n) for n in Limits.__slots__}}
+    write_json(run.folder / FILE, {**content, "verdicts": verdicts})
     add_file(run.folder, FILE)
     num_passed = sum(v["passed"] for v in verdicts.values())
     return Summary(num_passed, len(verdicts) - num_passed, len(programs) - len(verdicts), layers)
