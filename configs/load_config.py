@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import ValidationError
 
 from configs.errors import ConfigError, unknown
@@ -25,6 +24,7 @@ from configs.settings import (
     Scenario,
     TruthSettings,
 )
+from configs.yaml_text import read_yaml_text
 
 CONFIGS = Path(__file__).parent
 PRESETS = CONFIGS / "presets"
@@ -157,13 +157,13 @@ def parse_config(values: Mapping[str, Any], source: str) -> RunConfig:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping. Raises ConfigError with the line that does not parse."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml_text(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"config file {str(path)!r} does not exist; presets: {', '.join(presets())}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"config file {str(path)!r} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"config file {str(path)!r} is not YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise ConfigError(f"config file {str(path)!r} is not YAML: {error}") from None
     if not isinstance(values, dict):
         kind = "nothing" if values is None else f"a {type(values).__name__}"
         raise ConfigError(f"config file {str(path)!r} must hold a mapping such as 'workload: t2v', got {kind}")
@@ -176,9 +176,9 @@ def apply_change(values: dict[str, Any], change: str) -> None:
     if not sign or not key:
         raise ConfigError(f"--set {change!r} must have the form name=value, such as pipeline.num_inference_steps=4")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {change!r}: the value is not YAML: {' '.join(str(error).split())}") from None
+        value = read_yaml_text(text)
+    except ValueError as error:
+        raise ConfigError(f"--set {change!r}: the value is not YAML: {error}") from None
     *parents, last = key.split(".")
     for parent in parents:
         values = values.setdefault(parent, {})

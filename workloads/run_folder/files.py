@@ -31,11 +31,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 
 from configs.errors import ConfigError
 from configs.load_config import parse_config, read_yaml
 from configs.run_config import RunConfig
+from configs.yaml_text import write_yaml_text
 from workloads.records import Record, Sample
 from workloads.run_folder.claim import Claim, check_unclaimed, claim, unwritable
 
@@ -82,7 +82,7 @@ def begin_run(folder: Path, config: RunConfig, samples: Sequence[Sample]) -> Non
 
 
 def write_config(folder: Path, config: RunConfig) -> None:
-    write_text(folder / "config.yaml", yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True))
+    write_text(folder / "config.yaml", write_yaml_text(config.model_dump()))
 
 
 def write_samples(folder: Path, samples: Sequence[Sample]) -> None:
