@@ -2,7 +2,7 @@
 
 A plugin is a dataclass under `@register("name")`. Its fields are its options; its base class (Pipeline, Workload or Metric) is its
 kind. A name is searched in this order: files given by `--plugin`, built-ins, entry points `triptych.pipelines`,
-`triptych.workloads` and `triptych.metrics`. A plugin is imported only when it is named.
+`triptych.workloads` and `triptych.metrics`. A plugin is imported only when it is named. None can take a built-in's name.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import dataclasses
 import functools
 import importlib
 import importlib.util
+import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, TypeVar
@@ -60,18 +61,26 @@ BUILT_IN: dict[str, dict[str, str]] = {
 }
 
 T = TypeVar("T")
+_BASES = ("pipelines.base", "workloads.base", "metrics.base")  # the modules of the base classes
 _FILE_MODULE = "triptych_plugin_"  # and the stem of a file given by --plugin
 _registered: dict[tuple[str, str], type] = {}
 _sources: dict[type, tuple[Path, bytes]] = {}  # of plugins from files: the file, and its content when it was loaded
 
 
 def register(name: str) -> Callable[[type[T]], type[T]]:
-    """Register a dataclass as a plugin. Its base class must be Pipeline, Workload or Metric."""
+    """Register a dataclass as a plugin. Its base class must be Pipeline, Workload or Metric.
+
+    Raises PluginError where it lacks a method or a class attribute that its base class requires, or has the name of a built-in.
+    """
 
     def mark(cls: type[T]) -> type[T]:
         if not dataclasses.is_dataclass(cls):
             raise PluginError(f"plugin {name!r} ({cls.__qualname__}) is not a dataclass; put @dataclass below @register")
-        _registered[_kind(cls, name), name] = cls
+        kind = _kind(cls, name)
+        if BUILT_IN[kind].get(name, cls.__module__) != cls.__module__:
+            raise PluginError(f"{kind[:-1]} {name!r} is built in, and {cls.__qualname__} cannot replace it; choose another name")
+        _check_complete(cls, f"{kind[:-1]} {name!r} ({cls.__qualname__})")
+        _registered[kind, name] = cls
         return cls
 
     return mark
@@ -193,6 +202,25 @@ def _kind(cls: type, name: str) -> str:
         if base in bases:
             return kind
     raise PluginError(f"plugin {name!r} ({cls.__qualname__}) derives from none of Pipeline, Workload, Metric")
+
+
+def _check_complete(cls: type, what: str) -> None:
+    """Raises PluginError naming the methods and class attributes that the base classes require and the plugin lacks."""
+    if methods := sorted(getattr(cls, "__abstractmethods__", ())):
+        raise PluginError(f"{what} lacks {_listed('method', methods)}; define what its base class requires")
+    required = [
+        name
+        for base in cls.__mro__
+        if base.__module__ in _BASES
+        for name, annotation in inspect.get_annotations(base).items()
+        if str(annotation).startswith("ClassVar") and not hasattr(cls, name)
+    ]
+    if required:
+        raise PluginError(f"{what} lacks {_listed('class attribute', required)}; set it in the class: {required[0]} = ...")
+
+
+def _listed(what: str, names: Sequence[str]) -> str:
+    return f"{what}{'s' if len(names) > 1 else ''} {', '.join(map(repr, names))}"
 
 
 @functools.cache  # reading the metadata of all installed packages takes some 20 ms, and every name that is looked up asks for it

@@ -167,13 +167,17 @@ class SampleMetric(Metric):
             sample = run.samples[record.sample_index]
             if not self.applies(sample):
                 continue
-            try:
-                scores = self.score(run, sample, record) if record.status == "done" else None
-            except ValueError:
-                scores = None
-            if scores is None:
+            if record.status != "done":
                 unread.append(record)
-            elif scores:
+                continue
+            try:
+                scores = self.score(run, sample, record)
+            except ValueError:
+                unread.append(record)
+                continue
+            if not isinstance(scores, Mapping):
+                raise TypeError(f"score returned {scores!r:.40}, not a mapping of figure names to numbers")
+            if scores:
                 found[record.query_id] = scores
         names = sorted({n for scores in found.values() for n in scores}) or [self.name]
         for record in unread:

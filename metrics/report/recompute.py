@@ -33,8 +33,14 @@ def recompute(folder: Path) -> Report:
 
 
 def add_metrics(report: Report, names: Sequence[str]) -> Report:
-    """The report with figures and scores by these metrics too, where the run does not have them. The verdict stays the same."""
-    further, scores, worst = compute_figures(report.run, [name for name in names if name not in report.run.metric_names])
+    """The report with figures and scores by these metrics too, where the run does not have them. The verdict stays the same.
+
+    Raises ConfigError where one of them cannot be computed.
+    """
+    further, scores, worst, errors = compute_figures(report.run, [name for name in names if name not in report.run.metric_names])
+    if errors:
+        name, why = next(iter(errors.items()))
+        raise ConfigError(f"metric {name!r} cannot be computed for {str(report.run.folder)!r}: {why}; correct the metric, or leave it out")
     figures = {name: plain_figure(figure) for name, figure in further.items()}
     samples = [{**s, "scores": {**s["scores"], **scores.get(s["query_id"], {})}} for s in report.data["samples"]]
     return Report(

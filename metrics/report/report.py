@@ -11,6 +11,7 @@ canaries    name -> number of answers that trigger it; `alarms`: those that make
 truth       name, result and message (`told`) of each truth check
 gates       figure, value, target, at_least, at_most, holds, why: validity/gates.py
 samples     prompt, media or text, and scores of each judged answer
+metric_errors  by name of each metric that could not be computed, why; where there are any
 attempts    tests that were too short and were run again, where there were any
 search      the search for the highest rate, where there was one
 brief       true where figures were left out, as for an aborted run
@@ -70,13 +71,14 @@ def build_report(folder: Path, brief: bool = False) -> Report:
 def make_report(folder: Path, brief: bool = False) -> Report:
     """As `build_report`, without writing it."""
     run = load_run(folder)
-    figures, scores, worst = compute_figures(run, () if brief else run.metric_names)
+    figures, scores, worst, errors = compute_figures(run, () if brief else run.metric_names)
     triggered = {} if brief else canaries.scan(run)
     failures = canaries.failures(run, triggered)
     comparisons = [] if brief else loadgen_agreement.compare(run)
     checks = effective_settings.checks(run) if brief else truth_checks.checks(run)
     gate_results = [] if brief else gates.evaluate(run, figures)
     reasons = verdict.reasons(run, failures, comparisons, checks, gate_results)
+    reasons += [f"metric {name!r} could not be computed: {why}" for name, why in errors.items()]
     if reasons:
         figures = energy.withheld(figures)
     search = read_search(folder)
@@ -111,6 +113,8 @@ def make_report(folder: Path, brief: bool = False) -> Report:
     }
     if brief:
         data["brief"] = True
+    if errors:
+        data["metric_errors"] = errors
     if attempts := read_attempts(folder):
         data["attempts"] = [msgspec.structs.asdict(attempt) | {"note": attempt.note} for attempt in attempts]
     if search is not None:

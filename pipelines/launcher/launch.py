@@ -14,7 +14,7 @@ from pathlib import Path
 
 from configs.errors import ConfigError
 from configs.output import say
-from configs.registry import find, make
+from configs.registry import make
 from configs.run_config import RunConfig
 from pipelines.base import Pipeline, StreamingPipeline
 from pipelines.devices.environment import check_visible_devices
@@ -52,7 +52,7 @@ def launch(config: RunConfig, output: str | None, find_max_rate: bool = False, r
     if find_max_rate and not config.is_server:
         raise ConfigError(f"--find-max-rate needs a scenario with a rate, not {config.scenario!r}. Add --scenario server or interactive.")
     for name in config.metrics or workload.default_metrics:
-        find("metrics", name)
+        make("metrics", name, {})
     rest = claimed = None
     folder = Path()
     if is_main_process():

@@ -3,13 +3,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
 from configs.errors import ConfigError, PluginError
 from configs.registry import BUILT_IN, KINDS, find, load_plugin_file, make, names, register
+from metrics.base import Run, SampleMetric, VideoMetric
 from pipelines.base import Pipeline
 from tests.conftest import ROOT
+from workloads.records import Record
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -50,7 +53,8 @@ def test_a_private_field_is_no_option() -> None:
         make("pipelines", "diffusers_t2v", {"_pipe": None})
 
 
-def test_a_plugin_file_is_found_before_what_is_built_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plugin_file_cannot_take_the_name_of_a_built_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even before the built-in is imported: its figures would stand under a name that everybody takes for the suite's."""
     monkeypatch.setattr("configs.registry._registered", {})
     file = tmp_path / "mine.py"
     file.write_text(
@@ -58,8 +62,8 @@ def test_a_plugin_file_is_found_before_what_is_built_in(tmp_path: Path, monkeypa
         "@register('throughput')\n@dataclass(frozen=True)\nclass Mine(Metric):\n    def compute(self, run):\n        return {}\n",
         encoding="utf-8",
     )
-    load_plugin_file(str(file))
-    assert find("metrics", "throughput").__name__ == "Mine"
+    with pytest.raises(PluginError, match="metric 'throughput' is built in, and Mine cannot replace it; choose another name"):
+        load_plugin_file(str(file))
     assert names("metrics")["throughput"] == "built in"
 
 
@@ -92,3 +96,29 @@ def test_what_is_no_dataclass_or_no_plugin_is_refused() -> None:
         @dataclass
         class Stray:
             x: int = 0
+
+
+def test_a_plugin_that_lacks_a_method_or_an_attribute_is_refused_before_a_run() -> None:
+    with pytest.raises(PluginError, match=r"pipeline 'half' \(.*Half\) lacks methods 'generate', 'load'; define what"):
+
+        @register("half")
+        @dataclass
+        class Half(Pipeline):
+            workloads: ClassVar[tuple[str, ...]] = ("t2v",)
+
+    with pytest.raises(PluginError, match=r"metric 'mute' \(.*Mute\) lacks method 'score'"):
+
+        @register("mute")
+        @dataclass(frozen=True)
+        class Mute(SampleMetric):
+            name: ClassVar[str] = "mute"
+
+    with pytest.raises(PluginError, match=r"metric 'nameless' \(.*Nameless\) lacks class attribute 'name'; set it in the class: name"):
+
+        @register("nameless")
+        @dataclass(frozen=True)
+        class Nameless(VideoMetric):
+            def score_video(self, run: Run, record: Record, video_THWC: Any) -> float:
+                return 1.0
+
+    assert not {"half", "mute", "nameless"} & {name for kind in KINDS for name in names(kind)}

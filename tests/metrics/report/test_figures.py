@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 
 from configs import registry
-from configs.errors import PluginError
+from configs.errors import ConfigError, PluginError
 from configs.registry import BUILT_IN, find, register
-from metrics.base import Figure, Metric, Run
+from metrics.base import Figure, Metric, Run, SampleMetric
 from metrics.report.figures import heading, headline_names, metric_classes
 from metrics.report.html.combined import write_combined
 from metrics.report.html.page import write_html
+from metrics.report.recompute import add_metrics
 from metrics.report.report import Report, build_report, headline
 from tests.conftest import record
 from tests.metrics.conftest import write_run
@@ -97,3 +100,66 @@ def test_a_combined_page_needs_the_plugin_of_a_metric_because_it_works_out_the_v
     assert [metric.__name__ for metric in metric_classes(report.run)] == ["ExactMatch"]
     with pytest.raises(PluginError, match=f"metric '{plugin}'"):
         write_combined([tmp_path / "run"], tmp_path / "combined.html")
+
+
+@dataclass(frozen=True)
+class Broken(Metric):
+    def compute(self, run: Run) -> Any:
+        raise ZeroDivisionError("no salt")
+
+
+@dataclass(frozen=True)
+class BrokenScore(SampleMetric):
+    name: ClassVar[str] = "broken"
+
+    def score(self, run: Run, sample: Sample, record: Any) -> Any:
+        return None
+
+
+@dataclass(frozen=True)
+class PlainNumbers(Metric):
+    def compute(self, run: Run) -> Any:
+        return {"taste": 0.5}
+
+
+@dataclass(frozen=True)
+class OtherNumbers(Metric):
+    def compute(self, run: Run) -> Any:
+        return {"taste": Figure("good", "", "higher", 4)}  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class NumpyNumbers(Metric):
+    def compute(self, run: Run) -> Any:
+        one: Any = np.float32(0.5)
+        return {"taste": Figure(one, "", "higher", 4, (one, one))}
+
+
+@pytest.mark.parametrize(
+    ("metric", "why"),
+    [
+        (Broken, "ZeroDivisionError: no salt"),
+        (BrokenScore, "TypeError: score returned None, not a mapping of figure names to numbers"),
+        (PlainNumbers, "TypeError: compute returned 'taste': 0.5, not a name and a Figure"),
+        (OtherNumbers, "TypeError: figure 'taste' has value 'good', ci95 None, n 4"),
+    ],
+)
+def test_a_metric_that_cannot_be_computed_costs_its_own_figures_and_the_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metric: type[Metric], why: str
+) -> None:
+    monkeypatch.setitem(registry._registered, ("metrics", "broken"), metric)
+    report = reported(tmp_path / "run", ["exact_match", "broken", "throughput"])
+    assert {"exact_match", "answers_per_s"} <= report.data["figures"].keys()
+    assert report.data["metric_errors"] == {"broken": why}
+    assert f"metric 'broken' could not be computed: {why}" in report.data["reasons"]
+    assert report.data["verdict"] == "INVALID"
+    assert why in html.unescape(write_html(report).read_text(encoding="utf-8"))
+    complete = reported(tmp_path / "complete", ["exact_match"])
+    assert "metric_errors" not in complete.data
+    with pytest.raises(ConfigError, match="metric 'broken' cannot be computed"):
+        add_metrics(complete, ["broken"])
+
+
+def test_figures_in_numpys_numbers_are_written_as_pythons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry._registered, ("metrics", "taste"), NumpyNumbers)
+    assert reported(tmp_path / "run", ["taste"]).data["figures"]["taste"]["ci95"] == [0.5, 0.5]

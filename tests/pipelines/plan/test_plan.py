@@ -83,6 +83,7 @@ class PlannedEngine(StreamingPipeline):
     max_new_tokens: int = 256
     batch_size: int = 64
 
+    workloads: ClassVar[tuple[str, ...]] = ("llm",)
     parallelism: ClassVar[tuple[str, ...]] = ("tensor",)
 
     def load(self, device: torch.device) -> None:
