@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.run_config import RunConfig
+from metrics.statistics.clusters import clustered_interval, prompt_cluster
 from metrics.statistics.intervals import mean_interval, wilson_interval
 from workloads.base import Workload
 from workloads.records import Record, Sample
@@ -129,13 +130,15 @@ class Metric(ABC):
 class SampleMetric(Metric):
     """A metric that scores each judged answer by itself and reports the mean.
 
-    A failed or unreadable answer scores `worst`. A score of bools gets a Wilson interval, any other Student's t.
+    A failed or unreadable answer scores `worst`. A score of bools gets a Wilson interval, any other Student's t. Intervals end at `bounds`,
+    the lowest and the highest score that there can be. Answers to the same prompt are taken as a whole: statistics/clusters.py.
     """
 
     name: ClassVar[str]
     unit: ClassVar[str] = ""
     better: ClassVar[Better] = "higher"
     worst: ClassVar[float] = 0.0
+    bounds: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
 
     def applies(self, sample: Sample) -> bool:
         """Whether answers to this sample are scored. Answers to other samples do not count, failed or not."""
@@ -149,15 +152,16 @@ class SampleMetric(Metric):
         """
 
     def compute(self, run: Run) -> Mapping[str, Figure]:
-        return self.summarise(self.scores(run))
+        return self.summarise(run, self.scores(run))
 
-    def summarise(self, scores_by_query: Mapping[int, Mapping[str, float]]) -> dict[str, Figure]:
+    def summarise(self, run: Run, scores_by_query: Mapping[int, Mapping[str, float]]) -> dict[str, Figure]:
         """Means of the scores that `scores` returns."""
-        columns: dict[str, list[float]] = {}
-        for scores in scores_by_query.values():
+        samples = {record.query_id: run.samples[record.sample_index] for record in run.judged}
+        columns: dict[str, dict[int, float]] = {}
+        for query_id, scores in scores_by_query.items():
             for name, value in scores.items():
-                columns.setdefault(name, []).append(value)
-        return {name: self._figure(values) for name, values in columns.items()}
+                columns.setdefault(name, {})[query_id] = value
+        return {name: self._figure(column, samples) for name, column in columns.items()}
 
     def scores(self, run: Run) -> dict[int, Mapping[str, float]]:
         """Scores by query id of every judged answer that this metric scores."""
@@ -188,15 +192,26 @@ class SampleMetric(Metric):
         """The figures in which a missing answer to this sample scores `worst`; where empty, all figures that other answers have."""
         return ()
 
-    def _figure(self, values: list[float]) -> Figure:
+    def _figure(self, column: Mapping[int, float], samples: Mapping[int, Sample]) -> Figure:
+        values = list(column.values())
         mean = math.fsum(values) / len(values)
         yes_no = all(v in (0.0, 1.0) for v in values)
-        interval = wilson_interval(round(sum(values)), len(values)) if yes_no else mean_interval(values)
-        return Figure(mean, self.unit, self.better, len(values), interval)
+        clusters = [prompt_cluster(samples[query_id].prompt, samples[query_id].images) for query_id in column]
+        if len(set(clusters)) < len(values):
+            interval = clustered_interval(values, clusters, yes_no)
+        else:
+            interval = wilson_interval(round(sum(values)), len(values)) if yes_no else mean_interval(values)
+        low, high = self.bounds
+        return Figure(mean, self.unit, self.better, len(values), interval and (max(interval[0], low), min(interval[1], high)))
 
 
 class VideoMetric(SampleMetric):
-    """A SampleMetric with one figure, computed from the saved video."""
+    """A SampleMetric with one figure, computed from the saved video. A video without a score does not count in it."""
+
+    def summarise(self, run: Run, scores_by_query: Mapping[int, Mapping[str, float]]) -> dict[str, Figure]:
+        undefined = {self.name: Figure(None, self.unit, self.better, 0, note="no video has this score: it is undefined for all of them")}
+        has_videos = any(record.media for record in run.judged)
+        return super().summarise(run, scores_by_query) or (undefined if has_videos else {})
 
     def score(self, run: Run, sample: Sample, record: Record) -> Mapping[str, float]:
         if record.media is None:
@@ -206,7 +221,7 @@ class VideoMetric(SampleMetric):
 
     @abstractmethod
     def score_video(self, run: Run, record: Record, video_THWC: NDArray[np.uint8]) -> float | None:
-        """The video's score; None where the video is too short."""
+        """The video's score; None where it is undefined, as for a video that is too short."""
 
 
 @lru_cache(maxsize=512)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from configs.errors import ConfigError, unknown
-from metrics.audit.pairs import check_pairs, prompt_clusters, worst
+from metrics.audit.pairs import check_pairs, worst
 from metrics.audit.sample_size import Effect, parse_effect
 from metrics.base import Run
 from metrics.performance.speed import speed_up, throughput
@@ -24,6 +24,7 @@ from metrics.report.report import Report
 from metrics.report.run_facts import different_facts, facts
 from metrics.similarity.pairwise import closeness
 from metrics.statistics.bootstrap import Interval, clustered_ratio, joint_clusters
+from metrics.statistics.clusters import prompt_cluster
 from metrics.statistics.paired import ALPHA, Comparison, compare_means, compare_shares, further_samples, verdicts
 from metrics.validity.gates import scenario_of
 from workloads.mlperf.notices import notices
@@ -116,6 +117,7 @@ def _comparisons(
     score in one run only, by metric.
     """
     before, after = scores_by_sample(one), scores_by_sample(two)
+    of_prompt = [prompt_cluster(sample.prompt, sample.images) for sample in one.run.samples]
     known = list(dict.fromkeys((*before, *after)))
     for name in names:
         if name not in known:
@@ -133,7 +135,7 @@ def _comparisons(
         only = [sorted(mine.keys() - others.keys()) for mine, others in (columns, columns[::-1])]
         if any(only):
             unpaired[name] = {"reference": len(only[0]), "candidate": len(only[1])}
-        scores = Scores([columns[0][i] for i in both], [columns[1][i] for i in both], prompt_clusters(one.run, both))
+        scores = Scores([columns[0][i] for i in both], [columns[1][i] for i in both], [of_prompt[i] for i in both])
         margin = effect.margin(math.fsum(scores.reference) / len(both)) if both else 0.0
         if len(both) < 2:
             left_out[name] = "only one score" if both else "no answer has a score in both runs"
@@ -143,7 +145,7 @@ def _comparisons(
             left_out[name] = f"{effect.text} of a mean of 0 is 0; give an amount, such as --margin 0.01"
         else:
             worst_score = one.worst.get(name, 0.0)
-            lost = Scores([columns[0][i] for i in only[0]], [worst_score] * len(only[0]), prompt_clusters(one.run, only[0]))
+            lost = Scores([columns[0][i] for i in only[0]], [worst_score] * len(only[0]), [of_prompt[i] for i in only[0]])
             comparisons.append(_comparison(name, scores, lost, margin, better, worst_score))
     if names and left_out:
         raise ConfigError("not every --metric can be judged: " + "; ".join(f"{name}: {why}" for name, why in left_out.items()))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from configs.errors import ConfigError
@@ -14,7 +13,6 @@ from metrics.statistics.paired import Comparison, Verdict
 from workloads.run_folder.media import Form, video_form
 
 NUM_WORST = 12  # prompts that are shown
-ARTICLES, PUNCTUATION = ("a", "an", "the"), ".,;:!?\"'()"
 BY_VERDICT = ("FAIL", "INCONCLUSIVE", "PASS")
 
 
@@ -41,18 +39,6 @@ def check_pairs(one: Report, two: Report) -> None:
             "which issues every prompt once."
         )
     _check_same_form(a, b)
-
-
-def prompt_clusters(run: Run, indices: Sequence[int]) -> list[Hashable]:
-    """A label for each sample, the same for prompts of the same words about the same images: answers to them are not independent.
-
-    Case, spaces, articles and the punctuation around words make no difference.
-    """
-    labels: list[Hashable] = []
-    for sample in (run.samples[i] for i in indices):
-        words = (word.strip(PUNCTUATION) for word in unicodedata.normalize("NFKC", sample.prompt).casefold().split())
-        labels.append((tuple(word for word in words if word and word not in ARTICLES), sample.images))
-    return labels
 
 
 def worst(one: Report, two: Report, judged: Sequence[Verdict], close: Mapping[int, Mapping[str, Any]]) -> list[dict[str, Any]]:

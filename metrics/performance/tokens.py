@@ -59,7 +59,8 @@ def _lengths(records: Sequence[Record]) -> dict[str, Figure]:
 
 
 def _mean(counts: Sequence[float]) -> Figure:
-    return Figure(math.fsum(counts) / len(counts), "tokens", "neither", len(counts), mean_interval(counts))
+    interval = mean_interval(counts)
+    return Figure(math.fsum(counts) / len(counts), "tokens", "neither", len(counts), interval and (max(interval[0], 0.0), interval[1]))
 
 
 def _endings(records: Sequence[Record]) -> dict[str, Figure]:

@@ -22,14 +22,17 @@ class DynamicDegree(VideoMetric):
 
     A frame pair moves when the mean of its top 5 % of flow exceeds 6 pixels at 256 pixels of the shorter side, scaled in
     proportion; a video is dynamic when 4 of 16 pairs move, scaled in proportion. Thresholds are VBench's (Huang et al.,
-    CVPR 2024, dynamic degree); the flow is DIS instead of RAFT.
+    CVPR 2024, dynamic degree); the flow is DIS instead of RAFT. A video of one frame has no score.
     """
 
     name: ClassVar[str] = "dynamic_degree"
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     better: ClassVar[Better] = "neither"
     headings: ClassVar[Mapping[str, tuple[str, ...]]] = {"Quality": ("dynamic_",)}
 
-    def score_video(self, run: Run, record: Record, video_THWC: NDArray[np.uint8]) -> float:
+    def score_video(self, run: Run, record: Record, video_THWC: NDArray[np.uint8]) -> float | None:
+        if len(video_THWC) < 2:
+            return None
         threshold = 6.0 * min(video_THWC.shape[1:3]) / 256
         moving = 0
         for flow in flows(run, record):

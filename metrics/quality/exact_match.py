@@ -21,6 +21,7 @@ class ExactMatch(SampleMetric):
     """
 
     name: ClassVar[str] = "exact_match"
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     headings: ClassVar[Mapping[str, tuple[str, ...]]] = {"Quality": ("exact_match",)}
     headline: ClassVar[tuple[str, ...]] = ("exact_match",)
 

@@ -25,6 +25,7 @@ class MotionSmoothness(VideoMetric):
     """
 
     name: ClassVar[str] = "motion_smoothness"
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     headings: ClassVar[Mapping[str, tuple[str, ...]]] = {"Quality": ("motion_",)}
 
     def score_video(self, run: Run, record: Record, video_THWC: NDArray[np.uint8]) -> float | None:

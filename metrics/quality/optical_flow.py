@@ -58,7 +58,10 @@ def _grey(frame_HWC: NDArray[np.uint8], factor: int) -> Any:
 @functools.lru_cache(maxsize=1024)
 def _flows(path: Path) -> NDArray[np.float32]:
     video = read_video(path)
-    return np.stack([flow(before, after) for before, after in itertools.pairwise(video)])
+    found = np.zeros((len(video) - 1, *video.shape[1:3], 2), np.float32)
+    for t, (before, after) in enumerate(itertools.pairwise(video)):
+        found[t] = flow(before, after)
+    return found
 
 
 @functools.cache

@@ -27,6 +27,7 @@ class Rouge(SampleMetric):
     """
 
     name: ClassVar[str] = "rouge_l"
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     headings: ClassVar[Mapping[str, tuple[str, ...]]] = {"Quality": ("rouge_",)}
     headline: ClassVar[tuple[str, ...]] = ("rouge_l",)
 

@@ -23,6 +23,7 @@ class WorldScore(SampleMetric):
     """
 
     name: ClassVar[str] = "world_score"
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     headings: ClassVar[Mapping[str, tuple[str, ...]]] = {"Quality": ("world_",)}
     headline: ClassVar[tuple[str, ...]] = ("world_score",)
 

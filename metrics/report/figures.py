@@ -59,7 +59,7 @@ def _compute(metric: Any, run: Run) -> tuple[dict[str, Figure], dict[int, dict[s
         raw = metric.scores(run)
         by_query = {query_id: {str(figure): float(score) for figure, score in found.items()} for query_id, found in raw.items()}
         by_mean = type(metric).compute is SampleMetric.compute  # else its figure is not the mean of the samples' scores
-        own = metric.summarise(raw) if by_mean else metric.compute(run)
+        own = metric.summarise(run, raw) if by_mean else metric.compute(run)
     else:
         own = metric.compute(run)
     if not isinstance(own, Mapping):

@@ -15,6 +15,8 @@ from scipy import stats
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from metrics.statistics.clusters import numbered
+
 NUM_RESAMPLES = 10_000
 BLOCK = 2**22  # counts in memory at a time
 
@@ -121,12 +123,6 @@ def joint_clusters(*labels: Sequence[Hashable]) -> list[int]:
     graph = coo_array((np.ones(len(rows)), (rows, columns)), shape=(offsets[-1], offsets[-1]))
     found = connected_components(graph, directed=False)[1][:n]
     return [int(v) for v in found]
-
-
-def numbered(labels: Sequence[Hashable]) -> NDArray[np.intp]:
-    """Labels as numbers from 0, in the order in which they first come."""
-    numbers: dict[Hashable, int] = {}
-    return np.array([numbers.setdefault(label, len(numbers)) for label in labels], dtype=np.intp)
 
 
 def _resamples(n: int, num: int, rng: np.random.Generator) -> Iterator[Floats]:

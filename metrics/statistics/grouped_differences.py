@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from metrics.statistics.bootstrap import Floats, Interval, numbered
+from metrics.statistics.bootstrap import Floats, Interval
+from metrics.statistics.clusters import numbered
 from metrics.statistics.paired_means import lower_bounds, mean_intervals, p_mean_at_most
 
 

@@ -54,6 +54,7 @@ class HierarchicalF1(SampleMetric):
     """
 
     name: ClassVar[str] = "hierarchical_f1"
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     headings: ClassVar[Mapping[str, tuple[str, ...]]] = {"Quality": ("hierarchical_", "category_", "brand_", "is_secondhand_")}
     headline: ClassVar[tuple[str, ...]] = ("hierarchical_f1",)
 

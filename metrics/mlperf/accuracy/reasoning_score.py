@@ -27,6 +27,7 @@ class ReasoningScore(SampleMetric):
 
     prefix: ClassVar[str]
     repeats: ClassVar[Mapping[str, int]]
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     @abstractmethod
     def letter(self, text: str, part: str) -> str | None:
@@ -51,7 +52,7 @@ class ReasoningScore(SampleMetric):
         if not judged:
             return {}
         scores = self.scores(run)
-        figures = self.summarise(scores)
+        figures = self.summarise(run, scores)
         num_untested = len(judged) - len(scores)
         if num_untested:
             note = f"{num_untested} of {len(judged)} answers hold programs that were not run: suite.py run-code {run.folder.name}"
@@ -69,7 +70,8 @@ class ReasoningScore(SampleMetric):
         complete = all(len(answers) == self.repeats[part] for (part, _), answers in by_question.items())
         means = [math.fsum(answers) / len(answers) for answers in by_question.values()]
         note = "" if complete else f"questions were not repeated {_repeats_text(self.repeats)} times"
-        return Figure(value, self.unit, self.better, len(judged), mean_interval(means) if complete else None, note)
+        interval = mean_interval(means) if complete else None
+        return Figure(value, self.unit, self.better, len(judged), interval and (max(interval[0], 0.0), min(interval[1], 1.0)), note)
 
     def _is_right(self, run: Run, sample: Sample, record: Record) -> bool | None:
         """Whether the answer is right; None for a program that was not run."""

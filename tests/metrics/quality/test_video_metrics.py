@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def test_flow_reads_a_known_shift() -> None:
 
 
 def test_world_score_is_the_share_with_every_attribute_right(make_run: MakeRun) -> None:
-    run = make_run([clip(FAST), clip(SLOW), clip(STILL)], [FAST, FAST, STILL], metas=[{"world": True}] * 3)
+    run = make_run([clip(FAST), clip(SLOW), clip(STILL)], [FAST, FAST.replace("red", "blue"), STILL], metas=[{"world": True}] * 3)
     figures = WorldScore().compute(run)
     assert figures["world_score"].value == pytest.approx(2 / 3)
     assert figures["world_speed"].value == pytest.approx(2 / 3)
@@ -62,6 +63,30 @@ def test_flicker_lowers_the_score_and_motion_does_not(make_run: MakeRun) -> None
     scores = TemporalFlickering().scores(make_run([steady, flickering], [FAST, FAST]))
     assert scores[0]["temporal_flickering"] > 0.995
     assert scores[1]["temporal_flickering"] < 0.95
+
+
+def test_flicker_of_a_pan_and_of_one_frame_is_undefined(make_run: MakeRun) -> None:
+    """Nothing in them is still: they have no score, and do not count as the worst."""
+    texture = np.random.default_rng(0).integers(0, 255, (12, 16, 3)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
+    pan = np.stack([np.roll(texture, 4 * t, axis=1) for t in range(5)])
+    run = make_run([pan, clip(FAST)[:1], clip(STILL)])
+    assert TemporalFlickering().scores(run).keys() == {2}
+    assert DynamicDegree().scores(run).keys() == MotionSmoothness().scores(run).keys() == {0, 2}
+    undefined = TemporalFlickering().compute(replace(run, records=run.records[:2]))["temporal_flickering"]
+    assert (undefined.value, undefined.n) == (None, 0)
+    assert "undefined" in undefined.note
+    failed = replace(run, records=[record(0, status="failed")])
+    assert TemporalFlickering().compute(failed)["temporal_flickering"].value == 0.0
+
+
+def test_intervals_of_shares_end_at_0_and_1(make_run: MakeRun) -> None:
+    light = np.where(np.arange(9) % 2, 3, 0).astype(np.uint8)[:, None, None, None]
+    run = make_run([clip(STILL), np.minimum(clip(FAST), 250) + light])
+    for metric in (TemporalFlickering(), MotionSmoothness()):
+        figure = metric.compute(run)[metric.name]
+        assert figure.value is not None
+        assert figure.ci95 is not None
+        assert 0 <= figure.ci95[0] < figure.value < figure.ci95[1] <= 1
 
 
 def test_a_jumping_object_is_less_smooth_than_a_gliding_one(make_run: MakeRun) -> None:
