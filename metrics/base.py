@@ -59,8 +59,8 @@ class Run:
 
     @property
     def timed(self) -> list[Record]:
-        """The records that speed is computed from: those of the performance test, where there was one."""
-        return self.of_mode("performance") or list(self.records)
+        """The records that speed is computed from: those of the performance test. An accuracy test is not timed."""
+        return self.of_mode("performance")
 
     @property
     def judged(self) -> list[Record]:

@@ -9,6 +9,7 @@ from typing import ClassVar
 from configs.registry import register
 from configs.settings import Limits
 from metrics.base import Figure, Metric, Run
+from metrics.performance.throughput import rate_figure
 from metrics.statistics.intervals import wilson_interval
 from workloads.records import Record
 
@@ -29,15 +30,12 @@ class Goodput(Metric):
     def compute(self, run: Run) -> Mapping[str, Figure]:
         limits = effective_limits(run.config.limits) if run.config.is_server else {}
         records = run.timed
-        span_s = max((r.completed_s for r in records), default=0.0) - min((r.issued_s for r in records), default=0.0)
-        if not limits or span_s <= 0:
+        note = "within " + ", ".join(f"{name} {limit:g} s" for name, limit in limits.items())
+        figures = rate_figure(run, "goodput_per_s", run.workload.noun, lambda r: within(r, limits), note) if limits else {}
+        if not figures:
             return {}
         n, met = len(records), sum(within(r, limits) for r in records)
-        note = "within " + ", ".join(f"{name} {limit:g} s" for name, limit in limits.items())
-        return {
-            "goodput_per_s": Figure(met / span_s, f"{run.workload.noun}/s", "higher", n, note=note),
-            "goodput_share": Figure(met / n, "", "higher", n, wilson_interval(met, n), note),
-        }
+        return figures | {"goodput_share": Figure(met / n, "", "higher", n, wilson_interval(met, n), note)}
 
 
 def effective_limits(limits: Limits) -> dict[str, float]:

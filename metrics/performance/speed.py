@@ -24,6 +24,7 @@ from workloads.records import Record
 
 NUM_BLOCKS, MIN_BLOCKS = 10, 5
 BLOCK_WORK = 2  # the least length of a block of time, in pieces of work
+UNSTEADY = 1.5  # the upper over the lower end of an interval
 NUM_RESAMPLES = 1000
 
 KINDS: dict[str, Callable[[Run], list[float]]] = {
@@ -37,7 +38,8 @@ KINDS: dict[str, Callable[[Run], list[float]]] = {
 class Speed:
     """name: the report's figure. log_se: of log(value), on `dof` degrees of freedom; None where the run is too short for one.
 
-    n: answers or queries; for pooled runs, the number of runs. how: where log_se comes from.
+    n: answers or queries; for pooled runs, the number of runs. how: where log_se comes from. unsteady: says so in a sentence where the
+    ends of the interval are a factor of UNSTEADY apart or more; not of a server's run, whose speed is that of the arrivals.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Speed:
     log_se: float | None
     dof: float
     how: str
+    unsteady: str = ""
 
     @property
     def ci95(self) -> tuple[float, float] | None:
@@ -67,33 +70,55 @@ class Ratio(NamedTuple):
 
 
 def throughput(run: Run) -> Speed | None:
-    """Tokens per second where answers are texts, else answers per second; None where nothing was answered.
+    """Tokens per second where answers are texts, else answers per second; None where nothing was answered, or nothing was timed."""
+    by_unit = run.workload.unit == "tokens"
+    found = rate(run, run.workload.unit, lambda r: r.num_units) if by_unit else rate(run, run.workload.noun, lambda _: 1)
+    return found if found and found.value else None
+
+
+def rate(run: Run, unit: str, amount: Callable[[Record], float]) -> Speed | None:
+    """What answered queries amount to per second, over all ranks; None where nothing was timed. Failed queries count in the time alone.
 
     Interval by batch means: the run is cut into up to NUM_BLOCKS blocks of equal time, each with the work done in it. An answer's work is
-    spread evenly over its time in service, or placed at its tokens' times where they are known.
+    spread evenly over its time in service, or placed at its tokens' times where they are known and `amount` is their number.
     Source: Schmeiser, Operations Research 30 (1982), 556-568: 10 to 30 batches.
     """
     records = run.timed
     done = [r for r in records if r.status == "done"]
     begin, end = min((r.issued_s for r in records), default=0.0), max((r.completed_s for r in records), default=0.0)
-    if not done or end <= begin:
+    if end <= begin:
         return None
-    texts = run.workload.unit == "tokens"
-    unit = run.workload.unit if texts else run.workload.noun
-    total = sum(r.num_units for r in done) if texts else len(done)
-    if not total:
-        return None
-    by_token = texts and all(r.first_token_s is not None and len(r.token_gap_s) == r.num_units - 1 for r in done)
+    amounts = [amount(r) for r in done]
+    total = sum(amounts)
+    by_token = bool(done) and all(
+        r.first_token_s is not None and len(r.token_gap_s) == r.num_units - 1 == a - 1 for r, a in zip(done, amounts, strict=True)
+    )
     pieces = [gap for r in done for gap in r.token_gap_s] if by_token else [_service_s(r) for r in done]
     piece_s = float(np.median(pieces)) if pieces else 0.0
     num_blocks = min(NUM_BLOCKS, int((end - begin) / (BLOCK_WORK * piece_s))) if piece_s else NUM_BLOCKS
     speed = Speed(f"{unit}_per_s", f"{unit}/s", total / (end - begin), True, len(done), None, 0.0, "the run is too short for an interval")
-    if num_blocks < MIN_BLOCKS:
+    if num_blocks < MIN_BLOCKS or not total:
         return speed
     edges = np.linspace(begin, end, num_blocks + 1)
-    work = np.diff(_work_until(edges[1:-1], done, texts, by_token), prepend=0.0, append=total)
+    work = np.diff(_work_until(edges[1:-1], done, amounts, by_token), prepend=0.0, append=total)
     log_se = float(work.std(ddof=1) / work.mean() / math.sqrt(num_blocks))
-    return replace(speed, log_se=log_se, dof=num_blocks - 1, how=f"within the run: {num_blocks} blocks of time")
+    how = f"within the run: {num_blocks} blocks of time"
+    at_once = work * num_blocks / (end - begin)
+    unsteady = ""
+    if not run.config.is_server and 2 * float(stats.t.ppf(0.975, num_blocks - 1)) * log_se > math.log(UNSTEADY):
+        unsteady = (
+            f"unsteady: {at_once.min():.3g} to {at_once.max():.3g} {unit}/s in {num_blocks} equal parts of the test's time, "
+            f"{speed.value:.3g} over all of it"
+        )
+    return replace(speed, log_se=log_se, dof=num_blocks - 1, how=how, unsteady=unsteady)
+
+
+def speed_remark(run: Run) -> str:
+    """A sentence where the run has no figure of speed, or one of a speed that was unsteady."""
+    if run.config.mode == "accuracy":
+        return "no speed: an accuracy test is not timed"
+    speed = throughput(run)
+    return speed.unsteady if speed else ""
 
 
 def slowness(run: Run, kind: str, share: float) -> Speed | None:
@@ -133,7 +158,8 @@ def pooled(speeds: Sequence[Speed]) -> Speed:
     logs = np.log([s.value for s in speeds])
     k = len(speeds)
     log_se = float(logs.std(ddof=1) / math.sqrt(k))
-    return replace(speeds[0], value=float(np.exp(logs.mean())), n=k, log_se=log_se, dof=k - 1, how=f"between {k} runs")
+    value, how = float(np.exp(logs.mean())), f"between {k} runs"
+    return replace(speeds[0], value=value, n=k, log_se=log_se, dof=k - 1, how=how, unsteady="")
 
 
 def speed_up(baseline: Speed, candidate: Speed) -> Ratio:
@@ -170,13 +196,13 @@ def _service_s(record: Record) -> float:
     return record.completed_s - (record.issued_s if record.started_s is None else record.started_s)
 
 
-def _work_until(edges: NDArray[np.float64], done: Sequence[Record], texts: bool, by_token: bool) -> NDArray[np.float64]:
-    """Work done before each edge, in units or answers."""
+def _work_until(edges: NDArray[np.float64], done: Sequence[Record], amounts: Sequence[float], by_token: bool) -> NDArray[np.float64]:
+    """Work done before each edge."""
     if by_token:
         times = np.concatenate([np.cumsum([r.first_token_s or 0.0, *r.token_gap_s]) for r in done])
         return np.searchsorted(np.sort(times), edges).astype(float)
     until = np.zeros(len(edges))
-    for record in done:
-        amount, took = record.num_units if texts else 1, _service_s(record)
+    for record, amount in zip(done, amounts, strict=True):
+        took = _service_s(record)
         until += amount * (np.clip((edges - (record.completed_s - took)) / took, 0, 1) if took > 0 else edges >= record.completed_s)
     return until

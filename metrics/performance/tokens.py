@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from configs.registry import register
 from metrics.base import Figure, Metric, Run
+from metrics.performance.throughput import rate_figure
 from metrics.statistics.intervals import mean_interval, wilson_interval
 from workloads.records import Record
 
@@ -34,7 +35,7 @@ class Tokens(Metric):
     def compute(self, run: Run) -> Mapping[str, Figure]:
         if run.workload.unit != "tokens" or not run.records:
             return {}
-        return _total(run.timed) | _lengths(run.judged) | _endings(run.judged) | _occupancy(run.timed)
+        return _total(run) | _lengths(run.judged) | _endings(run.judged) | _occupancy(run.timed)
 
 
 def is_empty(record: Record) -> bool:
@@ -42,13 +43,10 @@ def is_empty(record: Record) -> bool:
     return not (record.text or "").strip() or (record.num_units == 1 and record.finish_reason == "stop")
 
 
-def _total(records: Sequence[Record]) -> dict[str, Figure]:
-    span_s = max(r.completed_s for r in records) - min(r.issued_s for r in records)
-    done = [r for r in records if r.status == "done"]
-    if span_s <= 0 or not any(r.num_input_tokens for r in done):
+def _total(run: Run) -> dict[str, Figure]:
+    if not any(r.num_input_tokens for r in run.timed if r.status == "done"):
         return {}
-    total = sum(r.num_input_tokens + r.num_units for r in done)
-    return {"total_tokens_per_s": Figure(total / span_s, "tokens/s", "higher", len(records))}
+    return rate_figure(run, "total_tokens_per_s", "tokens", lambda r: r.num_input_tokens + r.num_units)
 
 
 def _lengths(records: Sequence[Record]) -> dict[str, Figure]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from metrics.performance.speed import speed_remark
 from metrics.report.html.render import number
 from metrics.report.report import Report
 
@@ -31,6 +32,8 @@ def print_summary(report: Report) -> None:
         console.print(f"  differs from the reference: {note}", markup=False)
     for attempt in data.get("attempts", ()):
         console.print(f"  run again, the first test not counted: {attempt['note']}", markup=False)
+    if data["figures"] and (sentence := speed_remark(report.run)):
+        console.print(f"  {sentence}", markup=False)
     value = "value" if data["rules"] == "quick" else "value, unverified"
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column, justify in (("figure", "left"), (value, "right"), ("95 % interval", "right"), ("n", "right")):

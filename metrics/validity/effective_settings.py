@@ -99,7 +99,7 @@ def _basis(name: str, run: Run, ranks: Sequence[Rank]) -> str:
         compared = f"{f'required {required}; ' if required else ''}{count} versions, before and after, on {len(ranks)} ranks"
         return compared if count else "- the run folder names no versions"
     if name == "steps":
-        counts = sorted({len(r.step_s) for r in run.timed if r.step_s})
+        counts = sorted({len(r.step_s) for r in run.timed or run.records if r.step_s})
         parts += [f"timed answers have {' or '.join(map(str, counts))} steps"] if counts else []
         return ", ".join(parts) if counts else "- no answer reports its denoising steps"
     if name == "size":
@@ -205,7 +205,7 @@ def _packages(run: Run, ranks: Sequence[Rank]) -> Iterator[str]:
 
 def _steps(run: Run, ranks: Sequence[Rank]) -> Iterator[str]:
     requested = _requested(run, ranks[0], "steps")
-    timed = Counter(len(r.step_s) for r in run.timed if r.status == "done" and r.step_s)
+    timed = Counter(len(r.step_s) for r in run.timed or run.records if r.status == "done" and r.step_s)
     if not timed:
         return
     fewest = min(timed)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metrics.performance.latency import query_latencies
+from metrics.performance.speed import speed_remark
 from metrics.report.figures import heading, headline_names, metric_classes
 from metrics.report.html import plots, token_plots
 from metrics.report.html.render import png_uri, render, report_link
@@ -58,6 +59,7 @@ def _page(report: Report) -> dict[str, Any]:
     texts = run.workload.unit == "tokens"
     return {
         "r": data,
+        "speed_remark": speed_remark(run) if data["figures"] else "",
         "config": run.config.model_dump(),
         "figures": _grouped(report),
         "key_figures": key_figures(report),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
@@ -62,6 +63,14 @@ def test_an_answer_that_only_the_reference_has_a_score_for_neither_passes_nor_fa
     page = (tmp_path / "audit.html").read_text(encoding="utf-8")
     assert "Some: answers with a score in the reference only: 11; these count as the worst for PASS, and do not count for FAIL." in page
     assert "Some: answers with a score in the candidate only: 1; these are not compared." in page
+
+
+def test_accuracy_tests_are_audited_without_a_speed(make: Make) -> None:
+    untimed = [msgspec.structs.replace(r, mode="accuracy") for r in answers(1.0)]
+    one, two = (make(name, untimed, mode="accuracy") for name in ("one", "two"))
+    data = audit(one, two, "5%", ["exact_match"], allow_invalid=True)
+    assert data["speed"] == {"paired": None, "throughput": None}
+    assert sentence(data) == "The candidate is of unknown speed (an accuracy test is not timed), and no metric is worse by 5%."
 
 
 def test_answers_to_the_same_prompt_are_one_cluster(make: Make, tmp_path: Path) -> None:
