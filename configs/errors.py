@@ -58,5 +58,7 @@ def first_line(error: BaseException) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """`CLASS: first line of the message`."""
+    """`CLASS: first line of the message`; of the suite's own errors the message alone, which says all that a user needs."""
+    if isinstance(error, SuiteError):
+        return first_line(error)
     return f"{type(error).__name__}: {first_line(error) if str(error).strip() else 'no message'}"

@@ -17,7 +17,7 @@ from workloads.records import Record
 class TokenLatency(Metric):
     """Seconds, with percentiles and bounds as in `latency`. Lower is better. Only for streamed answers.
 
-    ttft   time to first token = first token - scheduled issue; for a query that failed before it, the whole latency
+    ttft   time to first token = first token - scheduled issue; for a query without one, failed or not, the whole latency
     tpot   time per output token = (completion - first token) / (tokens - 1), of answers of two tokens or more
     itl    inter-token latency: every gap between two tokens of an answer. Gaps of one answer depend on each
            other, so they have no bounds
@@ -47,9 +47,12 @@ class TokenLatency(Metric):
 
 
 def first_token_waits(records: Sequence[Record]) -> list[float]:
-    """TTFT of every query; a failed one without a first token waited until it was abandoned."""
-    waits = [r.latency_s if r.status == "failed" and r.ttft_s is None else r.ttft_s for r in records]
-    return [s for s in waits if s is not None]
+    """TTFT of every query of a run with streamed answers, empty for others.
+
+    A query whose first token was never announced waited until it was answered or abandoned, as LoadGen has it.
+    """
+    streamed = any(r.first_token_s is not None for r in records)
+    return [r.latency_s if r.ttft_s is None else r.ttft_s for r in records if streamed or r.status == "failed"]
 
 
 def first_tokens_in_service(records: Sequence[Record]) -> list[float]:

@@ -43,7 +43,7 @@ def compute_figures(run: Run, names: Sequence[str]) -> Computed:
         except Exception as error:  # a plugin's code can raise anything
             if isinstance(error, SuiteError) and name in BUILT_IN["metrics"]:
                 raise
-            computed.errors[name] = str(error) if isinstance(error, SuiteError) else describe(error)
+            computed.errors[name] = describe(error)
             continue
         for query_id, found in by_query.items():
             computed.scores.setdefault(query_id, {}).update(found)

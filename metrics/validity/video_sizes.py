@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from metrics.base import Run
-from pipelines.models.video_form import FORM, form_text, is_same
+from pipelines.models.video_form import form_text, is_same, requested_form
 from workloads.run_folder.media import Form, video_form
 
 
@@ -47,9 +47,7 @@ def basis(run: Run, ranks: Sequence[Mapping[str, Any]]) -> str:
 
 def _requested(run: Run, ranks: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """From the configuration, or else the pipeline's defaults."""
-    defaults = ranks[0].get("requested", {})
-    options = {name: run.config.pipeline_options.get(name, defaults.get(name)) for name in FORM}
-    return {name: value for name, value in options.items() if isinstance(value, int | float) and not isinstance(value, bool)}
+    return requested_form({**ranks[0].get("requested", {}), **run.config.pipeline_options})
 
 
 @lru_cache(maxsize=65536)

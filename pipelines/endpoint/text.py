@@ -166,10 +166,13 @@ def _data_url(image: bytes) -> str:
 
 
 def _impossible(usage: Mapping[str, Any], num_deltas: int, text: str) -> str | None:
-    """Why a server's usage cannot be the count of this answer; None where it can. text: with thoughts. num_deltas: 0 of a whole answer."""
+    """Why a server's usage cannot be the count of this answer; None where it can. text: with thoughts. num_deltas: 0 of a whole answer.
+
+    A prompt of 0 tokens is one that the server does not count.
+    """
     for name in ("prompt_tokens", "completion_tokens"):
         value = usage.get(name) if isinstance(usage, Mapping) else None
-        if type(value) is not int or value < 0 or (value == 0 and (name == "prompt_tokens" or text)):
+        if type(value) is not int or value < 0 or (value == 0 and text and name == "completion_tokens"):
             return f"its usage has {name} {value!r:.40} beside {num_deltas or 'no'} deltas and {len(text)} characters of text"
     num_tokens, num_bytes = usage["completion_tokens"], len(text.encode(errors="replace"))
     if num_deltas > num_tokens * DELTAS_A_TOKEN + FEW_DELTAS:

@@ -24,7 +24,7 @@ FAILED = ("abort", "aborted", "cancel", "cancelled", "canceled", "content_filter
 LONGEST_REASON = 40  # characters of an unknown finish_reason that are kept
 SLACK_S, SLACK = 0.1, 1.01  # clocks of a device and of an engine's own process differ a little from ours
 TOKENIZER_FACTOR, TOKENIZER_SLACK = 2, 16  # tokens of a text depend on where it was split; special tokens leave no text
-LARGEST_ID = 2**31 - 1  # LoadGen logs token ids in four bytes
+LARGEST = 2**31 - 1  # of counts and of token ids, which LoadGen logs in four bytes
 
 
 class MalformedError(RunError):
@@ -42,7 +42,7 @@ class ResponseCheck:
         self._pipeline = pipeline
         self._title = f"pipeline {name_of(type(pipeline))!r}"
         self._makes_media = bool(find("workloads", pipeline.workload).has_media) if pipeline.workload else None
-        self._requested = {} if "size" in may_differ else requested_form(pipeline)  # before `load`, which may change options
+        self._requested = {} if "size" in may_differ else requested_form(vars(pipeline))  # before `load`, which may change options
         self.first_problem: str | None = None
 
     def batch(self, returned: object, num_queries: int, took_s: float) -> list[Response]:
@@ -75,7 +75,7 @@ class ResponseCheck:
         """The events that `step` returned; their responses are not checked. Raises MalformedError where they are no list of events."""
         if not isinstance(returned, Sequence):
             raise MalformedError(f"{self._title}: step returned {_kind(returned)}; return a list of Events")
-        if all(type(e) is Event and type(e.query_id) is int and type(e.first_token_id) in (int, type(None)) for e in returned):
+        if all(type(e) is Event and type(e.query_id) is int and e.first_token_id is None for e in returned):
             return returned
         return [self._event(event) for event in returned]
 
@@ -103,10 +103,12 @@ class ResponseCheck:
         if not isinstance(event, Event):
             raise MalformedError(f"{self._title}: step returned a list with {_kind(event)}; return Events")
         try:
-            first = None if event.first_token_id is None else operator.index(event.first_token_id)
+            first = None if event.first_token_id is None else _whole("first_token_id", event.first_token_id)
             return msgspec.structs.replace(event, query_id=operator.index(event.query_id), first_token_id=first)
-        except TypeError:
-            raise MalformedError(f"{self._title}: step returned {event!r:.80}; query_id and first_token_id must be ints") from None
+        except (TypeError, ValueError):
+            raise MalformedError(
+                f"{self._title}: step returned {event!r:.80}; give a query_id as an int, and a first_token_id from 0 to {LARGEST}, or None"
+            ) from None
 
     def _content(self, response: Response) -> dict[str, Any]:
         video, text = response.video_THWC, response.text
@@ -135,8 +137,8 @@ class ResponseCheck:
             return {**right, "num_units": _same(num_units, len(response.video_THWC), "its video", "frames")}
         ids = np.asarray(response.token_ids)
         if ids.size:
-            if ids.ndim != 1 or ids.dtype.kind not in "iu" or int(ids.min()) < 0 or int(ids.max()) > LARGEST_ID:
-                _refuse(f"token_ids are not whole numbers from 0 to {LARGEST_ID} in one row; give the ids of the answer's tokens")
+            if ids.ndim != 1 or ids.dtype.kind not in "iu" or int(ids.min()) < 0 or int(ids.max()) > LARGEST:
+                _refuse(f"token_ids are not whole numbers from 0 to {LARGEST} in one row; give the ids of the answer's tokens")
             num_units = _same(num_units, len(ids), "token_ids", "tokens")
         elif (counted := self._count(response)) is not None:
             num_units = num_units or counted
@@ -172,10 +174,14 @@ def _times(response: Response, took_s: float) -> dict[str, Any]:
             _refuse(f"stage {name!r} is {value:.6g} s of an answer that took {took_s:.6g} s; give seconds, measured from its query on")
     right: dict[str, Any] = {"stages": stages}
     for name in ("step_s", "token_gap_s"):
-        values = [_seconds(name, value) for value in getattr(response, name)]
-        if math.fsum(values) > longest_s:
-            _refuse(f"{name} add up to {math.fsum(values):.6g} s in an answer that took {took_s:.6g} s; give seconds of one step each")
-        right[name] = values
+        values = np.asarray(getattr(response, name))
+        if values.size and (values.ndim != 1 or values.dtype.kind not in "fiu"):
+            _refuse(f"{name} is {getattr(response, name)!r:.40}; give a list of seconds as floats")
+        if values.size and not 0 <= (least := float(values.min())) <= float(values.max()) < math.inf:
+            _refuse(f"{name} has {least:g} s; a duration is finite and at least 0")
+        if float(values.sum()) > longest_s:
+            _refuse(f"{name} add up to {float(values.sum()):.6g} s in an answer that took {took_s:.6g} s; give seconds of one step each")
+        right[name] = values.tolist()
     num_gaps, num_units = len(right["token_gap_s"]), int(response.num_units)
     if num_gaps and num_units and num_gaps != num_units - 1:
         _refuse(f"token_gap_s has {num_gaps} gaps for {num_units} tokens; give one less than there are tokens, or none")
@@ -193,8 +199,8 @@ def _seconds(what: str, value: object) -> float:
 def _whole(what: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         _refuse(f"{what} is {value!r:.40}; give a whole number as an int")
-    if value < 0:
-        _refuse(f"{what} is {value}; a count is at least 0")
+    if not 0 <= value <= LARGEST:
+        _refuse(f"{what} is {value}; it is at least 0 and at most {LARGEST}")
     return int(value)
 
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 CHANNELS = 3
-MAX_FPS = 1000.0
+MIN_FPS, MAX_FPS = 0.01, 1000.0  # what containers hold
 FORM = ("num_frames", "height", "width", "fps")  # options of pipelines that say what a video is to be
 SAME_FPS = 0.01  # relative: containers hold frame rates as fractions
 
 
-def requested_form(pipeline: Any) -> dict[str, float]:
-    """The options of the pipeline that say what its videos are to be; those that are not set are left out."""
-    options = {name: getattr(pipeline, name, None) for name in FORM}
-    return {name: value for name, value in options.items() if isinstance(value, int | float) and not isinstance(value, bool)}
+def requested_form(options: Mapping[str, Any]) -> dict[str, float]:
+    """The options of a pipeline that say what its videos are to be, those under `extra` included; what is not set is left out."""
+    extra = options.get("extra")
+    given = {**(extra if isinstance(extra, Mapping) else {})}
+    if size := re.fullmatch(r"(\d+)x(\d+)", str(given.get("size", ""))):  # as servers of videos take it
+        given |= {"width": int(size[1]), "height": int(size[2])}
+    given |= {name: options[name] for name in FORM if options.get(name) is not None}
+    return {name: given[name] for name in FORM if isinstance(given.get(name), int | float) and not isinstance(given[name], bool)}
 
 
 def size_difference(requested: Mapping[str, float], shape: Sequence[int], fps: float) -> str | None:
@@ -72,8 +76,8 @@ def check_fps(fps: Any) -> float:
     """Raises ValueError where it is no frame rate."""
     if isinstance(fps, bool) or not isinstance(fps, int | float | np.integer | np.floating):
         raise ValueError(f"fps is a {type(fps).__name__}; give the video's frame rate as a float")
-    if not 0 < fps <= MAX_FPS or math.isnan(fps):
-        raise ValueError(f"fps is {float(fps):g}; give the video's frame rate, above 0 and at most {MAX_FPS:g}")
+    if not MIN_FPS <= fps <= MAX_FPS:  # NaN is neither
+        raise ValueError(f"fps is {float(fps):g}; give the video's frame rate, from {MIN_FPS:g} to {MAX_FPS:g}")
     return float(fps)
 
 

@@ -19,7 +19,7 @@ from pipelines.launcher import messages
 from pipelines.launcher.replay import digest_of
 from pipelines.launcher.worker.clock_sync import ConductorClock
 from pipelines.launcher.worker.memory import free_memory
-from pipelines.models.response_check import MalformedError, ResponseCheck
+from pipelines.models.response_check import ResponseCheck
 from workloads.records import Query, Sample, query_seed
 from workloads.run_folder.media import MediaWriter
 
@@ -175,7 +175,7 @@ class Generation:
 
     def _failure(self, error: Exception) -> Response:
         """The response of a batch that raised. Raises OutOfStepError where other ranks work on the same batch."""
-        why = str(error) if isinstance(error, MalformedError) else describe(error)
+        why = describe(error)
         if (replica := self._pipeline.replica).size > 1:
             raise OutOfStepError(f"{why} (in {replica.name})") from error
         response = Response(error=why)

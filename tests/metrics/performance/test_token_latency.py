@@ -50,6 +50,13 @@ def test_a_failed_query_waited_until_it_was_abandoned(make_text_run: MakeRun) ->
     assert figures["tpot_mean"].n == 1
 
 
+def test_an_answer_whose_first_token_was_never_announced_waited_until_its_end(make_text_run: MakeRun) -> None:
+    """Else a pipeline could leave its slow queries out of TTFT."""
+    figures = TokenLatency().compute(make_text_run([answer(0), answer(1, first_token_s=None, completed_s=60.0)], scenario="server"))
+    assert figures["ttft_mean"].value == pytest.approx(31.0)
+    assert figures["ttft_mean"].n == 2
+
+
 def test_an_answer_of_one_token_has_no_tpot(make_text_run: MakeRun) -> None:
     figures = TokenLatency().compute(make_text_run([answer(0, num_units=1, token_gap_s=[])], scenario="server"))
     assert "ttft_mean" in figures

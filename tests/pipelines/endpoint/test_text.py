@@ -42,7 +42,7 @@ def test_an_answer_has_its_text_tokens_gaps_and_stages(loaded: Callable[..., End
         ("error inside", "an error in the stream: out of memory"),
         ("no usage", "the answer has no usage; count tokens with count_by"),
         ("not a stream", "but the answer is text/html"),
-        ("usage 0", "its usage has prompt_tokens 0 beside 3 deltas and 13 characters of text; count tokens with count_by: deltas"),
+        ("usage 0", "its usage has completion_tokens 0 beside 3 deltas and 13 characters of text; count tokens with count_by: deltas"),
         ("usage -1", "its usage has prompt_tokens -1 beside 3 deltas"),
         ("usage text", "its usage has completion_tokens '4' beside 3 deltas"),
         ("usage list", "its usage has prompt_tokens None"),

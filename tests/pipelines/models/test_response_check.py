@@ -102,10 +102,11 @@ def test_a_tensor_is_named_as_one() -> None:
     ("fields", "why"),
     [
         ({"num_units": 90}, "num_units is 90, but its video has 9 frames; give that number, or leave num_units out"),
-        ({"num_units": -1}, "num_units is -1; a count is at least 0"),
+        ({"num_units": -1}, "num_units is -1; it is at least 0 and at most 2147483647"),
+        ({"num_units": 2**70}, "num_units is 1180591620717411303424; it is at least 0"),
         ({"num_units": 9.0}, "num_units is 9.0; give a whole number"),
         ({"num_input_tokens": True}, "num_input_tokens is True; give a whole number"),
-        ({"fps": 0}, "fps is 0; give the video's frame rate, above 0"),
+        ({"fps": 0}, "fps is 0; give the video's frame rate, from 0.01 to 1000"),
         ({"fps": float("nan")}, "fps is nan"),
         ({"fps": "8"}, "fps is a str"),
         ({"stages": {"draw": -2622.0}}, "stage 'draw' is -2622 s; a duration is finite and at least 0"),
@@ -114,7 +115,10 @@ def test_a_tensor_is_named_as_one() -> None:
         ({"stages": {"draw": "0.1"}}, "stage 'draw' is a str; give seconds"),
         ({"stages": None}, "an answer cannot be read (AttributeError"),
         ({"step_s": [0.5, 0.5, 0.5]}, "step_s add up to 1.5 s in an answer that took 1 s"),
-        ({"step_s": [-0.1]}, "step_s is -0.1 s"),
+        ({"step_s": [-0.1]}, "step_s has -0.1 s; a duration is finite and at least 0"),
+        ({"step_s": [0.1, float("nan")]}, "step_s has nan s"),
+        ({"step_s": [0.1, float("inf")]}, "step_s has 0.1 s; a duration is finite"),
+        ({"step_s": ["0.1"]}, "step_s is ['0.1']; give a list of seconds as floats"),
     ],
 )
 def test_counts_and_times_of_a_video_that_cannot_be_are_named(fields: dict[str, Any], why: str) -> None:
@@ -229,6 +233,8 @@ def test_what_is_right_and_what_has_failed_pass_as_they_are() -> None:
         ),
         ({"num_frames": 81}, "81 frames was requested"),
         ({"fps": 24}, "24 fps was requested"),
+        ({"extra": {"size": "832x480", "fps": 24}}, "832 x 480 at 24 fps was requested"),
+        ({"extra": {"size": "40x48", "steps": 3}}, None),
         ({"height": 40, "width": 48}, "48 x 40 was requested"),
     ],
 )
@@ -246,10 +252,11 @@ def test_what_is_no_list_of_events_is_named() -> None:
     for returned, why in ((None, "step returned None"), (iter(()), "step returned a"), ([Response()], "a list with a Response")):
         with pytest.raises(MalformedError, match=f"pipeline 'toy_llm': .*{why}"):
             check.events(returned)
-    with pytest.raises(MalformedError, match="query_id and first_token_id must be ints"):
-        check.events([Event(1, first_token_id="a")])  # type: ignore[arg-type]
-    right = [Event(1, first_token_id=3)]
-    assert check.events(right) is right
+    for wrong in ("a", -1, 2**40):
+        with pytest.raises(MalformedError, match="give a query_id as an int, and a first_token_id from 0 to 2147483647, or None"):
+            check.events([Event(1, first_token_id=wrong)])  # type: ignore[arg-type]
+    right = [Event(1), Event(2, first_token_id=3)]
+    assert check.events(right) == right
     odd: Any = Event(np.int64(1), first_token_id=np.int32(3))  # type: ignore[arg-type]
     assert [type(number) for event in check.events([odd]) for number in (event.query_id, event.first_token_id)] == [int, int]
 
