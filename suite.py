@@ -18,7 +18,7 @@ import typer
 import metrics.commands
 import pipelines.commands
 from configs.command_line import ConfigOption, PluginOption, ScenarioOption, SetOption, VariantOption, WorkloadOption, app
-from configs.output import say
+from configs.output import echo, handle_errors_and_warnings, say
 
 __all__ = ["app", "main"]
 
@@ -43,7 +43,7 @@ def _print_version(requested: bool) -> None:
     if requested:
         from importlib.metadata import version
 
-        typer.echo(f"triptych {version('triptych')}")
+        echo(f"triptych {version('triptych')}")
         raise typer.Exit
 
 
@@ -76,7 +76,7 @@ def run(
     if context.invoked_subcommand is not None:
         return
     if workload is None and config is None and resume is None:
-        typer.echo(context.get_help())
+        echo(context.get_help())
         raise typer.Exit(2)
 
     from configs.errors import ConfigError, GivenUpError
@@ -108,6 +108,7 @@ def main() -> None:
     """Entry point. A user's mistake ends in one message, without a traceback."""
     from configs.errors import SuiteError
 
+    handle_errors_and_warnings()
     try:
         app()
     except (SuiteError, KeyboardInterrupt) as error:

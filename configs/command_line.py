@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import traceback
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -10,11 +11,14 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from configs.errors import SuiteError
-from configs.output import say
+from configs.output import print_traceback, printable, say
 
 
 class _Commands(TyperGroup):
-    """Shows an argument by its name alone: typer 0.29 puts the Python type behind it, such as `RUN <list[Path]>`."""
+    """Shows an argument by its name alone: typer 0.29 puts the Python type behind it, such as `RUN <list[Path]>`.
+
+    Messages of wrong usage, which repeat what was typed or what a shell found for `*`, are printable.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -22,6 +26,24 @@ class _Commands(TyperGroup):
             for parameter in command.params:
                 if isinstance(parameter, TyperArgument):
                     parameter.display_type_rich = lambda ctx: None  # type: ignore[method-assign]
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _printable_usage():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _printable_usage():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _printable_usage() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # see VerdictCommand
+        if getattr(error, "exit_code", None) in (_EXIT_USAGE, EXIT_NO_VERDICT) and isinstance(getattr(error, "message", None), str):
+            error.message = printable(error.message)  # type: ignore[attr-defined]
+        raise
 
 
 app = typer.Typer(cls=_Commands, pretty_exceptions_enable=False, rich_markup_mode=None, no_args_is_help=False)
@@ -57,7 +79,7 @@ def _no_verdict(error: Exception) -> NoReturn:
     if isinstance(error, SuiteError):
         say(str(error))
     else:
-        traceback.print_exception(error)
+        print_traceback(type(error), error, error.__traceback__)
     raise typer.Exit(EXIT_NO_VERDICT)
 
 

@@ -101,6 +101,19 @@ def test_the_conductors_process_never_imports_torch() -> None:
             waiting.append(_path(module))
 
 
+def test_all_output_goes_through_one_place() -> None:
+    """configs/output.py makes it printable. A conductor's stdout is a pipe, and models are trained by hand."""
+    exempt = ("configs/output.py", "pipelines/launcher/conductor/__main__.py", "pipelines/embedded/training/")
+    writers = ("print", "Console", "typer.echo", "typer.secho", "sys.stdout.write", "sys.stderr.write", "traceback.print_exception")
+    found = []
+    for path in _sources():
+        name = path.relative_to(ROOT).as_posix()
+        if name.split("/")[0].removesuffix(".py") in (*PACKAGES, "suite") and not name.startswith(exempt):
+            calls = [node for node in ast.walk(_tree(path)) if isinstance(node, ast.Call)]
+            found += [f"{name}:{call.lineno}" for call in calls if ast.unparse(call.func) in writers]
+    assert not found, "\n".join(found)
+
+
 @functools.cache
 def _sources() -> tuple[Path, ...]:
     return (ROOT / "suite.py", *(path for package in SOURCES for path in sorted((ROOT / package).rglob("*.py"))))

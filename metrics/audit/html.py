@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from configs.output import open_console
 from metrics.report.html.plots import BAD, GOOD, GRID, INK, SOFT, new_figure, to_svg
 from metrics.report.html.render import label, number, render
 from workloads.run_folder.files import write_json, write_text
@@ -104,14 +105,11 @@ def closeness_text(pair: Mapping[str, Any] | None) -> str:
 
 def print_audit(data: Mapping[str, Any]) -> None:
     """Print the verdict, a sentence and a table to stderr."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(stderr=True, highlight=False)
-    if not console.is_terminal:
-        console = Console(stderr=True, highlight=False, width=170)
+    console = open_console(width=170)
     console.print(data["verdict"], style=f"bold {TERMINAL[data['verdict']]}", end="  ")
-    console.print(sentence(data), markup=False)
+    console.print(sentence(data))
     table = Table(box=None, pad_edge=False, header_style="dim")
     shares = any(m["kind"] == "share" for m in data["metrics"])
     heads = [
@@ -137,11 +135,11 @@ def print_audit(data: Mapping[str, Any]) -> None:
         table.add_row(m["name"], *cells, m["verdict"], more)
     console.print(table)
     for remark in remarks(data):
-        console.print(remark, markup=False)
+        console.print(remark)
     for name, why in data["left_out"].items():
-        console.print(f"left out: {name}: {why}", markup=False)
-    console.print(f"margin {data['margin']} ({data['margin_from']})", markup=False)
-    console.print(data["notice"], style="dim", markup=False)
+        console.print(f"left out: {name}: {why}")
+    console.print(f"margin {data['margin']} ({data['margin_from']})")
+    console.print(data["notice"], style="dim")
 
 
 def forest_svg(data: Mapping[str, Any]) -> str:

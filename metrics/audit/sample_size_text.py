@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from configs.output import open_console
 from metrics.audit.sample_size import Plan
 from metrics.report.html.render import number
 from metrics.statistics.power_analysis import AT_MOST
@@ -37,16 +38,12 @@ def plain(plan: Plan) -> dict[str, Any]:
 
 def print_plan(plan: Plan) -> None:
     """Print the table and its assumptions to stderr."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(stderr=True, highlight=False)
-    if not console.is_terminal:
-        console = Console(stderr=True, highlight=False, width=150)
+    console = open_console(width=150)
     loss = f"{plan.effect.text} of its mean" if plan.effect.relative else plan.effect.text
     console.print(
         f"pairs with which a candidate that is truly as good is shown to lose less than {loss}, with a chance of {plan.power:.0%}",
-        markup=False,
     )
     table = Table(box=None, pad_edge=False, header_style="dim")
     heads = ["metric", "mean", "spread", "margin"]
@@ -59,7 +56,7 @@ def print_plan(plan: Plan) -> None:
         table.add_row(need.name, number(need.mean), number(need.spread), f"{need.margin:.3g}", *measured, *cells)
     console.print(table)
     for line in _caveats(plan):
-        console.print(f"  {line}", markup=False)
+        console.print(f"  {line}")
 
 
 def _caveats(plan: Plan) -> list[str]:

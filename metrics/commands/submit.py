@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from configs.command_line import EXIT_INVALID, PluginOption, app
-from configs.output import print_line
+from configs.output import echo, print_line
 
 
 @app.command()
@@ -49,8 +49,8 @@ def submit(
     else:
         folder = write_submission(runs, submitter, division, round_, system, describe, output, compliance or [])
     refusals = check_submission(folder, round_)
-    print_refusals(folder, refusals, lambda text: typer.echo(text, err=True))
-    typer.echo(UNVERIFIED, err=True)
+    print_refusals(folder, refusals, lambda text: echo(text, to_stderr=True))
+    echo(UNVERIFIED, to_stderr=True)
     line = {"submission": str(folder.resolve()), "verdict": "REFUSED" if refusals else "OK", "verified_by_mlcommons": False}
     print_line({**line, "notice": UNVERIFIED, "refusals": [r._asdict() for r in refusals]})
     if refusals:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from configs.command_line import app
-from configs.output import print_line, say
+from configs.output import echo, print_line, say
 
 
 @app.command("vbench-setup")
@@ -26,7 +26,7 @@ def vbench_setup(
     planned = plan_setup(python, directory, torch_index)
     if dry_run:
         for command in planned.commands:
-            typer.echo(" ".join(command))
+            echo(" ".join(command))
     else:
         set_up(planned, say)
     print_line({"vbench": str(planned.folder.resolve()), "dry_run": dry_run})

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from configs.output import open_console, printable, styled
 from metrics.report.html.plots import AMBER, BLUE, GRID, INK, new_figure, to_svg
 from metrics.report.html.render import label, number, render, report_link
 from workloads.run_folder.files import write_json, write_text
@@ -43,16 +44,12 @@ def write_comparison(data: Mapping[str, Any], page: Path) -> Path:
 
 def print_comparison(data: Mapping[str, Any]) -> None:
     """Print a table for each group, and the means, to stderr."""
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
-    console = Console(stderr=True, highlight=False)
-    if not console.is_terminal:
-        console = Console(stderr=True, highlight=False, width=180)
+    console = open_console(width=180)
     for group in data["groups"]:
         speed = group["speed"]
-        console.print(f"[bold]{escape(group['title'])}[/]: {label(speed['name'])}, {speed['better']} is better ({speed['why']})")
+        console.print(styled(group["title"], "bold"), f": {label(speed['name'])}, {speed['better']} is better ({speed['why']})", sep="")
         table = Table(box=None, pad_edge=False, header_style="dim")
         quality = label(group["quality"]) if group["quality"] else "quality"
         for column in ("run", "verdict", "devices", "speed", "speed-up", "per device", quality, "differences"):
@@ -61,19 +58,19 @@ def print_comparison(data: Mapping[str, Any]) -> None:
             colour = "green" if row["verdict"] == "VALID" else "red"
             cells = (speed_text(row, speed["unit"]), speed_up_text(row), efficiency_text(row), quality_text(row))
             table.add_row(
-                escape(row["label"]),
-                f"[{colour}]{row['verdict']}[/]",
+                row["label"],
+                styled(row["verdict"], colour),
                 str(row["num_devices"] or "-"),
                 *cells,
-                escape("; ".join(differences(row, 2))),
+                "; ".join(differences(row, 2)),
             )
         console.print(table)
     for mean in data["geometric_means"]:
-        mark = "" if mean["verdict"] == "VALID" else ", includes [red]INVALID[/] runs"
-        console.print(f"geometric mean over {mean['groups']} of {escape(mean['label'])}: {_times(mean['speed_up'], mean['ci95'])}{mark}")
+        mark = () if mean["verdict"] == "VALID" else (", includes ", styled("INVALID", "red"), " runs")
+        console.print(f"geometric mean over {mean['groups']} of {mean['label']}: {_times(mean['speed_up'], mean['ci95'])}", *mark, sep="")
     if why := _mean_missing(data):
         console.print(why, style="dim")
-    console.print(data["notice"], style="dim", markup=False)
+    console.print(data["notice"], style="dim")
 
 
 def speed_text(row: Mapping[str, Any], unit: str) -> str:
@@ -219,7 +216,8 @@ def _times(value: float, ci95: Sequence[float] | None) -> str:
     return f"{value:.2f}x" + (f" [{ci95[0]:.2f}, {ci95[1]:.2f}]" if ci95 else " (too short for an interval)")
 
 
-def _clipped(text: str) -> str:
+def _clipped(name: str) -> str:
+    text = printable(name)  # fonts have no control characters: matplotlib warns of each
     return text if len(text) <= LONG_LABEL else "..." + text[3 - LONG_LABEL :]
 
 

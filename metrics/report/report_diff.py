@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from configs.output import open_console
 from pipelines.devices.system import package_versions
 from pipelines.launcher.provenance import suite_commit
 from workloads.run_folder.manifest import read_manifest
@@ -33,14 +34,12 @@ def print_comparison(folder: Path, before: bytes | None) -> bool | None:
     Reports are the same where all values are. Sentences may differ: another version of the suite may word them differently. It may also
     have further truth checks and canaries: they decide the verdict, which is compared, and are not compared themselves.
     """
-    from rich.console import Console
-
-    console, after = Console(stderr=True, highlight=False, markup=False, soft_wrap=True), (folder / "report.json").read_bytes()
+    console, after = open_console(), (folder / "report.json").read_bytes()
     if before is None:
-        console.print("the bundle has no full report to compare with", style="dim")
+        console.print("the bundle has no full report to compare with", style="dim", soft_wrap=True)
         return None
     if before == after:
-        console.print("report.json is the same as in the bundle, byte for byte", style="green")
+        console.print("report.json is the same as in the bundle, byte for byte", style="green", soft_wrap=True)
         return True
     earlier, now = without_sentences(json.loads(before)), without_sentences(json.loads(after))
     further = _remove_further(earlier, now)
@@ -48,15 +47,17 @@ def print_comparison(folder: Path, before: bytes | None) -> bool | None:
     found = list(differences(earlier, now))
     if not found:
         more = f", and there are further checks: {', '.join(further)}" if further else ""
-        console.print(f"report.json has the same values as in the bundle; sentences are worded differently{more}", style="green")
+        console.print(
+            f"report.json has the same values as in the bundle; sentences are worded differently{more}", style="green", soft_wrap=True
+        )
         return True
     rounding = max((relative(old, new) for _, old, new in found), default=0.0)
     slightly = f", by a relative {rounding:.0e} at most, as on another CPU" if rounding < ROUNDING else ""
     count = "1 value differs" if len(found) == 1 else f"{len(found)} values differ"
-    console.print(f"report.json is not the same as in the bundle: {count}{slightly}", style="bold red")
+    console.print(f"report.json is not the same as in the bundle: {count}{slightly}", style="bold red", soft_wrap=True)
     lines = [f"{path}: {_short(old)} before, {_short(new)} now" for path, old, new in found[:SHOWN]]
     for line in lines + [f"and {len(found) - SHOWN} more"] * (len(found) > SHOWN) + other_versions(folder):
-        console.print(f"  - {line}")
+        console.print(f"  - {line}", soft_wrap=True)
     return False
 
 

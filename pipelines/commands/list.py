@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from configs.command_line import PluginOption, app, complete_name
-from configs.output import print_line
+from configs.output import echo, print_line
 
 
 @app.command("list")
@@ -24,16 +24,16 @@ def list_(
     known = {kind: dict(sorted(names(kind).items())) for kind in KINDS}
     if name is None:
         for kind, plugins in known.items():
-            typer.echo(f"{kind}:")
+            echo(f"{kind}:")
             for one, origin in plugins.items():
-                typer.echo(f"  {one:24} {origin}")
-        typer.echo("presets (--config NAME):")
+                echo(f"  {one:24} {origin}")
+        echo("presets (--config NAME):")
         for preset in presets():
-            typer.echo(f"  {preset}")
+            echo(f"  {preset}")
         print_line({**{kind: list(plugins) for kind, plugins in known.items()}, "presets": presets()})
     elif name in presets():
         file = PRESETS / f"{name}.yaml"
-        typer.echo(file.read_text(encoding="utf-8"))
+        echo(file.read_text(encoding="utf-8"))
         print_line({"preset": name, "file": str(file), "settings": read_yaml(file)})
     elif kinds := [kind for kind in KINDS if name in known[kind]]:
         _show_plugin(name, kinds)
@@ -50,8 +50,8 @@ def _show_plugin(name: str, kinds: list[str]) -> None:
     for kind in kinds:
         cls = find(kind, name)
         options = plugin_options(cls)
-        typer.echo(f"{kind.removesuffix('s')} {name}: {summary(cls)}")
+        echo(f"{kind.removesuffix('s')} {name}: {summary(cls)}")
         for option in options:
-            typer.echo(f"  {option.text}")
+            echo(f"  {option.text}")
         plugins.append({"kind": kind, "options": [option._asdict() for option in options]})
     print_line({"name": name, "plugins": plugins})

@@ -11,17 +11,20 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from configs.output import open_console, styled
 from pipelines.doctor.examination import Examination, Finding, most_common
 
 
 def print_examination(examination: Examination, findings: Sequence[Finding], file: Path) -> None:
     """To stderr, so that stdout holds nothing but the last JSON line."""
-    console = Console(stderr=True, highlight=False)
+    console = open_console()
     failed = any(f.level == "error" for f in findings)
     num_hosts = len(examination.hosts())
     console.print(
-        f"[bold {'red' if failed else 'green'}]{'FAIL' if failed else 'PASS'}[/]  {examination.num_ranks} rank"
-        f"{'s' * (examination.num_ranks > 1)} on {num_hosts} host{'s' * (num_hosts > 1)}, collectives by {examination.backend}"
+        styled("FAIL", "bold red") if failed else styled("PASS", "bold green"),
+        f"{examination.num_ranks} rank{'s' * (examination.num_ranks > 1)} on {num_hosts} host{'s' * (num_hosts > 1)}, "
+        f"collectives by {examination.backend}",
+        sep="  ",
     )
     if examination.ranks:
         console.print(_devices(examination))
@@ -85,4 +88,4 @@ def _table(first: str, *others: str) -> Table:
 
 def _say(console: Console, line: str) -> None:
     """One line, unwrapped however narrow the terminal."""
-    console.print(line, markup=False, soft_wrap=True)
+    console.print(line, soft_wrap=True)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from configs.errors import RunError
+from configs.output import echo
 from configs.run_config import RunConfig
 from pipelines.distributed.ranks import share
 from pipelines.launcher.provenance import seal
@@ -89,7 +89,7 @@ def _probe(config: RunConfig, session: Session, folder: Path, probes: list[Probe
     probes.append(probe)
     if session.ranks.rank == 0:
         _write(folder, config, probes)
-        print(_line(config, probe, len(probes)), file=sys.stderr, flush=True)
+        echo(_line(config, probe, len(probes)), to_stderr=True)
     return probe
 
 

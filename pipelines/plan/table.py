@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+from configs.output import open_console, styled
 from pipelines.plan.plan import Plan
 from pipelines.plan.roofline import Candidate, Roof
 
@@ -24,16 +24,16 @@ MEMORY = {"weights": "weights", "kv_cache": "KV cache", "activations": "activati
 
 def print_plan(result: Plan) -> None:
     """Print to stderr; stdout has only the JSON line."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 140)
+    console = open_console(width=140)
     chosen, request = result.chosen, result.request
-    verdict = "[bold green]FITS[/]" if chosen.fits else "[bold red]DOES NOT FIT[/]"
+    verdict = styled("FITS", "bold green") if chosen.fits else styled("DOES NOT FIT", "bold red")
     replicas = f"{chosen.replicas} replica{'s' * (chosen.replicas > 1)}"
-    console.print(f"{verdict}  {result.preset} on {request.devices} x {request.device}: {chosen}, {replicas}, batch {chosen.batch}")
+    where = f"{result.preset} on {request.devices} x {request.device}"
+    console.print(verdict, f"{where}: {chosen}, {replicas}, batch {chosen.batch}", sep="  ")
     for line in (*_why(result), *_figures(result), *_stages(chosen)):
-        console.print(f"  {line}", markup=False)
+        console.print(f"  {line}")
     table = Table(box=None, pad_edge=False, header_style="dim", title="GiB on the fullest device", title_style="dim", title_justify="left")
     parts = [name for name in MEMORY if any(name in c.memory for c in result.candidates)]
     unit = next((c.ceiling.unit for c in result.candidates if c.ceiling), "")
@@ -45,8 +45,8 @@ def print_plan(result: Plan) -> None:
         table.add_row(*_row(one, parts, one is chosen))
     console.print(table)
     for line in result.notes:
-        console.print(f"  {line}", markup=False)
-    console.print("  'at most' is what the device's peak figures allow, not a forecast; nothing here is measured", markup=False)
+        console.print(f"  {line}")
+    console.print("  'at most' is what the device's peak figures allow, not a forecast; nothing here is measured")
 
 
 def plain(result: Plan) -> dict[str, Any]:

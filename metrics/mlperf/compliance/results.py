@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from configs.errors import ConfigError
+from configs.output import open_console
 from metrics.base import Run
 from metrics.mlperf.compliance.verdict import Verdict
 from workloads.mlperf.notices import UNVERIFIED
@@ -78,22 +79,21 @@ def as_json(compliance: Compliance, run: Run) -> dict[str, Any]:
 
 def print_table(compliance: Compliance) -> None:
     """Print the verdicts to stderr."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(stderr=True, highlight=False)
+    console = open_console()
     if compliance.verdict == "NONE ASKED":
         text = f"{SHOWN[compliance.verdict]}  MLPerf requires no compliance test of {compliance.benchmark}; nothing was run"
-        console.print(text, markup=False, soft_wrap=True)
+        console.print(text, soft_wrap=True)
         return
-    console.print(f"{compliance.verdict}  MLPerf's compliance tests. {UNVERIFIED}", markup=False)
+    console.print(f"{compliance.verdict}  MLPerf's compliance tests. {UNVERIFIED}")
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("test", "result", "measured", "threshold"):
         table.add_column(column, overflow="fold")
     for v in compliance.verdicts:
         table.add_row(v.test, SHOWN.get(v.result, v.result), v.message, v.basis)
     console.print(table)
-    console.print(f"files: {compliance.folder}", markup=False)
+    console.print(f"files: {compliance.folder}")
 
 
 def line(compliance: Compliance) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ import msgspec
 import zmq
 
 from configs.errors import SuiteError
-from configs.output import say
+from configs.output import handle_errors_and_warnings, say
 from pipelines.launcher.brief_report import report_briefly
 from pipelines.launcher.conductor.conductor import Conductor
 from pipelines.launcher.conductor.job import JobSpec
@@ -26,6 +26,7 @@ def main() -> None:
     """Exits at once even where an aborted LoadGen still sleeps."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which closes our input
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    handle_errors_and_warnings()
     job = msgspec.json.decode(sys.stdin.readline(), type=JobSpec)
     sys.setswitchinterval(SWITCH_S)
     context = zmq.Context()

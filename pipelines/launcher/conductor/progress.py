@@ -6,6 +6,8 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from configs.output import open_console, printable
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -26,12 +28,11 @@ class RunProgress:
 
     def __enter__(self) -> RunProgress:
         if self._wanted:
-            from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
             columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
             note = TextColumn("{task.fields[note]}")
-            self._progress = Progress(*columns, note, console=Console(stderr=True), transient=True)
+            self._progress = Progress(*columns, note, console=open_console(), transient=True)
             self._progress.start()
             self._task = self._progress.add_task("loading", total=self._num_ranks, note="ranks ready")
         return self
@@ -73,5 +74,5 @@ class RunProgress:
             parts.append(" ".join(f"rank {r}: {n}" for r, n in sorted(self._by_rank.items())))
         if self._failed:
             parts.append(f"{self._failed} failed")
-        text = ", ".join(parts)
+        text = printable(", ".join(parts))  # the workload's noun may be a plugin's
         self._progress.update(self._task, description=self._mode, completed=self._done, total=self._total, note=text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 from functools import cache
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from configs.errors import ConfigError
+from configs.output import say
 from configs.settings import PowerSettings
 from pipelines.devices.power_meters import Meter, MeterError, find_meter
 from pipelines.launcher.worker.clock_sync import ConductorClock
@@ -88,7 +88,7 @@ def power_sampler(settings: PowerSettings, rank: int, device: torch.device) -> P
         if settings.sample == "always":
             raise ConfigError(f"power.sample is 'always', but {device} cannot be measured: {why}") from None
         if not why.expected:  # outcome.json has the others
-            _print_once(f"suite: energy is not measured: {why}", rank)
+            _print_once(f"energy is not measured: {why}", rank)
         return PowerSampler(MeterFacts(rank, error=str(why), off=why.expected), None, settings.interval_s)
     node = os.environ.get("GROUP_RANK", "0")
     return PowerSampler(MeterFacts(rank, meter.source, f"{node}/{meter.device}", meter.limit_w), meter, settings.interval_s)
@@ -97,7 +97,7 @@ def power_sampler(settings: PowerSettings, rank: int, device: torch.device) -> P
 @cache
 def _print_once(line: str, rank: int) -> None:
     if rank == 0:
-        print(line, file=sys.stderr, flush=True)
+        say(line)
 
 
 def _moved(sample: PowerSample, offset_s: float) -> PowerSample:
