@@ -30,7 +30,7 @@ class Attempt(msgspec.Struct, frozen=True):
 
     @property
     def samples_per_s(self) -> float:
-        return self.num_samples / self.duration_s
+        return self.num_samples / max(self.duration_s, 1e-6)
 
     @property
     def note(self) -> str:

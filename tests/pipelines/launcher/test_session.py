@@ -46,16 +46,16 @@ def test_a_test_shorter_than_its_warm_up_promised_is_run_again(suite: SuiteRun, 
     (tmp_path / "sluggish.py").write_text(SLUGGISH, encoding="utf-8")
     done = suite(*OPTIONS, ranks=ranks)
     assert done.returncode == 0, done.stderr
-    assert "a performance test of 8 samples lasted" in done.stderr
     report, run = read_report(done), tmp_path / "run"
     assert report["verdict"] == "VALID"
     first = read_attempts(run)[0]
-    assert (first.num_samples, first.min_duration_s) == (8, 1.5)
-    assert first.duration_s < 1.5
-    assert report["attempts"][0]["num_samples"] == 8
+    assert f"a performance test of {first.num_samples} samples lasted" in done.stderr
+    assert first.num_samples >= 8
+    assert first.duration_s < first.min_duration_s == 1.5
+    assert report["attempts"][0]["num_samples"] == first.num_samples
     assert "minimum duration of 1.5 s" in (run / "report.html").read_text(encoding="utf-8")
-    assert report["num_queries"]["done"] == len((run / "records.jsonl").read_bytes().splitlines()) > 8
-    assert len((run / "attempts/performance-1/records.jsonl").read_bytes().splitlines()) == 8
+    assert report["num_queries"]["done"] == len((run / "records.jsonl").read_bytes().splitlines()) > first.num_samples
+    assert len((run / "attempts/performance-1/records.jsonl").read_bytes().splitlines()) == first.num_samples
     assert (run / "attempts/performance-1/performance/mlperf_log_summary.txt").is_file()
     assert len(list((run / "media").iterdir())) == report["num_queries"]["done"]
     assert changes(run).sentences == []
@@ -79,14 +79,15 @@ class ShortTests(Session):
 @pytest.mark.parametrize(
     ("scenario", "mode", "target_qps", "rates"),
     [
-        ("offline", "performance", "auto", ["auto", 6.0, 6.0]),  # 4 samples a second, and half as many again
-        ("single_stream", "performance", "auto", ["auto", 6.0, 6.0]),
+        ("offline", "performance", "auto", ["auto", 6.0, 12.0, 24.0, 48.0, 96.0]),  # 4 samples a second, and half as many again
+        ("single_stream", "performance", "auto", ["auto", 6.0, 12.0, 24.0, 48.0, 96.0]),
+        ("multi_stream", "performance", "auto", ["auto", 6.0, 12.0, 24.0, 48.0, 96.0]),
         ("offline", "performance", 5.0, [5.0]),
         ("offline", "accuracy", "auto", ["auto"]),
         ("server", "performance", "auto", ["auto"]),
     ],
 )
-def test_a_short_test_is_run_again_twice_unless_the_user_chose_its_rate(
+def test_a_short_test_is_run_again_with_more_headroom_each_time_unless_the_user_chose_its_rate(
     tmp_path: Path, scenario: str, mode: str, target_qps: object, rates: list[object]
 ) -> None:
     import torch
