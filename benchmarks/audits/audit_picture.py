@@ -46,7 +46,7 @@ def draw_picture(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
     right.axvline(0, color="#e5484d", linewidth=1)
     right.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6), xlim=(-0.2, 0.22))
     right.set(title="power at the planned number of pairs,\nabove (+) or below (-) the planned power", xlabel="share of audits")
-    right.axhline(len(SHAPES) - 0.5, color="#687076", linewidth=0.8)
+    right.axhline(sum(shape.cluster == 1 for shape in SHAPES.values()) - 0.5, color="#687076", linewidth=0.8)
     right.legend(
         handles=[Line2D([], [], marker=m, linestyle="", color="#2f6fde", label=f"planned {p}") for m, p in (("^", 0.8), ("s", POWER))],
         loc="lower right",

@@ -25,7 +25,7 @@ Draw = Callable[[np.random.Generator, tuple[int, int]], Floats]
 
 class Shape(NamedTuple):
     """A distribution of paired differences. mean: its true mean. reach: from a missing answer's score to the best. beyond: too extreme
-    for the tests to hold their level. cluster: pairs that belong to one prompt and share most of their difference.
+    for a plan to have its power. cluster: pairs that belong to one prompt and share most of their difference.
     """
 
     draw: Draw
@@ -66,7 +66,7 @@ SHAPES = {
     "1 in 20 collapses, 5 % jitter": collapses(0.05, 0.05),
     "4 seeds a prompt (normal)": several_seeds(lambda rng, size: rng.normal(size=size), 0.0, 4),
     "4 seeds a prompt (losses)": several_seeds(lambda rng, size: -rng.exponential(size=size), -1.0, 4),
-    "beyond: log-normal losses": Shape(lambda rng, size: -rng.lognormal(size=size), -math.exp(0.5), 10.0, True),
+    "log-normal losses": Shape(lambda rng, size: -rng.lognormal(size=size), -math.exp(0.5), 10.0, True),
 }
 SHORT = ("1 in 50 collapses, 1 % jitter", "4 seeds a prompt (normal)", "normal")
 DISCORDANCE = ((0.02, 0.01), (0.05, 0.02), (0.05, 0.05), (0.1, 0.05), (0.2, 0.05), (0.2, 0.1), (0.4, 0.1))  # prompts that differ, margin

@@ -35,8 +35,8 @@ def check_pairs(one: Report, two: Report) -> None:
     answered = [{r.sample_index for r in run.judged} for run in (a, b)]
     if missing := sorted(answered[0] ^ answered[1]):
         raise ConfigError(
-            f"{len(missing)} prompts were answered in one run only; the first is number {missing[0]}. Run both with --mode accuracy, "
-            "which issues every prompt once."
+            f"{len(missing)} prompts were answered in one run only; the first is number {missing[0]}. Run both with --mode both, which is "
+            "timed and then issues every prompt once, or with --mode accuracy, which is untimed."
         )
     _check_same_form(a, b)
 
