@@ -118,6 +118,8 @@ def main() -> None:
         if is_main_process():
             say(str(error) or "interrupted")
         raise SystemExit(130 if interrupted else 1) from None
+    finally:
+        handle_errors_and_warnings()  # again: typer puts a hook of its own there
 
 
 if __name__ == "__main__":

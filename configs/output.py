@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Mapping
@@ -54,6 +55,7 @@ def print_traceback(kind: type[BaseException], error: BaseException, trace: Trac
 def handle_errors_and_warnings() -> None:
     """For a process's start: what Python prints by itself is printable too."""
     sys.excepthook = print_traceback
+    threading.excepthook = _print_thread_traceback
     warnings.showwarning = _print_warning
 
 
@@ -79,3 +81,9 @@ def _print_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, line: str | None = None
 ) -> None:
     echo(warnings.formatwarning(str(message), category, filename, lineno, line).rstrip("\n"), to_stderr=True)
+
+
+def _print_thread_traceback(ended: threading.ExceptHookArgs) -> None:
+    if ended.exc_type is not SystemExit and ended.exc_value is not None:
+        say(f"an error in thread {ended.thread.name if ended.thread else 'unknown'}:")
+        print_traceback(ended.exc_type, ended.exc_value, ended.exc_traceback)

@@ -94,10 +94,14 @@ def test_a_run_of_hostile_texts_reports_compares_and_lists_printably(tmp_path: P
 
 
 def test_what_python_prints_by_itself_is_printable() -> None:
-    fail = f"warnings.warn({HOSTILE!r})\n    raise ValueError({HOSTILE!r})"
-    script = f"import suite, warnings\ndef fail():\n    {fail}\nsuite.app = fail\nsuite.main()"
+    fail = (
+        f"warnings.warn({HOSTILE!r})\n    thread = threading.Thread(target=int, args=[{HOSTILE!r}], name={HOSTILE!r})\n    thread.start()\n"
+    )
+    fail += f"    thread.join()\n    raise ValueError({HOSTILE!r})"
+    script = f"import suite, sys, threading, warnings\n@suite.app.command()\ndef fail():\n    {fail}\nsys.argv[1:] = ['fail']\nsuite.main()"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert not has_controls(done.stderr)
     assert f"UserWarning: {SHOWN}\n" in done.stderr
+    assert f"suite: an error in thread {SHOWN}:\n" in done.stderr
     assert f"ValueError: {SHOWN}\n" in done.stderr

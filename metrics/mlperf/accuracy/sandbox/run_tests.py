@@ -23,11 +23,8 @@ from typing import Any, NamedTuple
 from configs.errors import ConfigError, RunError
 from metrics.mlperf.accuracy.sandbox.child import COMPARE_S, FAILED, NOT_ISOLATED, OUT_OF_TIME, PASSED, TOO_LARGE, WRONG
 
-STRONG = (
-    "files",
-    "calls",
-    "namespaces",
-)  # with these a program changes no file, reads none outside Python, and reaches no network or process
+# With these a program changes no file, reads none outside Python, and reaches no network or process, both of which two layers close.
+STRONG = ("files", "calls", "namespaces")
 # What stays open to a program, unless one of these layers is in force. The kernel is shared in every case.
 _CLOSED_BY = {
     "the contents of files": ("files", "mounts"),
