@@ -17,11 +17,11 @@ from typing import NamedTuple
 # name, number on x86_64, number on aarch64
 _LISTED = """
 read 0 63, write 1 64, close 3 57, fstat 5 80, lseek 8 62, mmap 9 222, mprotect 10 226, munmap 11 215, mremap 25 216, madvise 28 233, brk
-12 214, pread64 17 67, pwrite64 18 68, readv 19 65, writev 20 66, rt_sigaction 13 134, rt_sigprocmask 14 135, rt_sigreturn 15 139,
-sigaltstack 131 132, restart_syscall 219 128, open 2 -, openat 257 56, access 21 -, faccessat 269 48, readlink 89 -, readlinkat 267 78,
-stat 4 -, lstat 6 -, newfstatat 262 79, statx 332 291, getdents64 217 61, getcwd 79 17, chdir 80 49, dup 32 23, dup2 33 -, dup3 292 24,
-pipe 22 -, pipe2 293 59, select 23 -, pselect6 270 72, poll 7 -, ppoll 271 73, epoll_create 213 -, epoll_create1 291 20, epoll_ctl 233 21,
-epoll_wait 232 -, epoll_pwait 281 22, eventfd2 290 19, futex 202 98, set_robust_list 273 99, set_tid_address 218 96, rseq 334 293,
+12 214, pread64 17 67, pwrite64 18 68, readv 19 65, writev 20 66, fsync 74 82, rt_sigaction 13 134, rt_sigprocmask 14 135, rt_sigreturn 15
+139, sigaltstack 131 132, restart_syscall 219 128, open 2 -, openat 257 56, access 21 -, faccessat 269 48, readlink 89 -, readlinkat 267
+78, stat 4 -, lstat 6 -, newfstatat 262 79, statx 332 291, getdents64 217 61, getcwd 79 17, chdir 80 49, dup 32 23, dup2 33 -, dup3 292
+24, pipe 22 -, pipe2 293 59, select 23 -, pselect6 270 72, poll 7 -, ppoll 271 73, epoll_create 213 -, epoll_create1 291 20, epoll_ctl 233
+21, epoll_wait 232 -, epoll_pwait 281 22, eventfd2 290 19, futex 202 98, set_robust_list 273 99, set_tid_address 218 96, rseq 334 293,
 membarrier 324 283, arch_prctl 158 -, sched_yield 24 124, sched_getaffinity 204 123, getcpu 309 168, exit 60 93, exit_group 231 94,
 nanosleep 35 101, clock_nanosleep 230 115, clock_gettime 228 113, clock_getres 229 114, gettimeofday 96 169, time 201 -, times 100 153,
 alarm 37 -, getitimer 36 102, setitimer 38 103, getrandom 318 278, uname 63 160, sysinfo 99 179, getrusage 98 165, getrlimit 97 163,
