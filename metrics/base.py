@@ -156,12 +156,13 @@ class SampleMetric(Metric):
 
     def summarise(self, run: Run, scores_by_query: Mapping[int, Mapping[str, float]]) -> dict[str, Figure]:
         """Means of the scores that `scores` returns."""
-        samples = {record.query_id: run.samples[record.sample_index] for record in run.judged}
+        samples = ((r.query_id, run.samples[r.sample_index]) for r in run.judged if r.query_id in scores_by_query)
+        prompts = {query_id: prompt_cluster(sample.prompt, sample.images) for query_id, sample in samples}
         columns: dict[str, dict[int, float]] = {}
         for query_id, scores in scores_by_query.items():
             for name, value in scores.items():
                 columns.setdefault(name, {})[query_id] = value
-        return {name: self._figure(column, samples) for name, column in columns.items()}
+        return {name: self._figure(column, prompts) for name, column in columns.items()}
 
     def scores(self, run: Run) -> dict[int, Mapping[str, float]]:
         """Scores by query id of every judged answer that this metric scores."""
@@ -192,11 +193,11 @@ class SampleMetric(Metric):
         """The figures in which a missing answer to this sample scores `worst`; where empty, all figures that other answers have."""
         return ()
 
-    def _figure(self, column: Mapping[int, float], samples: Mapping[int, Sample]) -> Figure:
+    def _figure(self, column: Mapping[int, float], prompts: Mapping[int, bytes]) -> Figure:
         values = list(column.values())
         mean = math.fsum(values) / len(values)
         yes_no = all(v in (0.0, 1.0) for v in values)
-        clusters = [prompt_cluster(samples[query_id].prompt, samples[query_id].images) for query_id in column]
+        clusters = [prompts.get(query_id, query_id) for query_id in column]
         if len(set(clusters)) < len(values):
             interval = clustered_interval(values, clusters, yes_no)
         else:

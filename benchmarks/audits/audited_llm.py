@@ -83,7 +83,7 @@ def make_run(folder: Path, num_prompts: int, settings: list[str]) -> None:
     """Make an accuracy run, unless it exists."""
     if (folder / "report.json").exists():
         return
-    changes = [f"dataset.num_prompts={num_prompts}", f"metrics=[throughput, {METRIC}]", "truth.replays=0", *settings]
+    changes = [f"dataset.num_prompts={num_prompts}", f"metrics=[{METRIC}]", "truth.replays=0", *settings]
     suite(["--workload", "llm", "--mode", "accuracy", "--output", str(folder)] + [w for c in changes for w in ("--set", c)], {0, 3})
 
 
@@ -98,7 +98,6 @@ def judge(few: Path, many: Path, name: str, margin: str) -> dict[str, Any]:
     ends = true.ci95 or (true.difference, true.difference)
     return {
         "candidate": name,
-        "speed": round((data["speed"]["paired"] or {"value": float("nan")})["value"], 2),
         "difference": round(metric["difference"], 4),
         "verdict": metric["verdict"],
         "further_samples": metric["further_samples"],

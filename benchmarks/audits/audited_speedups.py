@@ -15,6 +15,7 @@ import argparse
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -128,8 +129,9 @@ def main() -> None:
     for name, one in selected.items():
         for place in (few,) if one.short else (few, many):
             only = ["metrics=[world_score]"] if place == many else []
-            make_run(place / "reference", int(place.name), only)
-            make_run(place / slug(name), int(place.name), [*one.settings, *only], one.ranks)
+            timed = place == few
+            make_run(place / "reference", int(place.name), only, timed)
+            make_run(place / slug(name), int(place.name), [*one.settings, *only], timed, one.ranks)
         result = audit(few, name, given.margin)
         rows.append(
             {
@@ -170,15 +172,20 @@ def long_run(many: Path, name: str, result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def make_run(folder: Path, num_prompts: int, settings: list[str], ranks: int = 1) -> None:
-    """Make an accuracy run, unless it exists; resume one that was interrupted."""
+def make_run(folder: Path, num_prompts: int, settings: list[str], timed: bool, ranks: int = 1) -> None:
+    """Make a run of every prompt, unless it exists: a performance test if it is timed, else an accuracy test. Of one that was interrupted,
+    the first is made again and the second resumed.
+    """
     if (folder / "report.json").exists():
         return
+    if timed:
+        shutil.rmtree(folder, ignore_errors=True)
     if (folder / "records.jsonl").exists():
         words = ["--resume", str(folder)]
     else:
+        mode = "performance" if timed else "accuracy"
         changes = [*REFERENCE, f"dataset.num_prompts={num_prompts}", "num_threads=1", "report_videos=0", *settings]
-        words = ["--workload", "t2v", "--mode", "accuracy", "--output", str(folder)] + [w for c in changes for w in ("--set", c)]
+        words = ["--workload", "t2v", "--mode", mode, "--output", str(folder)] + [w for c in changes for w in ("--set", c)]
     suite(words, {0, 3}, ranks)  # INVALID: a canary rightly triggers if a candidate's videos are noise
 
 
@@ -225,7 +232,7 @@ def print_row(row: dict[str, Any], first: bool) -> None:
     verdict = row["verdict"] + (f", {row['further_samples']} more" if row["verdict"] == "INCONCLUSIVE" else "")
     agrees = {True: "yes", False: "NO", None: "-"}[row.get("agrees")]
     print(
-        f"{row['candidate']:38}{row['speed']:6.2f}x{row['difference']:+8.3f}  {verdict:28}{row['all_metrics']:14}"
+        f"{row['candidate']:38}{row.get('speed', float('nan')):6.2f}x{row['difference']:+8.3f}  {verdict:28}{row['all_metrics']:14}"
         + (f"{row['long_difference']:+8.3f}  {f'[{low:+.3f}, {high:+.3f}]':20}{row['long_verdict']:14}{agrees}" if "agrees" in row else ""),
         flush=True,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import unicodedata
 from collections.abc import Hashable, Sequence
@@ -13,12 +14,16 @@ from scipy import stats
 ARTICLES, PUNCTUATION = ("a", "an", "the"), ".,;:!?\"'()"
 
 
-def prompt_cluster(prompt: str, images: Sequence[bytes] = ()) -> Hashable:
-    """The same for prompts of the same words about the same images. Case, spaces, articles and the punctuation around words make no
-    difference.
+def prompt_cluster(prompt: str, images: Sequence[bytes] = ()) -> bytes:
+    """A digest that is the same for prompts of the same words about the same images.
+
+    Case, spaces, articles and the punctuation around words make no difference.
     """
     words = (word.strip(PUNCTUATION) for word in unicodedata.normalize("NFKC", prompt).casefold().split())
-    return tuple(word for word in words if word and word not in ARTICLES), tuple(images)
+    digest = hashlib.sha256(" ".join(word for word in words if word and word not in ARTICLES).encode("utf-8", "surrogatepass"))
+    for image in images:
+        digest.update(hashlib.sha256(image).digest())
+    return digest.digest()
 
 
 def numbered(labels: Sequence[Hashable]) -> NDArray[np.intp]:
