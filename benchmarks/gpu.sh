@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All measurements that need a GPU, on one GPU, within 8 minutes, in one JSON file: docs/engines.md, "GPU proof".
+# All measurements that need a GPU, on one GPU, within 11 minutes, in one JSON file: docs/gpu.md.
 #
 #   benchmarks/gpu.sh [--output FILE] [--budget SECONDS] [--only PART,PART] [--shrink]
 #   PYTHON=/path/to/python benchmarks/gpu.sh

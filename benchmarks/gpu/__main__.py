@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.conduct import Proof, ask_device, conduct, describe
+from benchmarks.gpu.goals import judge
 from benchmarks.gpu.part import PARTS, Part
 from benchmarks.outcome import RESULTS, line
 from configs.errors import ConfigError, unknown
@@ -24,7 +25,7 @@ def main() -> int:
     """Exit codes: 0 every part ran and nothing failed, 3 otherwise, 1 nothing could be run, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="benchmarks/gpu.sh", description="Measurements that need a GPU, in one JSON file.")
     parser.add_argument("--output", type=Path, help="the file to write; benchmarks/results/gpu-DEVICE.json if not given")
-    parser.add_argument("--budget", type=float, default=480.0, metavar="SECONDS", help="of all parts together")
+    parser.add_argument("--budget", type=float, default=660.0, metavar="SECONDS", help="of all parts together")
     parser.add_argument("--only", default="", metavar="PART,PART", help=f"only these parts: {', '.join(p.name for p in PARTS)}")
     parser.add_argument("--shrink", action="store_true", help="tiny shapes, on a CPU too: tries the code out, measures nothing")
     given = parser.parse_args()
@@ -40,6 +41,7 @@ def main() -> int:
             if proof.device["accelerator"] is None and not given.shrink:
                 raise ConfigError("PyTorch finds no GPU. Use --shrink to try the parts out on a CPU, without measuring anything.")
             proof.output = given.output or default_output(proof)
+            proof.keep_earlier()
             conduct(proof, parts, named, Path(folder))
     except ConfigError as error:
         print(f"gpu: {error}", file=sys.stderr, flush=True)
@@ -47,6 +49,7 @@ def main() -> int:
     except KeyboardInterrupt:  # before the first part
         return INTERRUPTED
     print_table(proof, parts)
+    print_goals(proof)
     result = conclusion(proof, parts)
     print(json.dumps(result), flush=True)
     return INTERRUPTED if proof.interrupted else 0 if result["holds"] else 3
@@ -72,6 +75,14 @@ def print_table(proof: Proof, parts: list[Part]) -> None:
     for part in parts:
         entry = proof.parts[part.name]
         print(f"{part.name:13} {'ran' if entry.ran else 'NOT RUN':8} {entry.seconds:6.1f} s  {describe(part, entry)}")
+
+
+def print_goals(proof: Proof) -> None:
+    """Which goals hold, over all parts in the file."""
+    for goal in judge(proof.device["name"], proof.figures()):
+        bound = f">= {goal['at_least']:g}" if goal["at_least"] is not None else f"<= {goal['at_most']:g}"
+        verdict = {None: "not measured", True: "holds", False: "MISSED"}[goal["holds"]]
+        print(f"{verdict:13} {goal['goal']} {bound}: {'-' if goal['value'] is None else format(goal['value'], '.4g')}")
 
 
 def conclusion(proof: Proof, parts: list[Part]) -> dict[str, Any]:
@@ -104,7 +115,8 @@ def headline(figures: dict[str, dict[str, Any]]) -> dict[str, float | None]:
         "memory_gb_s": at("ceilings", "memory", "best_gb_s"),
         "denoiser_mfu": at("wan", "stages", "denoiser", "mfu"),
         "prefill_mfu": next((p.get("mfu") for p in (at("llama", "prefill") or {}).values()), None),
-        "decode_bandwidth_use": next((d.get("bandwidth_use") for d in (at("llama", "decode") or {}).values()), None),
+        "decode_bandwidth_use": next((d.get("bandwidth_use") for d in (at("llama", "decode_graph") or {}).values()), None),
+        "continuous_tokens_per_s": at("engines", "engines", "continuous", "tokens_per_s"),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.child import Child, Ended
+from benchmarks.gpu.goals import judge
 from benchmarks.gpu.part import Job, Part
+from configs.errors import ConfigError
 from workloads.run_folder.files import write_json
 
 SCHEMA = "triptych-gpu/1"
@@ -27,17 +30,20 @@ class Entry:
     seconds: float = 0.0
     limit_s: float | None = None
     figures: dict[str, Any] = field(default_factory=dict)
+    time: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+    commit: str | None = None
 
 
 @dataclass
 class Proof:
-    """The document. output: its file; None until the device is known."""
+    """The document. output: its file; None until the device is known. earlier: parts of the same device in that file, which are kept."""
 
     budget_s: float
     shrink: bool
     output: Path | None = None
     device: dict[str, Any] = field(default_factory=dict)
     parts: dict[str, Entry] = field(default_factory=dict)
+    earlier: dict[str, dict[str, Any]] = field(default_factory=dict)
     interrupted: bool = False
     start: float = field(default_factory=time.monotonic)
     time: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
@@ -45,6 +51,29 @@ class Proof:
     @property
     def left_s(self) -> float:
         return max(self.start + self.budget_s - time.monotonic(), 0.0)
+
+    def all_parts(self) -> dict[str, dict[str, Any]]:
+        """This call's parts and, of those that it did not start, the file's earlier ones."""
+        now = {name: asdict(entry) for name, entry in self.parts.items()}
+        return {
+            name: now[name] if name in now and (now[name]["figures"] or name not in self.earlier) else self.earlier[name]
+            for name in {**self.earlier, **now}
+        }
+
+    def figures(self) -> dict[str, Any]:
+        return {name: part["figures"] for name, part in self.all_parts().items()}
+
+    def keep_earlier(self) -> None:
+        """Take over the parts of the file that is there, if it is of the same device. Raises ConfigError where it is damaged."""
+        assert self.output is not None
+        if not self.output.exists():
+            return
+        try:
+            document = json.loads(self.output.read_text(encoding="utf-8"))
+            if (document["schema"], document["device"]["name"], document["shrunk"]) == (SCHEMA, self.device["name"], self.shrink):
+                self.earlier = {str(name): dict(part) for name, part in document["parts"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{self.output} is damaged ({error!r}); remove it, or give another --output") from None
 
     def write(self) -> None:
         assert self.output is not None
@@ -57,7 +86,8 @@ class Proof:
             "budget_s": self.budget_s,
             "seconds": round(time.monotonic() - self.start, 1),
             "interrupted": self.interrupted,
-            "parts": {name: asdict(entry) for name, entry in self.parts.items()},
+            "parts": self.all_parts(),
+            "goals": judge(self.device["name"], self.figures()),
         }
         write_json(self.output, document)
 
@@ -74,7 +104,7 @@ def ask_device(proof: Proof, folder: Path) -> Ended:
 
 def conduct(proof: Proof, parts: Sequence[Part], named: tuple[str, ...], folder: Path) -> None:
     """Run every part that fits the budget. Ctrl-C ends it and keeps the figures."""
-    proof.parts.update({part.name: Entry() for part in parts})
+    proof.parts.update({part.name: Entry(commit=proof.device.get("suite_commit")) for part in parts})
     child: Child | None = None
     try:
         for part in parts:

@@ -145,4 +145,7 @@ def _outline(folder: Path) -> Path:
 
 
 def summary(rows: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {row['speed_up']:.2f}x" if row["ran"] else f"{name} not run" for name, row in rows.items())
+    return ", ".join(
+        f"{name} {row['speed_up']:.2f}x{'' if row['finite'] else ' NOT FINITE'}" if row["ran"] else f"{name} not run"
+        for name, row in rows.items()
+    )

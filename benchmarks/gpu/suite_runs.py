@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,19 +29,20 @@ FEW = (
 
 
 class SuiteRun(NamedTuple):
-    """quality: the figure of quality. settings: changes to the preset."""
+    """quality: the figure of quality. settings: changes to the preset. on_cpu: hide the GPU."""
 
     name: str
     preset: str
     quality: str
     settings: Sequence[str] = ()
+    on_cpu: bool = False
 
 
 def run_all(runs: Sequence[SuiteRun], job: Job, keep: Keep) -> dict[str, Any]:
     """Make the runs; they are kept as `runs` after each of them."""
     results: dict[str, Any] = {}
-    for number, one in enumerate(runs):
-        folder = Path(job.folder) / f"run-{one.preset.replace('/', '-')}-{number}"
+    for one in runs:
+        folder = Path(tempfile.mkdtemp(prefix="run-", dir=job.folder)) / one.preset.replace("/", "-")  # parts share job.folder
         results[one.name] = run(one, folder) if job.left_s > (1.0 if job.shrink else LEAST_S) else not_run("no time was left")
         keep("runs", results)
     return results
@@ -50,6 +52,8 @@ def run(one: SuiteRun, folder: Path) -> dict[str, Any]:
     words = [word for change in one.settings for word in ("--set", change)]
     command = [sys.executable, "suite.py", "--config", one.preset, "--output", str(folder), *words]
     env = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
+    if one.on_cpu:
+        env |= dict.fromkeys(("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"), "-1")
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     if done.returncode not in EXIT_CODES:
         return not_run(f"suite.py ended with {done.returncode}: {(done.stderr.strip().splitlines() or ['no error message'])[-1]}")

@@ -1,6 +1,6 @@
-"""Speed-ups of compilation: of the denoiser's blocks, alone and with quantised weights whose kernels need it, and of Llama's decoding.
+"""Speed-ups of compilation: of the denoiser's blocks, alone and with quantised weights, whose kernels need it.
 
-The time of compilers is unpredictable, so this part comes last and keeps each figure immediately.
+One block is compiled and serves all 30. The time of compilers is unpredictable, so each figure is kept immediately.
 """
 
 from __future__ import annotations
@@ -18,9 +18,6 @@ STEPS = 4
 def measure(job: Job, keep: Keep) -> None:
     import torch
 
-    from benchmarks.gpu.parts import compiled_decode
-
-    keep("decode", compiled_decode.measure(job))
     if torch.device(job.device).type == "cpu" and "compiled" not in job.named:
         keep("denoiser", {"compiled": not_run("on a CPU it takes most of a minute; run it with --only compiled")})
         return
@@ -38,6 +35,4 @@ def measure(job: Job, keep: Keep) -> None:
 
 
 def summary(figures: Mapping[str, Any]) -> str:
-    decode = figures.get("decode", {})
-    text = f"Llama's decoding {decode['tokens_per_s']:.4g} tokens/s; " if decode.get("ran") else ""
-    return text + denoising.summary(figures.get("denoiser", {}))
+    return denoising.summary(figures.get("denoiser", {}))

@@ -1,7 +1,7 @@
 """Llama with 8 billion parameters and random weights: MFU of a prompt, tokens a second and bandwidth use of decoding.
 
-Prompts and decoding run directly on the network that `transformers_llm` loads, so that each phase is measured alone. Then the pipeline
-answers the same number of tokens with both of its engines, which shows its overhead.
+Prompts and decoding run directly on the network that `transformers_llm` loads, so that each phase is measured alone; decoding once with
+every kernel launched from Python, and once replayed from a CUDA graph, as `batching: static` does. The engines are another part.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class Sizes(NamedTuple):
     batches: tuple[int, ...]
     context: int
     steps: int
-    answers: tuple[int, int]  # texts and tokens that the engines answer
+    answers: tuple[int, int]  # texts and tokens that the engines answer at most
     shrink: dict[str, Any] | None
 
 
 # A prompt of 2,048 tokens is 30 TFLOP, 0.1 s at 350 TFLOP/s; a step of decoding reads 15 GB at least, 5 ms at 3 TB/s.
-FULL = Sizes(((1, 2048), (4, 2048)), (1, 8, 64), 1024, 32, (64, 64), None)
+FULL = Sizes(((1, 2048), (4, 2048)), (1, 8, 64), 1024, 32, (64, 512), None)
 SHRUNK = Sizes(((1, 32), (2, 32)), (1, 4), 16, 6, (4, 6), {"layers": 2, "width": "1/16", "vocabulary": 320})
 
 
@@ -44,25 +44,21 @@ def measure(job: Job, keep: Keep) -> None:
     import torch
 
     device, sizes = torch.device(job.device), SHRUNK if job.shrink else FULL
-    engines: dict[str, Any] = {}
-    for name in ("static", "continuous"):
-        pipeline = load(device, sizes, batching=name)
-        try:
-            if name == "static":
-                _phases(pipeline, sizes, job, keep)
-            engines[name] = guarded(answer, device, pipeline, sizes)
-            keep("engines", engines)
-        finally:
-            pipeline.close()
-            del pipeline
-            free(device)
+    pipeline = load(device, sizes, batching="static")
+    try:
+        _phases(pipeline, sizes, job, keep)
+    finally:
+        pipeline.close()
+        del pipeline
+        free(device)
 
 
 def summary(figures: Mapping[str, Any]) -> str:
     texts = [f"prompt {name} MFU {mfu.percent(p['mfu'])}" for name, p in figures.get("prefill", {}).items() if p["ran"]]
     texts += [
-        f"{name} {d['tokens_per_s']:.4g} tokens/s, {mfu.percent(d['bandwidth_use'])} of bandwidth"
-        for name, d in figures.get("decode", {}).items()
+        f"{name}{how} {d['tokens_per_s']:.4g} tokens/s, {mfu.percent(d['bandwidth_use'])} of bandwidth"
+        for how, key in (("", "decode"), (", graph", "decode_graph"))
+        for name, d in figures.get(key, {}).items()
         if d["ran"]
     ]
     return "; ".join(texts)
@@ -110,8 +106,8 @@ def prefill(network: Any, model: LanguageModel, count: int, tokens: int, job: Jo
     return {"ran": True, **figures, "tokens_per_s": count * tokens / each_s}
 
 
-def decode(network: Any, model: LanguageModel, batch: int, sizes: Sizes, job: Job, dtype: str) -> dict[str, Any]:
-    """Greedy decoding, one token of each text a step. The first steps are not timed.
+def decode(network: Any, model: LanguageModel, batch: int, sizes: Sizes, job: Job, dtype: str, graphs: Any = None) -> dict[str, Any]:
+    """Greedy decoding, one token of each text a step. The first steps are not timed. graphs: a DecodeGraphs to replay the steps from.
 
     A step must read all weights except the embedding's rows, and the keys and values of every text.
     """
@@ -119,14 +115,17 @@ def decode(network: Any, model: LanguageModel, batch: int, sizes: Sizes, job: Jo
 
     from benchmarks.gpu.timing import synchronise
 
-    warm = max(1, sizes.steps // 8)
+    warm = max(3, sizes.steps // 8)  # the second is captured
+    step = network if graphs is None else graphs.step
     with torch.inference_mode():
-        out = network(input_ids=ids_of(network, batch, sizes.context), use_cache=True, logits_to_keep=1)
-        for step in range(warm + sizes.steps):
-            if step == warm:
+        cache = graphs and graphs.cache_for(batch, sizes.context + warm + sizes.steps)
+        out = network(input_ids=ids_of(network, batch, sizes.context), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache = out.past_key_values
+        for number in range(warm + sizes.steps):
+            if number == warm:
                 synchronise(network.device)
                 start = time.perf_counter()
-            out = network(input_ids=out.logits[:, -1:].argmax(-1), past_key_values=out.past_key_values, use_cache=True)
+            out = step(input_ids=out.logits[:, -1:].argmax(-1), past_key_values=cache, use_cache=True)
         synchronise(network.device)
     each_s = (time.perf_counter() - start) / sizes.steps
     precision, context = mfu.DTYPES[dtype], sizes.context + warm + sizes.steps // 2  # the mean over the timed steps
@@ -139,23 +138,6 @@ def decode(network: Any, model: LanguageModel, batch: int, sizes: Sizes, job: Jo
         **mfu.traffic(num_bytes, each_s, mfu.bandwidth_ceiling(job.ceilings)),
         "mfu": mfu.work(batch * model.decode_flops(context), each_s, mfu.product_ceiling(job.ceilings, dtype))["mfu"],
     }
-
-
-def answer(pipeline: TransformersLLM, sizes: Sizes) -> dict[str, Any]:
-    """Tokens a second of the pipeline as a worker uses it, prompts included."""
-    from workloads.records import Query, Sample
-
-    texts, _ = sizes.answers
-    samples = [Sample(i, f"{i:04d} " + "w" * max(1, sizes.context - 8)) for i in range(texts)]
-    queries = [Query(i, i, i) for i in range(texts)]
-    pipeline.generate(samples[:1], queries[:1])
-    start = time.perf_counter()
-    responses = pipeline.generate(samples, queries)
-    seconds, failed = time.perf_counter() - start, [r.error for r in responses if r.error]
-    if failed:
-        return not_run(f"{len(failed)} of {texts} answers failed: {failed[0]}")
-    count = sum(r.num_units for r in responses)
-    return {"ran": True, "seconds": seconds, "answers": texts, "tokens": count, "tokens_per_s": count / seconds}
 
 
 def guarded(figures: Callable[..., dict[str, Any]], device: torch.device, *arguments: Any) -> dict[str, Any]:
@@ -175,6 +157,8 @@ def guarded(figures: Callable[..., dict[str, Any]], device: torch.device, *argum
 
 def _phases(pipeline: TransformersLLM, sizes: Sizes, job: Job, keep: Keep) -> None:
     """Measure prompts, then decoding, at every size."""
+    from pipelines.transformers.decode_graphs import DecodeGraphs, make_graphs
+
     network, model = pipeline._model, build_model(pipeline)
     dtype = str(network.dtype).removeprefix("torch.")
     keep("effective", dict(pipeline.effective()))
@@ -183,10 +167,25 @@ def _phases(pipeline: TransformersLLM, sizes: Sizes, job: Job, keep: Keep) -> No
     for count, tokens in sizes.prompts:
         prompts[f"{count} x {tokens}"] = guarded(prefill, network.device, network, model, count, tokens, job, dtype)
         keep("prefill", prompts)
-    decoding: dict[str, Any] = {}
-    for batch in sizes.batches:
-        decoding[f"batch {batch}"] = guarded(decode, network.device, network, model, batch, sizes, job, dtype)
-        keep("decode", decoding)
+    graphs: Any = make_graphs(network)
+    if isinstance(graphs, str) and job.shrink:
+        graphs = DecodeGraphs(network, run_again)
+    for name, by in (("decode_graph", graphs), ("decode", None)):
+        rows: dict[str, Any] = {}
+        for batch in sizes.batches:
+            why = not_run(by) if isinstance(by, str) else None
+            rows[f"batch {batch}"] = why or guarded(decode, network.device, network, model, batch, sizes, job, dtype, by)
+            keep(name, rows)
+
+
+def run_again(step: Callable[[], Any], pool: Any) -> tuple[Any, Callable[[], None]]:
+    """In the place of a graph's capture, in a rehearsal without a GPU: a replay is the step once more."""
+    output = step()
+
+    def replay() -> None:
+        output.update(step())
+
+    return output, replay
 
 
 def ids_of(network: Any, count: int, tokens: int) -> torch.Tensor:

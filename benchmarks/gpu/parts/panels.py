@@ -11,6 +11,7 @@ from benchmarks.gpu.suite_runs import FEW, LONGER, SuiteRun, row, run_all
 FULL = (
     SuiteRun("t2v/embedded", "t2v/embedded", "world_score", LONGER),
     SuiteRun("llm/embedded", "llm/embedded", "exact_match", LONGER),
+    SuiteRun("llm/embedded, CPU", "llm/embedded", "exact_match", LONGER, on_cpu=True),
     SuiteRun("llm/embedded-moe", "llm/embedded-moe", "exact_match", LONGER),
     SuiteRun("vlm/embedded", "vlm/embedded", "exact_match", LONGER),
 )

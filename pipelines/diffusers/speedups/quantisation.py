@@ -15,6 +15,7 @@ Layers that a model keeps in float32 are not quantised, nor are those whose name
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +34,9 @@ KINDS = ("round", "torchao", "bitsandbytes", "gguf", "quark", "layerwise")
 PACKAGES = ("torchao", "bitsandbytes", "gguf")  # kinds that need the package of their name; quark's is amd-quark
 TRIAL_OUTPUTS = 256  # of the layer that a library's kernel is tried on
 SAMPLED_ROWS = 8  # of each layer, in the search for its number of bits
+# torchao divides a layer's input by its largest value, and an empty prompt is all zeros: 0/0 gave NaN frames. The bound that it accepts
+# for that is far below any input of a sound model, and off by default.
+SMALLEST_INPUT = 1e-12
 
 
 @dataclass(frozen=True)
@@ -170,6 +174,8 @@ class Quantisation(SpeedUp):
         quant_type = given.pop("quant_type", None)
         if quant_type not in kinds:
             raise ConfigError(f"{self.what}: {unknown('quant_type', quant_type, kinds)}")
+        if "activation_value_lb" in inspect.signature(kinds[quant_type]).parameters:
+            given.setdefault("activation_value_lb", SMALLEST_INPUT)
         inner: Any = build(kinds[quant_type], f"{self.what}, quant_type {quant_type!r}", given, names=vars(library.granularity))
         return build(diffusers.TorchAoConfig, self.what, outer, {"quant_type": inner})
 

@@ -12,6 +12,8 @@ import torch
 
 from configs.errors import ConfigError
 from configs.registry import make
+from pipelines.diffusers.speedups.quantisation import Quantisation
+from pipelines.diffusers.t2v import DiffusersT2V
 from tests.pipelines.diffusers.speedups.conftest import generate, load
 
 NUM_LAYERS = 2 * (2 * 10 + 6)  # of both experts: in blocks, and outside
@@ -90,6 +92,18 @@ def test_weights_are_stored_in_float8_and_computed_with_in_the_models_dtype(tiny
     assert 0 < np.abs(generate(pipeline) - plain[:1]).mean() < 10
     assert pipeline._pipe.transformer.blocks[0].attn1.to_q.weight.dtype is torch.float8_e5m2
     assert pipeline.fallbacks() == []
+
+
+@needs_torchao
+def test_an_empty_prompt_does_not_make_float8_divide_by_zero() -> None:
+    """An empty prompt is all zeros at the first layer; torchao's scale of it was 0, and the frames NaN."""
+    from torchao.quantization.quant_primitives import _choose_scale_float8, _quantize_affine_float8
+
+    kind = {"name": "torchao", "quant_type": "Float8DynamicActivationFloat8WeightConfig"}
+    config = Quantisation(DiffusersT2V(quantisation=kind))._config.quant_type
+    zeros = torch.zeros(4, 8)
+    scale = _choose_scale_float8(zeros, [4, 8], hp_value_lb=config.activation_value_lb)
+    assert not _quantize_affine_float8(zeros, scale, torch.float8_e4m3fn).float().any()
 
 
 @needs_torchao
