@@ -20,12 +20,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.gpu import mfu
 from benchmarks.gpu.__main__ import conclusion, default_output, main, select
 from benchmarks.gpu.conduct import Entry, Proof, conduct
-from benchmarks.gpu.goals import GOALS, judge
 from benchmarks.gpu.part import PARTS, Part
 from benchmarks.gpu.parts import caches, quality, wan
 from benchmarks.gpu.parts.engines import OPTIONS
 from benchmarks.gpu.parts.gpu_tests import read_outcomes
-from benchmarks.outcome import RESULTS
 from configs.errors import ConfigError
 from tests.conftest import ROOT, suite_env
 
@@ -142,22 +140,6 @@ def test_a_part_by_itself_keeps_the_others_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "proof.json").write_text("[", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"proof.json is damaged .*; remove it, or give another --output"):
         once("llama")
-
-
-def test_goals_are_judged_by_the_stored_figures() -> None:
-    document = read(RESULTS / "gpu-nvidia-h100-80gb-hbm3.json")
-    figures = {name: part["figures"] for name, part in document["parts"].items()}
-    held = {g["goal"]: g["holds"] for g in judge(document["device"]["name"], figures)}
-    assert len(held) == len(GOALS)
-    assert held["Wan 1.3B denoiser: MFU"] is False
-    assert held["Llama 8B decoding, batch 1: tokens/s"] is None  # not measured by that commit
-    assert judge("AMD Instinct MI355X", figures) == []
-    good = {"seconds": 1, "ran": True, "speed_up": 1.3, "finite": True}
-    compiled = {"compiled": {"denoiser": {"compiled, torchao float8, dynamic": good}}}
-    goal = next(g for g in GOALS if g.name.startswith("float8"))
-    assert goal.read(compiled) == 1.3
-    good["finite"] = False
-    assert goal.read(compiled) == 0
 
 
 def test_parts_that_do_not_fit_the_budget_are_left_out_or_cut_off(tmp_path: Path) -> None:
