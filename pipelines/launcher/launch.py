@@ -97,6 +97,8 @@ def _make_pipeline(config: RunConfig) -> Pipeline:
     if config.workload not in pipeline.workloads:
         fitting = ", ".join(pipeline.workloads)
         raise ConfigError(f"pipeline {config.pipeline_name!r} supports {fitting}, not workload {config.workload!r}")
+    if type(pipeline.batch_size) is not int or pipeline.batch_size < 1:
+        raise ConfigError(f"pipeline {config.pipeline_name!r}: batch_size must be at least 1, got {pipeline.batch_size!r}")
     pipeline.workload = config.workload
     check_parallelism(config.parallel, config.pipeline_name, pipeline.parallelism)
     if config.limits.by_token and not isinstance(pipeline, StreamingPipeline):

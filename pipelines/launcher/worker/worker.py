@@ -170,8 +170,8 @@ class Worker:
             events = [e for e in happened if e.query_id in running]
             if firsts := [(e.query_id, e.first_token_id) for e in events if e.first_token_id is not None]:
                 self._send(messages.First(self.rank, firsts))
-            ended = [(e.query_id, e.response) for e in events if e.response is not None]
-            if results := [self._generation.result(running.pop(i), response, began.pop(i)) for i, response in ended]:
+            ended = {e.query_id: e.response for e in reversed(events) if e.response is not None}  # the first, where there are several
+            if results := [self._generation.result(running.pop(i), response, began.pop(i)) for i, response in reversed(ended.items())]:
                 self._send(messages.Done(self.rank, results))
 
     def _next(self, check: Callable[[], None]) -> messages.FromConductor:

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from configs.errors import ConfigError
+from configs.load_config import parse_config
+from pipelines.launcher.launch import _make_pipeline
 from tests.conftest import ACCELERATE, QUICK, ROOT, TWO_RANKS, SuiteRun, last_line, read_report, suite_env
 
 BROKEN = '''
@@ -112,3 +115,10 @@ def test_a_pipeline_that_cannot_load_ends_the_run_with_its_reason(suite: SuiteRu
     assert done.returncode != 0
     assert done.stderr.count("suite: ") == 1
     assert "model '/no/such/model' cannot be loaded" in done.stderr
+
+
+@pytest.mark.parametrize("batch_size", [0, -4])
+def test_a_batch_size_below_one_is_refused(batch_size: int) -> None:
+    config = parse_config({"workload": "t2v", "pipeline": {"name": "toy_t2v", "batch_size": batch_size}}, "test")
+    with pytest.raises(ConfigError, match=f"pipeline 'toy_t2v': batch_size must be at least 1, got {batch_size}"):
+        _make_pipeline(config)
