@@ -59,8 +59,8 @@ def test_a_mean_that_is_worse_by_the_margin_passes_in_at_most_one_of_twenty_audi
     for sign in (1, -1):  # false PASS, false FAIL
         rate = (p_mean_at_most(sign * (d - 0.3), -sign * 0.3, 1.0) <= 0.05).mean()
         assert rate <= 0.05 + three_deviations(0.05, 1500)
-    low, high = mean_intervals(d[:400], 0.95, 1.0, rng, 1000)
-    assert ((low <= 0) & (high >= 0)).mean() >= 0.93 - three_deviations(0.93, 400)
+    low, high = mean_intervals(d[:150], 0.95, 1.0, rng, 500)
+    assert ((low <= 0) & (high >= 0)).mean() >= 0.93 - three_deviations(0.93, 150)
 
 
 def test_equal_differences_get_no_interval_of_zero_width() -> None:
@@ -90,14 +90,14 @@ def test_equal_constant_scores_pass() -> None:
     assert verdicts([compare_means("m", [0.7] * 64, [0.5] * 64, margin=0.05)]).overall == "FAIL"
 
 
-@pytest.mark.parametrize("n", [30, 64, 128])
+@pytest.mark.parametrize("n", [30, 64])
 def test_rare_collapses_that_jitter_hides_do_not_pass(n: int) -> None:
     """1 in 50 answers collapses, the others differ by 1 %: 64 pairs contain no collapse in 27 % of audits."""
     rng = np.random.default_rng(5)
     d = rng.normal(0, 0.01, (1500, n)) - (rng.random((1500, n)) < 0.02)
     assert (p_mean_at_most(d, -0.02, 1.0) <= 0.05).mean() <= 0.05
-    low, high = mean_intervals(d[:200], 0.95, 1.0, rng, 500)
-    assert ((low <= -0.02) & (high >= -0.02)).mean() >= 0.95 - three_deviations(0.95, 200)
+    low, high = mean_intervals(d[:150], 0.95, 1.0, rng, 500)
+    assert ((low <= -0.02) & (high >= -0.02)).mean() >= 0.95 - three_deviations(0.95, 150)
 
 
 def test_how_far_a_missed_pair_may_be_is_known_from_scores_and_a_missing_answers_score() -> None:
