@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from configs.errors import ConfigError, unknown
+from configs.errors import ConfigError
 from configs.registry import register
 from workloads.base import Workload, check_num_prompts
 from workloads.readers.image_file import read_image
-from workloads.readers.prompt_file import numbered_lines
+from workloads.readers.prompt_file import Entry, read_entries
 from workloads.records import Sample
 from workloads.t2v import draw_captions, meta_of_prompt, meta_of_scene
 from workloads.vlm import encode_png
 from workloads.world.scenes import Split, render
 
 _DATA_SEED = 20_264  # of the positions of objects in the images; captions are drawn as for t2v
-_KEYS = ("prompt", "image")
 _EXAMPLE = '{"prompt": "the cat turns its head", "image": "cat.png"}'
 
 
@@ -30,9 +28,9 @@ _EXAMPLE = '{"prompt": "the cat turns its head", "image": "cat.png"}'
 class ImageToVideo(Workload):
     """Prompts for a video model, each with the first frame of the video.
 
-    prompts: a JSON-lines file, each line `{"prompt": ..., "image": path}`; paths are relative to the file's folder. By default captions are
-    drawn from the embedded world as for t2v (`grade`, `num_prompts`, `split`), and the image is the first frame of a clip that the world
-    renders of the scene, so that the pixels show whether the answer follows the caption.
+    prompts: JSON lines, a JSON array or a table, each entry `{"prompt": ..., "image": path}`; paths are relative to the file's folder. By
+    default captions are drawn from the embedded world as for t2v (`grade`, `num_prompts`, `split`), and the image is the first frame of a
+    clip that the world renders of the scene, so that the pixels show whether the answer follows the caption.
     grade: `simple`, `rich`, or `mixed`. num_prompts: how many to draw, or the most to read. split: `train`, `held_out` or `any`.
     """
 
@@ -72,31 +70,19 @@ class ImageToVideo(Workload):
 
 
 def read_prompts_with_images(path: str) -> list[Sample]:
-    """Samples from a JSON-lines file; blank lines are skipped.
+    """Samples from a file of prompts with images.
 
     Raises ConfigError, naming the line, if the file or an image is missing or damaged or a line has another form.
     """
     folder = Path(path).parent
-    return [
-        _sample(index, f"line {number} of prompt file {path!r}", line, folder)
-        for index, (number, line) in enumerate(numbered_lines(path, _EXAMPLE))
-    ]
+    entries = read_entries(path, ("image",), f"give dataset.prompts lines like {_EXAMPLE}")
+    return [_sample(index, entry, folder) for index, entry in enumerate(entries)]
 
 
-def _sample(index: int, where: str, line: str, folder: Path) -> Sample:
-    try:
-        value: Any = json.loads(line)
-    except ValueError as error:
-        raise ConfigError(f"{where} is not JSON ({error}); write lines like {_EXAMPLE}") from None
-    if not isinstance(value, dict):
-        raise ConfigError(f"{where} is not a JSON object; write lines like {_EXAMPLE}")
-    for key in value:
-        if key not in _KEYS:
-            raise ConfigError(f"{where} has an {unknown('key', key, _KEYS)}")
-    for key, what in (("prompt", "text"), ("image", "path")):
-        if not isinstance(value.get(key), str) or not value[key].strip():
-            raise ConfigError(f"{where} has no {key!r} {what}; write lines like {_EXAMPLE}")
-    name = value["image"]
+def _sample(index: int, entry: Entry, folder: Path) -> Sample:
+    name, where = entry.values.get("image"), entry.where
+    if not isinstance(name, str) or not name.strip():
+        raise ConfigError(f"{where} has no 'image' path; write lines like {_EXAMPLE}")
     try:
         content = (folder / name).read_bytes()
         read_image(content)
@@ -106,4 +92,4 @@ def _sample(index: int, where: str, line: str, folder: Path) -> Sample:
         raise ConfigError(f"{where}: image {name!r} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise ConfigError(f"{where}: image {name!r}: {error}; give a PNG or JPEG file") from None
-    return Sample(index, value["prompt"], meta_of_prompt(value["prompt"]), (content,))
+    return Sample(index, entry.prompt, meta_of_prompt(entry.prompt), (content,))

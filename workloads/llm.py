@@ -12,11 +12,12 @@ from configs.errors import ConfigError, unknown
 from configs.registry import register
 from workloads.base import Workload, check_num_prompts
 from workloads.mlperf.datasets import check_options, read_source
-from workloads.readers.prompt_file import read_prompt_items
+from workloads.readers.prompt_file import read_entries
 from workloads.records import Sample
 from workloads.world.language import TASKS, Item, draw_item, is_unseen
 from workloads.world.scenes import Split
 
+JUDGES = ("rouge", "exact_match")
 _DATA_SEED = 90_217  # of the shipped prompt set; training draws from other seeds
 
 
@@ -25,10 +26,10 @@ _DATA_SEED = 90_217  # of the shipped prompt set; training draws from other seed
 class Language(Workload):
     """Prompts for a language model.
 
-    prompts: a file of prompts, one a line, or JSON lines {"prompt": ..., "answer": ...} in a file that ends in .jsonl (answers are scored
-    by ROUGE unless a line says `exact_match`). source: one of MLPerf's sets (workloads/mlperf/datasets.py); path: its files; sha256: of its
-    file. By default tasks are drawn from the embedded world. tasks: which ones; all if empty. num_prompts: how many to draw, or the most to
-    read. split: drawn scenes are `train` (combinations that training draws), `held_out` or `any`.
+    prompts: a file of prompts in one of the forms of workloads/readers/prompt_file.py, or `builtin:everyday`. Objects and rows may have an
+    `answer`, which is scored by ROUGE unless `scored_by` is `exact_match`. source: one of MLPerf's sets (workloads/mlperf/datasets.py);
+    path: its files; sha256: of its file. By default tasks are drawn from the embedded world. tasks: which ones; all if empty. num_prompts:
+    how many to draw, or the most to read. split: drawn scenes are `train` (combinations that training draws), `held_out` or `any`.
     """
 
     prompts: str | None = None
@@ -69,6 +70,21 @@ class Language(Workload):
             return read_prompt_items(self.prompts)[: self.num_prompts]
         items = draw_items(self.tasks or TASKS, self.num_prompts or 132, self.split)
         return [Sample(i, item.prompt, _meta(item)) for i, item in enumerate(items)]
+
+
+def read_prompt_items(path: str) -> list[Sample]:
+    """Samples from a file of prompts, with their answers. Raises ConfigError naming the line."""
+    samples = []
+    for index, entry in enumerate(read_entries(path, ("answer", "scored_by", "task"))):
+        meta = {name: entry.values[name] for name in ("answer", "scored_by", "task") if entry.values.get(name) is not None}
+        if not isinstance(meta.get("answer", ""), str):
+            raise ConfigError(f"{entry.where}: the answer must be a text, got {meta['answer']!r}")
+        if meta.get("scored_by", "rouge") not in JUDGES:
+            raise ConfigError(f"{entry.where}: {unknown('scored_by', meta['scored_by'], JUDGES)}")
+        if "answer" in meta:
+            meta.setdefault("scored_by", "rouge")
+        samples.append(Sample(index, entry.prompt, meta))
+    return samples
 
 
 def draw_items(tasks: Sequence[str], count: int, split: Split, seed: int = _DATA_SEED) -> list[Item]:

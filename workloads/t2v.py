@@ -25,9 +25,10 @@ _DATA_SEED = 20_261  # of the shipped prompt sets; training draws from other see
 class TextToVideo(Workload):
     """Prompts for a video model.
 
-    prompts: a text file with one prompt a line. source: `vbench`, MLPerf's set; path: its file; sha256: of its file. By default captions
-    are drawn from the embedded world. grade: `simple`, `rich`, or `mixed` (half and half). num_prompts: how many to draw, or the most to
-    read. split: drawn captions are `train` (combinations that training draws), `held_out` or `any`.
+    prompts: a file of prompts in one of the forms of workloads/readers/prompt_file.py. source: `vbench`, MLPerf's set; path: its file;
+    sha256: of its file. By default captions are drawn from the embedded world. grade: `simple`, `rich`, or `mixed` (half and half).
+    num_prompts: how many to draw, or the most to read. split: drawn captions are `train` (combinations that training draws), `held_out` or
+    `any`.
     """
 
     prompts: str | None = None

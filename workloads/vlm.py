@@ -15,13 +15,12 @@ from configs.errors import ConfigError, unknown
 from configs.registry import register
 from workloads.base import Workload, check_num_prompts
 from workloads.mlperf.datasets import check_options, read_source
-from workloads.readers.prompt_file import numbered_lines
+from workloads.readers.prompt_file import Entry, read_entries
 from workloads.records import Sample
 from workloads.world.scenes import Split
 from workloads.world.vision import ANSWERS, TASKS, Item, draw_item
 
 _DATA_SEED = 20_263  # of the shipped questions; training draws from other seeds
-_KEYS = ("prompt", "images", "answer")  # of a line of the user's own file
 _EXAMPLE = '{"prompt": "what is this?", "images": ["cat.png"], "answer": "a cat"}'
 
 
@@ -30,9 +29,9 @@ _EXAMPLE = '{"prompt": "what is this?", "images": ["cat.png"], "answer": "a cat"
 class VisionLanguage(Workload):
     """Questions about pictures.
 
-    prompts: a JSON-lines file of questions, each `{"prompt": ..., "images": [paths], "answer": ...}`; paths are relative to the file's
-    folder, several images are one clip, and `answer` is optional. source: `shopify`, MLPerf's set; path: its files; sha256: of its file. By
-    default questions are drawn from the embedded world. num_prompts: how many to draw, or the most to read. tasks: which, of
+    prompts: JSON lines or a JSON array of questions, each `{"prompt": ..., "images": [paths], "answer": ...}`; paths are relative to the
+    file's folder, several images are one clip, and `answer` is optional. source: `shopify`, MLPerf's set; path: its files; sha256: of its
+    file. By default questions are drawn from the embedded world. num_prompts: how many to draw, or the most to read. tasks: which, of
     `workloads.world.vision`. split: scenes are `train` (combinations that training draws), `held_out`, or half and half (`any`).
     """
 
@@ -101,38 +100,25 @@ def encode_png(frames_THWC: NDArray[np.uint8]) -> tuple[bytes, ...]:
 
 
 def read_questions(path: str) -> list[Sample]:
-    """Samples from a JSON-lines file; blank lines are skipped.
+    """Samples from a file of questions.
 
     Images are read but not decoded: a damaged one fails its own query, not the run.
     Raises ConfigError, naming the line, if the file or an image file is missing or a line has another form.
     """
     folder = Path(path).parent
-    return [
-        _sample(index, f"line {number} of prompt file {path!r}", line, folder)
-        for index, (number, line) in enumerate(numbered_lines(path, _EXAMPLE))
-    ]
+    entries = read_entries(path, ("images", "answer"), f"give dataset.prompts lines like {_EXAMPLE}")
+    return [_sample(index, entry, folder) for index, entry in enumerate(entries)]
 
 
-def _sample(index: int, where: str, line: str, folder: Path) -> Sample:
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise ConfigError(f"{where} is not JSON ({error}); write lines like {_EXAMPLE}") from None
-    if not isinstance(value, dict):
-        raise ConfigError(f"{where} is not a JSON object; write lines like {_EXAMPLE}")
-    for key in value:
-        if key not in _KEYS:
-            raise ConfigError(f"{where} has an {unknown('key', key, _KEYS)}")
-    prompt, images = value.get("prompt"), value.get("images")
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise ConfigError(f"{where} has no 'prompt' text; write lines like {_EXAMPLE}")
+def _sample(index: int, entry: Entry, folder: Path) -> Sample:
+    images = entry.values.get("images")
     if not isinstance(images, list) or not images or not all(isinstance(name, str) for name in images):
-        raise ConfigError(f"{where} has no 'images' list of paths; write lines like {_EXAMPLE}")
+        raise ConfigError(f"{entry.where} has no 'images' list of paths; write lines like {_EXAMPLE}")
     meta: dict[str, Any] = {"task": "own"}
-    if "answer" in value:
-        answer = value["answer"]
+    if "answer" in entry.values:
+        answer = entry.values["answer"]
         meta["answer"] = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
-    return Sample(index, prompt, meta, tuple(_read_image(folder / name, name, where) for name in images))
+    return Sample(index, entry.prompt, meta, tuple(_read_image(folder / name, name, entry.where) for name in images))
 
 
 def _read_image(path: Path, name: str, where: str) -> bytes:
@@ -140,8 +126,8 @@ def _read_image(path: Path, name: str, where: str) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         raise ConfigError(f"{where}: image {name!r} does not exist; paths are relative to the file's folder") from None
-    except OSError as error:
-        raise ConfigError(f"{where}: image {name!r} cannot be read: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise ConfigError(f"{where}: image {name!r} cannot be read: {getattr(error, 'strerror', error)}") from None
 
 
 def _meta(item: Item) -> dict[str, Any]:

@@ -71,9 +71,9 @@ def test_prompts_and_images_of_a_file(tmp_path: Path) -> None:
         ('{"prompt": "x", "image": "."}', r"line 2 of .*: image '\.' cannot be read: Is a directory"),
         ('{"prompt": "x"}', "line 2 of .* has no 'image' path; write lines like"),
         ('{"image": "good.png"}', "line 2 of .* has no 'prompt' text"),
-        ('{"prompt": "x", "images": ["good.png"]}', r"line 2 of .* has an unknown key 'images' \(did you mean 'image'\?\)"),
+        ('{"prompt": "x", "images": ["good.png"]}', r"line 2 of .* has an unknown field 'images' \(did you mean 'image'\?\)"),
         ("a prompt", "line 2 of .* is not JSON"),
-        ("[]", "line 2 of .* is not a JSON object"),
+        ("[]", "line 2 of .* is neither a text nor a JSON object with a prompt"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, line: str, message: str) -> None:

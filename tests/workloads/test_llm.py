@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from configs.errors import ConfigError
-from workloads.llm import Language, draw_items
-from workloads.readers.prompt_file import read_prompt_items
+from workloads.llm import Language, draw_items, read_prompt_items
 from workloads.world.language import TASKS
 
 
@@ -44,9 +43,9 @@ def test_prompts_come_from_json_lines_with_their_references(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{prompt: x}", "entry 2 is not JSON"),
-        (json.dumps({"text": "x"}), 'entry 2 has no "prompt"'),
-        (json.dumps({"prompt": "  "}), 'entry 2 has no "prompt"'),
+        ("{prompt: x}", "line 2 of prompt file .* is not JSON"),
+        (json.dumps({"text": "x"}), "line 2 of prompt file .* has no 'prompt' text"),
+        (json.dumps({"prompt": "  "}), "line 2 of prompt file .* has no 'prompt' text"),
         (json.dumps({"prompt": "x", "anwser": "y"}), r"unknown field 'anwser' \(did you mean 'answer'\?\)"),
         (json.dumps({"prompt": "x", "answer": 3}), "the answer must be a text, got 3"),
         (json.dumps({"prompt": "x", "answer": "y", "scored_by": "bleu"}), "unknown scored_by 'bleu'"),

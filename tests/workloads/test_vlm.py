@@ -202,13 +202,13 @@ def test_questions_of_a_file_have_paths_relative_to_its_folder(tmp_path: Path) -
     ("line", "message"),
     [
         ("{'prompt': 1}", "line 2 of prompt file .* is not JSON"),
-        ([1], "line 2 .* is not a JSON object"),
+        ([1], "line 2 .* is neither a text nor a JSON object with a prompt"),
         ({"images": ["a.png"]}, "line 2 .* has no 'prompt' text"),
         ({"prompt": " ", "images": ["a.png"]}, "line 2 .* has no 'prompt' text"),
         ({"prompt": "x"}, "line 2 .* has no 'images' list"),
         ({"prompt": "x", "images": "a.png"}, "line 2 .* has no 'images' list"),
         ({"prompt": "x", "images": []}, "line 2 .* has no 'images' list"),
-        ({"prompt": "x", "images": ["a.png"], "anser": "y"}, r"unknown key 'anser' \(did you mean 'answer'\?\)"),
+        ({"prompt": "x", "images": ["a.png"], "anser": "y"}, r"unknown field 'anser' \(did you mean 'answer'\?\)"),
         ({"prompt": "x", "images": ["none.png"]}, "line 2 .*: image 'none.png' does not exist"),
         ({"prompt": "x", "images": ["."]}, "line 2 .*: image '.' cannot be read: Is a directory"),
     ],
@@ -232,5 +232,5 @@ def test_an_unusable_prompt_file_is_named(tmp_path: Path, content: bytes | None,
 
 
 def test_a_folder_is_refused_as_prompt_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="is a folder"):
         VisionLanguage(prompts=str(tmp_path)).samples()

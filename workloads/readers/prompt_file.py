@@ -1,89 +1,107 @@
-"""Prompts from a file in UTF-8: one a line, or JSON lines with reference answers.
+"""Prompts from a file that a user brings: one reader for every workload, whose form is found by name and content (prompt_forms.py).
 
-In a text file blank lines and lines that begin with # are skipped. In a .jsonl file each line is an object with `prompt` and optionally
-`answer` and `scored_by`: `rouge` (the default) or `exact_match`.
+A prompt is a text, or the field `prompt`, else `prompt_en`, of an object or row, else the first human turn of its `conversations`, as in
+ShareGPT. Conversations without a human turn are left out. In plain text, blank lines and lines that begin with # are skipped.
 """
 
 from __future__ import annotations
 
-import json
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from configs.errors import ConfigError, unknown
-from workloads.records import Sample
+from workloads.readers.prompt_forms import FORMS, FormError, parse
 
 BUILT_IN = Path(__file__).parent / "prompts"  # `builtin:NAME` is a file here
-JUDGES = ("rouge", "exact_match")
+PROMPT_FIELDS = ("prompt", "prompt_en")
+FIX = f"give dataset.prompts {FORMS}"
+ALIKE = 0.8  # of a field's name to a known one, from which it counts as misspelt; other fields belong to the data set and are not used
 
 
-def read_prompt_items(path: str) -> list[Sample]:
-    """Samples from a text file or, if its name ends in .jsonl, from JSON lines. Raises ConfigError naming the line.
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A prompt of a file. where: its line and the file, for messages. values: the object's or row's fields; empty for a text."""
 
-    `builtin:NAME` is a set that comes with the suite.
+    where: str
+    prompt: str
+    values: Mapping[str, Any]
+
+
+def read_entries(path: str, fields: Sequence[str] = (), fix: str = FIX) -> list[Entry]:
+    """The prompts of a file, in order; `builtin:NAME` is a set that comes with the suite.
+
+    fields: what the workload reads beside the prompt. fix: the end of messages about the file. Raises ConfigError naming the line.
     """
     if path.startswith("builtin:"):
         known = {p.stem: str(p) for p in BUILT_IN.glob("*.jsonl")}
         if (name := path.removeprefix("builtin:")) not in known:
             raise ConfigError(unknown("built-in prompt set", name, known))
         path = known[name]
-    if not path.endswith(".jsonl"):
-        return [Sample(i, text) for i, text in enumerate(read_prompts(path))]
-    samples: list[Sample] = []
-    for number, line in enumerate(read_prompts(path), 1):
-        where = f"prompt file {path!r}, entry {number}"
-        try:
-            item = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f'{where} is not JSON ({error.msg}); write {{"prompt": "...", "answer": "..."}}') from None
-        if not isinstance(item, dict) or not isinstance(item.get("prompt"), str) or not item["prompt"].strip():
-            raise ConfigError(f'{where} has no "prompt" with text; write {{"prompt": "...", "answer": "..."}}')
-        for key in item:
-            if key not in ("prompt", "answer", "scored_by", "task"):
-                raise ConfigError(f"{where} has {unknown('field', key, ('prompt', 'answer', 'scored_by', 'task'))}")
-        if "answer" in item and not isinstance(item["answer"], str):
-            raise ConfigError(f"{where}: the answer must be a text, got {item['answer']!r}")
-        if item.get("scored_by", "rouge") not in JUDGES:
-            raise ConfigError(f"{where}: {unknown('scored_by', item['scored_by'], JUDGES)}")
-        meta = {k: v for k, v in item.items() if k != "prompt"}
-        if "answer" in meta:
-            meta.setdefault("scored_by", "rouge")
-        samples.append(Sample(len(samples), item["prompt"], meta))
-    return samples
-
-
-def numbered_lines(path: str, example: str) -> list[tuple[int, str]]:
-    """Lines that are not blank, with their numbers.
-
-    example: a correct line, for the messages. Raises ConfigError if the file is missing, empty or not UTF-8.
-    """
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        content = Path(path).read_bytes()
     except FileNotFoundError:
-        raise ConfigError(f"prompt file {path!r} does not exist; give dataset.prompts lines like {example}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"prompt file {path!r} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+        raise ConfigError(f"prompt file {path!r} does not exist; {fix}") from None
+    except IsADirectoryError:
+        raise ConfigError(f"prompt file {path!r} is a folder; {fix}") from None
     except OSError as error:
-        raise ConfigError(f"prompt file {path!r} cannot be read: {error.strerror}; give a file with lines like {example}") from None
-    numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
-    if not numbered:
-        raise ConfigError(f"prompt file {path!r} has no prompt; write lines like {example}")
-    return numbered
+        raise ConfigError(f"prompt file {path!r} cannot be read: {error.strerror}; {fix}") from None
+    entries = []
+    try:
+        for place, value in parse(content, Path(path).suffix.lower(), PROMPT_FIELDS):
+            where = f"{place} of prompt file {path!r}"
+            if (prompt := _prompt(value, where, fields, fix)) is None:
+                continue
+            values = value if isinstance(value, Mapping) else {}
+            for text in (prompt, *(values.get(name) for name in fields)):
+                check_characters(text, where)
+            entries.append(Entry(where, prompt, values))
+    except FormError as error:
+        where = f"{error.place} of prompt file {path!r}" if error.place else f"prompt file {path!r}"
+        raise ConfigError(f"{where} {error.problem}; {fix}") from None
+    if not entries:
+        raise ConfigError(f"prompt file {path!r} has no prompt; {fix}")
+    return entries
 
 
 def read_prompts(path: str) -> list[str]:
-    """The prompts in order. Raises ConfigError if the file is missing, empty or not UTF-8."""
-    file = Path(path)
+    """The texts of the prompts, in order. Raises ConfigError as read_entries does."""
+    return [entry.prompt for entry in read_entries(path)]
+
+
+def check_characters(text: object, where: str) -> None:
+    """Raises ConfigError where the text has half of a character, a lone surrogate, which no file in UTF-8 can hold."""
+    if not isinstance(text, str):
+        return
     try:
-        text = file.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise ConfigError(f"prompt file {path!r} does not exist; give dataset.prompts a text file with one prompt a line") from None
-    except IsADirectoryError:
-        raise ConfigError(f"prompt file {path!r} is a folder; give dataset.prompts a text file with one prompt a line") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"prompt file {path!r} is not UTF-8 (byte {error.start}); save it as UTF-8, one prompt a line") from None
-    except OSError as error:
-        raise ConfigError(f"prompt file {path!r} cannot be read: {error.strerror}") from None
-    prompts = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    if not prompts:
-        raise ConfigError(f"prompt file {path!r} has no prompt; write one a line (lines that begin with # are comments)")
-    return prompts
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"U+{ord(text[error.start]):04X}"
+        raise ConfigError(f"{where} has the lone surrogate {half}, half of a character; write the whole character or remove it") from None
+
+
+def _prompt(value: Any, where: str, fields: Sequence[str], fix: str) -> str | None:
+    """The prompt; None for a conversation without a human turn. Raises ConfigError where the value has another form."""
+    if isinstance(value, str):
+        prompt: Any = value
+    elif not isinstance(value, Mapping):
+        raise ConfigError(f"{where} is neither a text nor a JSON object with a prompt; {fix}")
+    else:
+        for name in value:
+            absent = [known for known in ("prompt", *fields) if known not in value]
+            if name not in (*PROMPT_FIELDS, *fields) and difflib.get_close_matches(str(name), absent, 1, ALIKE):
+                raise ConfigError(f"{where} has an {unknown('field', name, ('prompt', *fields))}")
+        named = next((name for name in PROMPT_FIELDS if value.get(name) is not None), None)
+        if named is None and isinstance(value.get("conversations"), list):
+            turns = [turn for turn in value["conversations"] if isinstance(turn, Mapping)]
+            prompt = next((turn.get("value") for turn in turns if turn.get("from") in ("human", "user")), None)
+            if prompt is None:
+                return None
+        else:
+            prompt = value.get(named) if named else None
+    if not isinstance(prompt, str) or not prompt.strip():
+        has = f"; it has {', '.join(map(repr, value))[:80]}" if isinstance(value, Mapping) else ""
+        raise ConfigError(f"{where} has no 'prompt' text{has}; {fix}")
+    return prompt
