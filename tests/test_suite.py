@@ -119,8 +119,11 @@ def test_a_report_is_rebuilt_from_its_folder(suite: SuiteRun, toy_run: subproces
 
 
 def test_the_html_report_is_self_contained_and_escaped(suite: SuiteRun, tmp_path: Path) -> None:
-    (tmp_path / "p.txt").write_text("a red disc stays still\n<script>alert(1)</script>\n", encoding="utf-8")
-    suite("--config", "t2v/toy", "--set", "dataset.prompts=p.txt", "--output", "run", *QUICK)
+    prompts = [{"prompt_en": "a red disc stays still"}, {"prompt_en": "<script>alert(1)</script>"}]
+    (tmp_path / "p.JSON").write_text(json.dumps(prompts, indent=4), encoding="utf-8")
+    done = suite("--config", "t2v/toy", "--set", "dataset.prompts=p.JSON", "--output", "run", *QUICK)
+    assert "suite: 2 prompts of p.JSON, the first: 'a red disc stays still'\n" in done.stderr
+    assert read_report(done)["prompts"] == {"num": 2, "first": "a red disc stays still"}
     page = (tmp_path / "run/report.html").read_text(encoding="utf-8")
     assert page.count("data:video/webm;base64,") == 2
     assert "data:image/png;base64," in page

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from configs.errors import ConfigError
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -21,6 +23,20 @@ class Sample:
     prompt: str
     meta: Mapping[str, Any] = field(default_factory=dict)
     images: tuple[bytes, ...] = ()
+
+    @property
+    def beginning(self) -> str:
+        """The prompt, cut off after 80 characters, to be shown."""
+        return self.prompt if len(self.prompt) <= 80 else f"{self.prompt[:80]} ..."
+
+
+def check_characters(text: str, where: str) -> None:
+    """Raises ConfigError where the text has half of a character, a lone surrogate, which no file in UTF-8 can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"U+{ord(text[error.start]):04X}"
+        raise ConfigError(f"{where} has the lone surrogate {half}, half of a character; write the whole character or remove it") from None
 
 
 class Query(msgspec.Struct, frozen=True, array_like=True, gc=False):

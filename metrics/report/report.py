@@ -111,6 +111,8 @@ def make_report(folder: Path, brief: bool = False) -> Report:
         "ranks": run.ranks,
         "samples": [_sample(run, record, scores, triggered) for record in (() if brief else run.judged)],
     }
+    if (first := _manifest(folder).get("first_prompt")) is not None:  # runs of older versions have none
+        data["prompts"] = {"num": len(run.samples), "first": first}
     if brief:
         data["brief"] = True
     if errors:
@@ -132,10 +134,15 @@ def headline(report: Report) -> dict[str, float]:
 
 def _name(folder: Path) -> str:
     """The name of the run when it was made; its folder may have been moved since."""
+    return str(_manifest(folder).get("run", folder.resolve().name))
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """Empty where it cannot be read, which is a reason of the verdict."""
     try:
-        return str(manifest.read_manifest(folder)["run"])
-    except (ValueError, KeyError):
-        return folder.resolve().name
+        return manifest.read_manifest(folder)
+    except ValueError:
+        return {}
 
 
 def _devices(run: Run) -> str:

@@ -24,6 +24,8 @@ def print_summary(report: Report) -> None:
         sep="  ",
     )
     console.print(f"  {data['notice']}", style="dim")
+    if prompts := data.get("prompts"):
+        console.print(f"  {prompts['num']} prompts, the first: {prompts['first']!r}", style="dim")
     if data.get("random_weights"):
         console.print("  random weights: figures of quality are withheld")
     if loosened := data.get("loosened"):

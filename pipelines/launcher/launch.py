@@ -25,7 +25,7 @@ from pipelines.launcher.rate_search import search_rate
 from pipelines.launcher.resume import prepare_rest
 from pipelines.launcher.session import Session
 from pipelines.launcher.signals import signals_as_interrupts
-from workloads.base import Workload
+from workloads.base import Workload, read_samples
 from workloads.mlperf.run_rules import apply_mlperf_rules, check_data, check_generation
 from workloads.run_folder.claim import claim
 from workloads.run_folder.files import begin_run, create_run_folder
@@ -42,7 +42,7 @@ def launch(config: RunConfig, output: str | None, find_max_rate: bool = False, r
     check_visible_devices(os.environ)
     config = apply_mlperf_rules(config)
     workload: Workload = make("workloads", config.workload, config.dataset)
-    samples = list(workload.samples())
+    samples = read_samples(workload, config.workload)
     check_data(config, len(samples))
     pipeline = _make_pipeline(config)
     if resume and config.by_mlperf:
@@ -59,6 +59,8 @@ def launch(config: RunConfig, output: str | None, find_max_rate: bool = False, r
         claimed = claim(resume) if resume else create_run_folder(output, config.workload)
         folder = claimed.folder
         rest = prepare_rest(folder, config, samples) if resume else None
+        origin = next((f" of {config.dataset[name]}" for name in ("prompts", "path", "source") if config.dataset.get(name)), "")
+        say(f"{len(samples)} prompts{origin}, the first: {samples[0].beginning!r}")
     with signals_as_interrupts():
         ranks = join_ranks(config)
         pipeline.replica = join_replica(config.parallel, ranks.rank, ranks.world_size, ranks.device)

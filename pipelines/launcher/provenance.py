@@ -49,6 +49,7 @@ def write_manifest(folder: Path, config: RunConfig, samples: Sequence[Sample], s
         "seed": config.seed,
         "prompt_set_sha256": prompt_set_hash(samples),
         "num_samples": len(samples),
+        "first_prompt": samples[0].beginning if samples else None,
         "suite_commit": suite_commit(),
         "config": config.model_dump(),
         "plugins": origins,

@@ -21,7 +21,7 @@ from configs.run_config import RunConfig
 from pipelines.base import Pipeline, StreamingPipeline
 from pipelines.distributed.ranks import check_process_count, join_ranks
 from pipelines.models.response_check import ResponseCheck
-from workloads.base import Workload
+from workloads.base import Workload, read_samples
 from workloads.records import Query, query_seed
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _key(host: str, api_key_env: str | None) -> str | None:
 
 def _warm_up(config: RunConfig, workload: Workload, pipeline: Pipeline) -> None:
     """Run batches of the workload's samples, as before a run. Raises RunError where the last one has no answer that can be used."""
-    samples = list(workload.samples())[: pipeline.batch_size]
+    samples = read_samples(workload, config.workload)[: pipeline.batch_size]
     queries = [Query(-1 - i, s.index, query_seed(config.seed, s.index)) for i, s in enumerate(samples)]
     check = ResponseCheck(pipeline, config.allow_fallback)
     for _ in range(config.warmup_batches):

@@ -14,6 +14,7 @@ from typing import Any
 
 from configs.errors import ConfigError, unknown
 from workloads.readers.prompt_forms import FORMS, FormError, parse
+from workloads.records import check_characters
 
 BUILT_IN = Path(__file__).parent / "prompts"  # `builtin:NAME` is a file here
 PROMPT_FIELDS = ("prompt", "prompt_en")
@@ -56,7 +57,8 @@ def read_entries(path: str, fields: Sequence[str] = (), fix: str = FIX) -> list[
                 continue
             values = value if isinstance(value, Mapping) else {}
             for text in (prompt, *(values.get(name) for name in fields)):
-                check_characters(text, where)
+                if isinstance(text, str):
+                    check_characters(text, where)
             entries.append(Entry(where, prompt, values))
     except FormError as error:
         where = f"{error.place} of prompt file {path!r}" if error.place else f"prompt file {path!r}"
@@ -69,17 +71,6 @@ def read_entries(path: str, fields: Sequence[str] = (), fix: str = FIX) -> list[
 def read_prompts(path: str) -> list[str]:
     """The texts of the prompts, in order. Raises ConfigError as read_entries does."""
     return [entry.prompt for entry in read_entries(path)]
-
-
-def check_characters(text: object, where: str) -> None:
-    """Raises ConfigError where the text has half of a character, a lone surrogate, which no file in UTF-8 can hold."""
-    if not isinstance(text, str):
-        return
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        half = f"U+{ord(text[error.start]):04X}"
-        raise ConfigError(f"{where} has the lone surrogate {half}, half of a character; write the whole character or remove it") from None
 
 
 def _prompt(value: Any, where: str, fields: Sequence[str], fix: str) -> str | None:

@@ -12,6 +12,7 @@ import numpy as np
 from configs.registry import make
 from configs.run_config import RunConfig
 from metrics.base import Run
+from workloads.base import read_samples
 from workloads.loadgen.load_test import LoadTest
 from workloads.records import Sample
 
@@ -49,7 +50,7 @@ def dataset_of(run: Run, test: str) -> tuple[dict[str, Any], Sequence[Sample]]:
     if test != "TEST07" or run.config.benchmark != "gpt-oss-120b":
         return run.config.dataset, run.samples
     dataset = {"source": "gpt-oss-gpqa", "path": _gpt_oss_folder(run.config.dataset.get("path"))}
-    return dataset, list(make("workloads", run.config.workload, dataset).samples())
+    return dataset, read_samples(make("workloads", run.config.workload, dataset), run.config.workload)
 
 
 def _gpt_oss_folder(path: str | None) -> str | None:
