@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import msgspec
@@ -28,7 +28,7 @@ LARGEST = 2**31 - 1  # of counts and of token ids, which LoadGen logs in four by
 
 
 class MalformedError(RunError):
-    """What a pipeline returned is no list of its answers or events."""
+    """What a pipeline returned has not the type that its interface requires."""
 
 
 class ResponseCheck:
@@ -154,6 +154,16 @@ class ResponseCheck:
 
     def _count(self, response: Response) -> int | None:
         return None if response.text is None else self._pipeline.count_tokens(response.text)
+
+
+def reported_settings(pipeline: Pipeline) -> tuple[dict[str, str], list[str]]:
+    """What `effective` and `fallbacks` return, as texts. Raises MalformedError where they are no mapping, or no list."""
+    title, effective, fallbacks = f"pipeline {name_of(type(pipeline))!r}", pipeline.effective(), pipeline.fallbacks()
+    if not isinstance(effective, Mapping):
+        raise MalformedError(f"{title}: effective returned {_kind(effective)}; return a mapping of settings' names to texts")
+    if not isinstance(fallbacks, Sequence) or isinstance(fallbacks, str):
+        raise MalformedError(f"{title}: fallbacks returned {_kind(fallbacks)}; return a list of sentences, empty where there are none")
+    return {str(name): str(value) for name, value in effective.items()}, [str(text) for text in fallbacks]
 
 
 def _finish_reason(reason: object) -> str | None:

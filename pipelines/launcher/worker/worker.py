@@ -28,6 +28,7 @@ from pipelines.launcher.worker.heartbeat import LEAVE_S, Heartbeat
 from pipelines.launcher.worker.inspection import default_options, inspect
 from pipelines.launcher.worker.memory import peak_memory
 from pipelines.launcher.worker.power_sampler import PowerSampler
+from pipelines.models.response_check import reported_settings
 from workloads.records import Query, Sample
 from workloads.run_folder.media import MediaWriter, spare_loaded_objects
 
@@ -72,6 +73,7 @@ class Worker:
             if not loaded:
                 self.pipeline.load(device)
             sample_s = self._generation.warm_up(num_warmups, seed)
+            effective, fallbacks = reported_settings(self.pipeline)
         except Exception as error:
             self._send(messages.Failed(self.rank, describe(error)))
             raise
@@ -84,8 +86,8 @@ class Worker:
                 self.pipeline.batch_size,
                 sample_s,
                 str(device),
-                dict(self.pipeline.effective()),
-                list(self.pipeline.fallbacks()),
+                effective,
+                fallbacks,
                 isinstance(self.pipeline, StreamingPipeline),
                 self.pipeline.repeats,
                 self.pipeline.rests,
@@ -103,7 +105,7 @@ class Worker:
         self._end_sampling()
         error_s = self._clock.error_s(time.perf_counter())
         clock: tuple[float | None, float | None] = (None, None) if math.isinf(error_s) else (self._clock.offset_s, error_s)
-        memory, effective, inspection = peak_memory(device), dict(self.pipeline.effective()), inspect(self.pipeline, self._required)
+        memory, (effective, _), inspection = peak_memory(device), reported_settings(self.pipeline), inspect(self.pipeline, self._required)
         first_error, counted = self._writer.finish(), dict(self._generation.counted)
         self._send(messages.Bye(self.rank, memory, first_error, None, *clock, effective, inspection, self._writer.unwritten, counted))
         if stop.reason == "aborted":

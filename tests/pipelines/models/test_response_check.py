@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipelines.base import Event, Pipeline, Response
-from pipelines.models.response_check import MalformedError, ResponseCheck
+from pipelines.models.response_check import MalformedError, ResponseCheck, reported_settings
 from pipelines.toy.llm import ToyLLM
 from pipelines.toy.t2v import ToyT2V
 from workloads.records import Query, Sample
@@ -259,6 +259,18 @@ def test_what_is_no_list_of_events_is_named() -> None:
     assert check.events(right) == right
     odd: Any = Event(np.int64(1), first_token_id=np.int32(3))  # type: ignore[arg-type]
     assert [type(number) for event in check.events([odd]) for number in (event.query_id, event.first_token_id)] == [int, int]
+
+
+def test_settings_that_a_pipeline_reports_are_texts() -> None:
+    pipeline: Any = ToyT2V()
+    pipeline.effective, pipeline.fallbacks = lambda: {"steps": 8}, lambda: ("dtype is float32",)
+    assert reported_settings(pipeline) == ({"steps": "8"}, ["dtype is float32"])
+    pipeline.effective = lambda: None
+    with pytest.raises(MalformedError, match="pipeline 'toy_t2v': effective returned None; return a mapping"):
+        reported_settings(pipeline)
+    pipeline.effective, pipeline.fallbacks = dict, lambda: "dtype is float32"
+    with pytest.raises(MalformedError, match="fallbacks returned a str; return a list of sentences"):
+        reported_settings(pipeline)
 
 
 def test_a_pipeline_that_is_not_registered_has_its_classs_name() -> None:
