@@ -86,6 +86,50 @@ def compare_kernels() -> None:
             assert torch.equal(arguments[2], others[2])
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_paged_decoding_on_a_gpu_does_the_same(dtype: torch.dtype) -> None:
+    for shape in [*SHAPES, (32, 8, 128, 256, 9)]:
+        arguments = [x if x.dtype == torch.int32 else x.to(dtype) for x in paged(4, *shape)]
+        wanted = functions.flash_attn_with_kvcache(*[x.float() if x.is_floating_point() else x for x in arguments])  # type: ignore[arg-type]
+        out = functions.flash_attn_with_kvcache(*[x.to("cuda") for x in arguments])  # type: ignore[arg-type]
+        torch.testing.assert_close(out.float().cpu(), wanted, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.gpu
+def test_requests_side_by_side_on_a_gpu_do_not_see_each_other() -> None:
+    q, k, v = (torch.randn(n, heads, 64) for n, heads in ((6, 4), (9, 2), (9, 2)))
+    ends_q, ends_k = torch.tensor([0, 3, 6], dtype=torch.int32), torch.tensor([0, 3, 9], dtype=torch.int32)
+    wanted = functions.flash_attn_varlen_func(q, k, v, ends_q, ends_k, 3, 6, causal=True)
+    q, k, v = (x.to("cuda", torch.float16) for x in (q, k, v))
+    out = functions.flash_attn_varlen_func(q, k, v, ends_q.cuda(), ends_k.cuda(), 3, 6, causal=True)
+    torch.testing.assert_close(out.float().cpu(), wanted, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.feature("transformers_llm", "a GPU, decoding from CUDA graphs")
+@pytest.mark.parametrize("batching", ["continuous", "static"])
+@pytest.mark.parametrize("do_sample", [False, True])
+def test_answers_from_graphs_on_a_gpu_are_those_without(batching: str, do_sample: bool) -> None:
+    def on_gpu(**options: Any) -> tuple[dict[str, str], list[str | None]]:
+        pipeline = TransformersLLM(max_new_tokens=48, batch_size=4, batching=batching, do_sample=do_sample, **options)  # type: ignore[arg-type]
+        pipeline.load(torch.device("cuda:0"))
+        samples = list(Language(num_prompts=12).samples())
+        try:
+            responses = pipeline.generate(samples, [Query(i, i, i) for i in range(len(samples))])
+            return dict(pipeline.effective()), [r.text for r in responses]
+        finally:
+            pipeline.close()
+
+    effective, texts = on_gpu()
+    plain, expected_texts = on_gpu(use_cuda_graph=False, use_async_batching=False)
+    assert (effective["cuda_graphs"], plain["cuda_graphs"].split(":")[0]) == ("decoding", "none")
+    if batching == "continuous":
+        assert "flash" in effective["attention"]
+        assert effective["async_batching"] == "on"
+    assert sum(a == b for a, b in zip(texts, expected_texts, strict=True)) >= len(texts) - 2  # bfloat16 sums in another order
+
+
 def test_keys_are_split_so_that_few_requests_fill_the_device() -> None:
     pytest.importorskip("triton")
     from pipelines.transformers.flash.paged_decode import num_parts
