@@ -83,6 +83,7 @@ def run(
     from configs.load_config import load_config
     from metrics.report.finish import finish, report_briefly, seal_and_report
     from pipelines.distributed.ranks import is_main_process
+    from pipelines.launcher.default_engine import with_default_engine
     from pipelines.launcher.launch import launch
 
     if resume is not None:
@@ -94,6 +95,8 @@ def run(
         settings = resumed_config(resume)
     else:
         settings = load_config(workload, config, set_ or [], scenario=scenario, mode=mode, seed=seed, variant=variant)
+        if config is None:
+            settings = with_default_engine(settings, set_ or [])
     try:
         folder = launch(settings, output, find_max_rate, resume)
     except GivenUpError as error:

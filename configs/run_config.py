@@ -63,6 +63,7 @@ class RunConfig(Settings):
         default_factory=dict,
         description="package versions that every rank must have, such as {torch: '2.13', diffusers: '>=0.42'}",
     )
+    engine_because: str | None = Field(None, description="why this pipeline, where the suite chose it; the suite writes this itself")
     variant: str | None = Field(None, description="the variant of the preset that is merged into it")
 
     @field_validator("allow_fallback", mode="before")

@@ -97,7 +97,7 @@ def make_report(folder: Path, brief: bool = False) -> Report:
         "notes": differences_from_reference(benchmark_of(run.config), run.config.pipeline_options) if run.config.by_mlperf else [],
         "device": _devices(run),
         "random_weights": run.has_random_weights,
-        "effective": run.ranks[0]["effective"] if run.ranks else {},
+        "effective": _effective(run),
         "num_queries": {"issued": run.num_issued, "done": sum(r.status == "done" for r in run.records), "failed": run.num_failed},
         "limits": {"percentile": run.config.load.target_percentile} | limits if (limits := effective_limits(run.config.limits)) else {},
         "loadgen": {mode: read_summary(folder / mode) for mode in run.outcome},
@@ -143,6 +143,12 @@ def _manifest(folder: Path) -> dict[str, Any]:
         return manifest.read_manifest(folder)
     except ValueError:
         return {}
+
+
+def _effective(run: Run) -> dict[str, str]:
+    """The first rank's effective settings and, where the suite chose the engine, why."""
+    settings = dict(run.ranks[0]["effective"]) if run.ranks else {}
+    return {"engine": f"{run.config.pipeline_name}: {because}", **settings} if (because := run.config.engine_because) else settings
 
 
 def _devices(run: Run) -> str:
