@@ -26,8 +26,8 @@ ORDER: Mapping[str, str] = {
     "notices",
     "pipelines": "distributed, devices | base, doctor | models | launcher, serving, endpoint, toy | diffusers, transformers, vllm, plan | "
     "embedded, commands",
-    "pipelines/launcher": "messages, provenance, signals, brief_report, default_engine | replay | conductor, worker | session, resume | rate_search | "
-    "launch",
+    "pipelines/launcher": "messages, provenance, signals, brief_report, default_engine | replay | conductor, worker | "
+    "session, resume | rate_search | launch",
     "pipelines/diffusers": "library_options, outline, families, stage_timer, held_frame | image_input, speedups | t2v",
     "metrics": "statistics | base | performance, similarity | quality, validity | report | compare, audit, mlperf | commands",
     "metrics/report": "load_run, report_diff, html/render, html/plots | figures, html/token_plots | report | "
