@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.errors import GivenUpError, RunError, first_line
+from configs.errors import GivenUpError, RunError, describe
 from configs.output import say
 from configs.run_config import RunConfig
 from pipelines.base import Pipeline, StreamingPipeline
@@ -21,6 +21,7 @@ from pipelines.launcher.brief_report import report_briefly
 from pipelines.launcher.conductor.job import JobSpec, Rest
 from pipelines.launcher.conductor.process import ConductorProcess
 from pipelines.launcher.messages import Address
+from pipelines.launcher.signals import where_stuck
 from pipelines.launcher.worker.follower import Follower, leave_where_stuck
 from pipelines.launcher.worker.power_sampler import power_sampler
 from pipelines.launcher.worker.worker import Worker
@@ -69,7 +70,6 @@ class Session:
         job = self._job(config, mode, folder, rest, audit)
         sampler = power_sampler(config.power, self.ranks.rank, self.ranks.device)
         conductor = ConductorProcess(job, self._claim) if self.ranks.rank == 0 else None  # before this rank loads anything
-        left = threading.Event()  # set when the main thread has returned from the pipeline's code
         try:
             address = share(conductor.address if conductor else Address(""), self.ranks)
             worker = (Worker if self.pipeline.replica.leads else Follower)(
@@ -84,29 +84,15 @@ class Session:
                 tuple(config.require),
                 tuple(config.allow_fallback),
             )
-            leave_where_stuck(lambda: _is_over(conductor, worker), left, lambda: _finish_stuck_run(conductor, worker, job))
-            try:
-                worker.run(
-                    self.ranks.device,
-                    1 if self._loaded else config.warmup_batches,
-                    config.seed,
-                    self._loaded,
-                    conductor.check if conductor else lambda: None,  # other ranks are ended by their launcher where the first is gone
-                )
-            except KeyboardInterrupt as interrupt:
-                left.set()
-                worker.leave_early(str(interrupt))
-                raise
-            finally:
-                left.set()
-                worker.close()
+            self._work(config, worker, conductor, job)
             outcome = conductor.outcome() if conductor else {}
         except BaseException as error:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torch's launcher sends it for a rank that failed; we are ending already
             if conductor:
-                cause = str(error) if isinstance(error, KeyboardInterrupt) else f"an error of its own ({first_line(error)})"
-                outcome = _give_up(conductor, job, cause)
-                if isinstance(error, (RunError, KeyboardInterrupt)):
+                here = f"rank 0 on {socket.gethostname()}"
+                interrupted = isinstance(error, KeyboardInterrupt)
+                outcome = _give_up(conductor, job, f"interrupted by {error} at {here}" if interrupted else f"{here}: {describe(error)}")
+                if interrupted or isinstance(error, RunError):
                     raise _given_up(outcome, folder, mode) from None
             raise
         self._loaded = True
@@ -118,6 +104,40 @@ class Session:
             if outcome.get("aborted"):
                 raise _given_up(outcome, folder, mode)
         return share(outcome, self.ranks)
+
+    def _work(self, config: RunConfig, worker: Worker, conductor: ConductorProcess | None, job: JobSpec) -> None:
+        """This rank's part; where its main thread is stuck in it when the test ends, or at a signal, another thread ends the process."""
+        left = threading.Event()  # set when the main thread has returned from the pipeline's code
+        ending = threading.Lock()  # taken by the first thread that ends the process, and kept
+
+        def end_at_a_signal(cause: str) -> None:
+            ending.acquire()
+            worker.leave_stuck(cause)
+            if conductor:
+                _give_up(conductor, job, f"interrupted by {cause} at rank 0 on {socket.gethostname()}")
+                report_briefly(Path(job.folder))
+
+        def end_after_the_test() -> None:
+            ending.acquire()
+            _finish_stuck_run(conductor, worker, job)
+
+        leave_where_stuck(lambda: _is_over(conductor, worker), left, end_after_the_test)
+        try:
+            with where_stuck(end_at_a_signal):
+                worker.run(
+                    self.ranks.device,
+                    1 if self._loaded else config.warmup_batches,
+                    config.seed,
+                    self._loaded,
+                    conductor.check if conductor else lambda: None,  # other ranks are ended by their launcher where the first is gone
+                )
+        except KeyboardInterrupt as interrupt:
+            left.set()
+            worker.leave_early(str(interrupt))
+            raise
+        finally:
+            left.set()
+            worker.close()
 
     def _job(self, config: RunConfig, mode: str, folder: Path, rest: Rest | None, audit: dict[str, int] | None) -> JobSpec:
         # Across nodes the conductor listens under the name by which the other nodes know rank 0's.
@@ -153,7 +173,7 @@ def _finish_stuck_run(conductor: ConductorProcess | None, worker: Worker, job: J
     """Called where this rank's main thread is stuck: writes the outcome and the brief report on rank 0, and says why the process ends."""
     cause = worker.why_leave or "the test has ended"
     if conductor:
-        cause = str(_give_up(conductor, job, cause)["aborted"])
+        cause = str(_give_up(conductor, job, f"{cause} at rank 0 on {socket.gethostname()}")["aborted"])
         report_briefly(Path(job.folder))
     here = f"rank {worker.rank} on {socket.gethostname()}"
     say(f"the run was given up: {cause}; {here} was still busy and ends")
@@ -161,7 +181,7 @@ def _finish_stuck_run(conductor: ConductorProcess | None, worker: Worker, job: J
 
 def _give_up(conductor: ConductorProcess, job: JobSpec, why: str) -> dict[str, Any]:
     """End the test and write its outcome: every issued query has a Record then, and outcome.json says why."""
-    outcome = conductor.abort(f"{why} at rank 0 on {socket.gethostname()}")
+    outcome = conductor.abort(why)
     folder = Path(job.folder)
     if "num_done" not in outcome:  # the conductor died before it wrote them
         config, _, records, _ = read_run(folder)

@@ -27,7 +27,9 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which closes our input
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     handle_errors_and_warnings()
-    job = msgspec.json.decode(sys.stdin.readline(), type=JobSpec)
+    if not (line := sys.stdin.readline()):
+        return  # rank 0 died
+    job = msgspec.json.decode(line, type=JobSpec)
     sys.setswitchinterval(SWITCH_S)
     context = zmq.Context()
     router = context.socket(zmq.ROUTER)
@@ -50,9 +52,13 @@ def main() -> None:
                 guard.stop()
             raise SystemExit(1) from None
         outcome = conductor.run()
-        if conductor.is_orphan:
+        stopped = conductor.has_stopped_parent
+        if conductor.is_orphan or stopped:
             write_outcome(conductor.folder, job.mode, outcome)
             report_briefly(conductor.folder)
+            if stopped:
+                say(f"the run was given up: {outcome['aborted']}; rank 0 is killed")
+                os.kill(os.getppid(), signal.SIGKILL)  # its launcher, which waits for it, ends the others
         router.close(linger=1000)
         if guard:
             guard.stop()

@@ -81,7 +81,9 @@ class Conductor:
         self._queries.asleep, began = False, time.perf_counter()
         if self._parent.fileno() in events:
             poller.unregister(self._parent.fileno())
-            self._end_as_requested(self._parent.read())
+            self._end_as_requested(self._parent.readline())
+        elif self.is_orphan and not self._leave_reason:  # children of rank 0 may hold our input open
+            self._end_as_requested("")
         if self._queries.woken in events:
             os.read(self._queries.woken, 4096)
         self._receive()
@@ -101,8 +103,9 @@ class Conductor:
             self._send_stop()
 
     def _end_as_requested(self, why: str) -> None:
-        """Rank 0 closed our input and may have written why, or it is dead."""
-        self._leave_reason = self._leave_reason or f"interrupted{why and ' by '}{why}"
+        """Rank 0 wrote why, or it is dead. What ranks have said before counts first."""
+        self._take_messages()
+        self._leave_reason = self._leave_reason or why.strip() or "interrupted"
         self._receive()
         if self.is_orphan:
             write_outcome(self.folder, self.job.mode, self.outcome())  # at once: the launcher may end this process too
@@ -111,6 +114,11 @@ class Conductor:
     def is_orphan(self) -> bool:
         """Whether rank 0 is dead, so that this process writes the outcome and the report."""
         return os.getppid() != self._parent_id
+
+    @property
+    def has_stopped_parent(self) -> bool:
+        """Whether rank 0 is alive and says nothing any more, as a process that was stopped."""
+        return not self.is_orphan and self._liveness.is_silent(0)
 
     def _finished(self) -> bool:
         if self.aborted:
@@ -219,7 +227,7 @@ class Conductor:
             events = dict(poller.poll(POLL_MS))
             if self._parent.fileno() in events:
                 poller.unregister(self._parent.fileno())
-                why = self._parent.read()
+                why = self._parent.readline()
                 if not self.aborted:
                     self._end_as_requested(why)
                     break

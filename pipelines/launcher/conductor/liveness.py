@@ -87,8 +87,8 @@ class Liveness:
         # Only at the second check: at the first one a rank's goodbye may still be on its way.
         if message := self._describe([rank for rank in dead if rank in missing]):
             return message
-        for rank, state in self._ranks.items():
-            if rank not in self._left and now - state.last_message > self._heartbeat_timeout_s:
+        for rank in self._ranks:
+            if self.is_silent(rank):
                 return (
                     f"{self.name(rank)} has been silent for {self._heartbeat_timeout_s:.0f} s (heartbeat_timeout_s): "
                     "its process is stopped, or its machine or network is gone"
@@ -97,6 +97,11 @@ class Liveness:
             if rank in self._ranks and min(busy_s, now - self._ranks[rank].last_answer) > self.patience_s:
                 return f"{self.name(rank)} hangs: no answer for {self.patience_s:.0f} s (answer_timeout_s) while it works on {work}"
         return None
+
+    def is_silent(self, rank: int) -> bool:
+        """Whether a rank that has not left sent nothing for longer than it may."""
+        state = self._ranks.get(rank)
+        return state is not None and rank not in self._left and time.monotonic() - state.last_message > self._heartbeat_timeout_s
 
     def _describe(self, dead: Sequence[int]) -> str | None:
         if not dead:

@@ -50,10 +50,13 @@ class ConductorProcess:
         return self._outcome
 
     def abort(self, why: str) -> dict[str, Any]:
-        """End the test now, if it has not ended; its outcome, with `aborted` alone where the process was dead or stuck."""
+        """End the test now, if it has not ended; its outcome, with `aborted` alone where the process was dead or stuck.
+
+        why: becomes `aborted`, where a rank has not sent a reason before.
+        """
         assert self._process.stdin
         with contextlib.suppress(BrokenPipeError, ValueError):  # dead, or aborted before
-            self._process.stdin.write(why)
+            self._process.stdin.write(why.replace("\n", " ") + "\n")
             self._process.stdin.close()
         try:
             return self.outcome(ABORT_S)

@@ -20,6 +20,7 @@ from workloads.run_folder.media import MediaWriter
 
 BEAT_EVERY_S = 1.0
 ROUND_TRIP_MS = 200  # how long a heartbeat's answer is waited for, which tells how the clocks stand
+GOODBYE_S = 0.3
 LEAVE_S = 4.0  # how long a rank that has to leave may take to get its answers onto the disk
 
 
@@ -39,7 +40,8 @@ class Heartbeat:
         self._rank, self._context, self._address, self._timeout_s = rank, context, address, timeout_s
         self._clock, self._sampler, self._writer = clock, sampler, writer
         self._leave: tuple[float, str] | None = None  # when and why this rank has to leave
-        self._over = threading.Event()
+        self._over, self._said_goodbye = threading.Event(), threading.Event()
+        self._goodbye: messages.Bye | None = None
         self._thread = threading.Thread(target=self._run, daemon=True, name="heartbeat")
         self._thread.start()
 
@@ -51,6 +53,13 @@ class Heartbeat:
     def stop(self) -> None:
         self._over.set()
         self._thread.join()
+
+    def say_goodbye(self, bye: messages.Bye) -> None:
+        """Send the message in place of a main thread that is stuck, and no more heartbeats."""
+        self._goodbye = bye
+        self._over.set()
+        self._said_goodbye.wait(ROUND_TRIP_MS / 1000 + GOODBYE_S)
+        time.sleep(GOODBYE_S)  # zmq sends in a thread of its own
 
     def _run(self) -> None:
         sock = connect(self._context, self._address, f"beat-{self._rank}")
@@ -77,4 +86,8 @@ class Heartbeat:
                 self._leave = self._leave or (heard, silent)
             if self._over.wait(BEAT_EVERY_S):
                 break
+        if self._goodbye:
+            sock.send(messages.encode(self._goodbye))
+            self._said_goodbye.set()
+            return
         sock.close(linger=0)

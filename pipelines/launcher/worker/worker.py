@@ -35,6 +35,8 @@ from workloads.run_folder.media import MediaWriter, spare_loaded_objects
 if TYPE_CHECKING:
     import torch
 
+STUCK_S = 1.0  # how long a rank whose main thread is stuck may take to get its answers onto the disk
+
 
 class Worker:
     """One rank's part in one LoadGen test.
@@ -120,6 +122,11 @@ class Worker:
         """Report a signal that ends this process to the conductor; answers are written to disk first, for LEAVE_S at most."""
         first_error = self._writer.finish(LEAVE_S)
         self._send(messages.Bye(self.rank, {}, first_error, signal_name, unwritten=self._writer.unwritten))
+
+    def leave_stuck(self, signal_name: str) -> None:
+        """As leave_early, from another thread, where the main one is stuck."""
+        first_error = self._writer.finish(STUCK_S)
+        self._heartbeat.say_goodbye(messages.Bye(self.rank, {}, first_error, signal_name, unwritten=self._writer.unwritten))
 
     def close(self) -> None:
         """Wait until all messages are sent; the end of the process would not wait."""

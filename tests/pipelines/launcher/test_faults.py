@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import ROOT, TWO_RANKS, ForkedRank, start_ranks, suite_env
 
 FRAIL = '''
-import os, time
+import ctypes, os, time
 from dataclasses import dataclass
 from configs.registry import register
 from pipelines.toy.t2v import ToyT2V
@@ -36,6 +36,10 @@ class Frail(ToyT2V):
         if queries[0].id >= self.at and os.environ.get("RANK", "0") == os.environ.get("LAST", "0"):
             if self.way == "hang":
                 time.sleep(1000)
+            if self.way == "stuck":  # in C, where no signal interrupts it
+                libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+                libc.pthread_mutex_lock(mutex)
+                libc.pthread_mutex_lock(mutex)
             if self.way == "memory" and queries[0].id == self.at:
                 raise torch.OutOfMemoryError("HIP out of memory. Tried to allocate 96.00 GiB.")
         return super().generate(samples, queries)
@@ -179,6 +183,25 @@ def test_a_node_that_disappears_is_named(launch: Callable[..., Launch]) -> None:
     run.check(f"rank 1 on {HERE} has been silent for 3 s (heartbeat_timeout_s)")
 
 
+def test_a_rank_0_that_is_stopped_is_named_and_killed_by_the_conductor_which_writes_the_report(launch: Callable[..., Launch]) -> None:
+    run = launch("heartbeat_timeout_s=3")
+    run.strike(run.ranks[0].suspend)
+    run.end()
+    run.conductor.wait(30)
+    run.check(f"rank 0 on {HERE} has been silent for 3 s (heartbeat_timeout_s)")
+    assert f"suite: the run was given up: rank 0 on {HERE} has been silent for 3 s" in run.errors
+
+
+@pytest.mark.slow
+def test_ranks_whose_launcher_is_killed_end_the_run(launch: Callable[..., Launch]) -> None:
+    run = launch(launcher=TWO_RANKS)
+    assert run.launcher
+    run.strike(run.launcher.kill)
+    for process in (*run.ranks.values(), run.conductor):
+        process.wait(15)
+    run.check("interrupted by the end of its launcher (process ")
+
+
 @pytest.mark.slow
 def test_a_rank_whose_conductor_disappears_ends_itself(launch: Callable[..., Launch]) -> None:
     """As where rank 0's node is gone, and nobody is left to end the others."""
@@ -196,6 +219,16 @@ def test_a_dead_conductor_is_reported_by_rank_0_which_fails_what_was_issued(laun
     run.strike(run.conductor.kill)
     run.end()
     run.check(f"the conductor on {HERE} died (killed by SIGKILL)")
+
+
+def test_a_signal_ends_a_rank_that_is_stuck_in_its_engine_and_keeps_what_is_finished(launch: Callable[..., Launch]) -> None:
+    run = launch(way="stuck")
+    time.sleep(1.0)
+    run.strike(run.ranks[0].terminate)
+    run.end()
+    assert run.forked[0].process.exitcode == 130
+    run.check(f"interrupted by SIGTERM at rank 0 on {HERE}")
+    assert f"suite: interrupted by SIGTERM: rank 0 on {HERE} waited outside of Python and ends" in run.errors
 
 
 def test_a_query_without_memory_fails_alone(launch: Callable[..., Launch]) -> None:

@@ -112,7 +112,7 @@ def test_ctrl_c_keeps_what_is_finished_whatever_signals_follow_and_says_how_to_r
 def test_a_pipeline_that_cannot_load_ends_the_run_with_its_reason(suite: SuiteRun, tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text(BROKEN, encoding="utf-8")
     done = suite("--config", "t2v/toy", "--plugin", "broken.py", "--set", "pipeline.name=broken", ranks=2)
-    assert done.returncode != 0
+    assert done.returncode == 1
     said = [line for line in done.stderr.splitlines() if line.startswith("suite: ")]
     assert [line.partition(", the first: ")[0] for line in said] == ["suite: 16 prompts", "suite: model '/no/such/model' cannot be loaded"]
 
