@@ -13,6 +13,8 @@ packages      the same versions on all ranks, before and after, and those that t
 steps         no answer was made in fewer denoising steps than requested, nor in fewer when timed than when not
 size          saved videos have the requested frames, height, width and frame rate (video_sizes.py)
 option        the pipeline reports no other option that it could not apply, and no effective setting changed during the test
+
+A dtype, attention, quantisation or compilation that no module shows is `not made`: only the pipeline's own word would hold.
 """
 
 from __future__ import annotations
@@ -87,7 +89,7 @@ def _basis(name: str, run: Run, ranks: Sequence[Rank]) -> str:
     if name == "attention" and seen.get("attention"):
         parts.append(f"its modules name {', '.join(seen['attention'])}")
     if name == "quantisation" and reported is not None and (weights := _all_weights(seen)):
-        parts.append("its dtypes cannot show it" if _is_invisible(reported) else f"weights are {_percentages(weights)}")
+        parts.append(f"weights are {_percentages(weights)}")
     if name == "compile" and reported is not None and seen.get("weights"):
         parts.append(f"{seen['compiled']} compiled modules")
     if name == "parallel":
@@ -106,9 +108,26 @@ def _basis(name: str, run: Run, ranks: Sequence[Rank]) -> str:
         return video_sizes.basis(run, ranks)
     if name == "option":
         return "the pipeline reports no other fallback, and no effective setting changed"
-    if name in ("dtype", "attention", "quantisation", "compile") and reported is not None and not seen.get("weights"):
-        parts.append("no torch modules to inspect")
+    if parts and (unseen := _unseen(name, reported, seen)):
+        return f"- {', '.join(parts)}; {unseen}"
     return ", ".join(parts) or "- nothing is requested, and the pipeline reports nothing"
+
+
+def _unseen(name: str, reported: str | None, seen: Mapping[str, Any]) -> str:
+    """Why the model's modules cannot show the setting, so that it rests on the pipeline's word; empty where they can."""
+    if name not in ("dtype", "attention", "quantisation", "compile"):
+        return ""
+    if name == "attention":
+        return "" if seen.get("attention") else "no module names a backend"
+    if not seen.get("weights"):
+        return "there are no torch modules to inspect"
+    if reported is None:
+        return "" if name == "dtype" else "the pipeline does not report it"
+    if name == "quantisation" and _is_invisible(reported):
+        return "dtypes cannot show it"
+    if name == "dtype" and reported not in FLOATS:
+        return f"no dtype of weights is called {reported}"
+    return ""
 
 
 def _dtype(run: Run, ranks: Sequence[Rank]) -> Iterator[str]:

@@ -70,9 +70,22 @@ def test_a_module_may_name_a_variant_of_the_reported_attention(make_run: MakeRun
     assert made(make_run, rank({"attention": "sdpa"}, attention=["sdpa_paged"]))["attention"].result == "holds"
 
 
-def test_weights_that_keep_their_dtype_do_not_show_their_quantisation(make_run: MakeRun) -> None:
-    found = made(make_run, rank({"quantisation": "int8, rounded"}, weights={"a": BF16}), options={"quantisation": "int8"})
-    assert found["quantisation"].result == "holds"
+@pytest.mark.parametrize(
+    ("name", "value", "found", "message"),
+    [
+        ("dtype", "bfloat16", {}, "requested bfloat16, the pipeline reports bfloat16; there are no torch modules to inspect"),
+        ("dtype", "fp4", {"weights": {"a": BF16}}, "weights are 100 % bfloat16; no dtype of weights is called fp4"),
+        ("attention", "sage", {"weights": {"a": BF16}}, "requested sage, the pipeline reports sage; no module names a backend"),
+        ("quantisation", "int8", {}, "requested int8, the pipeline reports int8; there are no torch modules to inspect"),
+        ("quantisation", "int8, rounded", {"weights": {"a": BF16}}, "weights are 100 % bfloat16; dtypes cannot show it"),
+        ("compile", "default", {}, "requested default, the pipeline reports default; there are no torch modules to inspect"),
+    ],
+)
+def test_a_setting_that_no_module_shows_does_not_hold(
+    make_run: MakeRun, name: str, value: str, found: dict[str, Any], message: str
+) -> None:
+    check = made(make_run, rank({name: value}, **found), options={name: value})[name]
+    assert (check.result, check.message.endswith(message)) == ("not made", True), check.message
 
 
 def test_a_reported_fallback_belongs_to_the_check_that_it_names(make_run: MakeRun) -> None:
