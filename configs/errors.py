@@ -2,7 +2,7 @@
 
 SuiteError
 +-- ConfigError     a setting, file or folder that cannot be used
-+-- PluginError     a plugin that cannot be found or imported
++-- PluginError     a plugin that cannot be found or imported, or that uses what it must not
 +-- RunError        a run that could not be completed
     +-- GivenUpError  a run that was aborted after its start; its folder holds the finished answers
 """
@@ -23,7 +23,7 @@ class ConfigError(SuiteError):
 
 
 class PluginError(SuiteError):
-    """A plugin that cannot be found or imported."""
+    """A plugin that cannot be found or imported, or that uses what it must not."""
 
 
 class RunError(SuiteError):

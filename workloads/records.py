@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import msgspec
 
-from configs.errors import ConfigError
+from configs.errors import ConfigError, PluginError
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One item of a workload's data set.
 
-    prompt: the text that the pipeline gets. meta: what metrics use and pipelines must not (`grade`, `split`, `answer`, `expects_motion`
-    ...). images: encoded images (PNG or JPEG): for vlm, where several are the frames of a clip; for i2v one, the first frame.
+    prompt: the text that the pipeline gets. meta: what metrics use (`grade`, `split`, `answer`, `expects_motion` ...); pipelines get
+    samples without it: see `without_meta`. images: encoded images (PNG or JPEG): for vlm, where several are the frames of a clip; for
+    i2v one, the first frame.
     """
 
     index: int
@@ -37,6 +38,41 @@ def check_characters(text: str, where: str) -> None:
     except UnicodeEncodeError as error:
         half = f"U+{ord(text[error.start]):04X}"
         raise ConfigError(f"{where} has the lone surrogate {half}, half of a character; write the whole character or remove it") from None
+
+
+class WithheldMeta(Mapping[str, Any]):
+    """The meta of a sample that a pipeline gets: every use raises PluginError."""
+
+    def __getitem__(self, key: str) -> Any:
+        raise PluginError(
+            f"a pipeline asked for sample.meta[{key!r}]. Pipelines get samples without meta, which holds the references that metrics "
+            "score by. Answer from sample.prompt and sample.images"
+        )
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self[key]
+
+    def __contains__(self, key: object) -> bool:
+        return bool(self[str(key)])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self["*"])
+
+    def __len__(self) -> int:
+        return len(self["*"])
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    __hash__ = object.__hash__
+
+
+WITHHELD = WithheldMeta()
+
+
+def without_meta(samples: Iterable[Sample]) -> list[Sample]:
+    """The samples as pipelines get them, in a run and behind the server."""
+    return [replace(sample, meta=WITHHELD) for sample in samples]
 
 
 class Query(msgspec.Struct, frozen=True, array_like=True, gc=False):

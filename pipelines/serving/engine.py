@@ -19,7 +19,7 @@ import msgspec
 from configs.errors import describe
 from pipelines.base import Event, Pipeline, Response, StreamingPipeline
 from pipelines.models.response_check import ResponseCheck
-from workloads.records import Query, Sample
+from workloads.records import WITHHELD, Query, Sample
 
 STEP_S = 0.005  # the longest step of a streaming pipeline before new requests are looked for
 
@@ -62,7 +62,7 @@ class Engine:
     def ask(self, question: Question, deliver: Callable[[Event | BrokenError], None]) -> int:
         """Put a question into the queue. Returns its number."""
         number = next(self._numbers)
-        entry = _Entry(Sample(number, question.prompt, {}, question.images), Query(number, number, question.seed), deliver)
+        entry = _Entry(Sample(number, question.prompt, WITHHELD, question.images), Query(number, number, question.seed), deliver)
         self._new.put(entry)
         return number
 
