@@ -34,6 +34,7 @@ from metrics.performance.goodput import effective_limits
 from metrics.report.figures import compute_figures, headline_names, plain_figure
 from metrics.report.load_run import load_run
 from metrics.validity import canaries, effective_settings, gates, loadgen_agreement, truth_checks, verdict
+from metrics.validity.answers import label_of
 from workloads.loadgen.load_test import read_summary
 from workloads.mlperf.notices import differences_from_reference, notice
 from workloads.mlperf.run_rules import benchmark_of
@@ -158,7 +159,7 @@ def _devices(run: Run) -> str:
     return ", ".join(f"{size * sum(n.split(':')[0] == kind for n in names)} x {kind}" for kind in kinds) or "none"
 
 
-def _sample(run: Run, record: Any, scores: Mapping[int, Mapping[str, float]], triggered: Mapping[int, list[str]]) -> dict[str, Any]:
+def _sample(run: Run, record: Any, scores: Mapping[int, Mapping[str, float]], triggered: Mapping[str, list[str]]) -> dict[str, Any]:
     sample = run.samples[record.sample_index]
     return {
         "query_id": record.query_id,
@@ -175,5 +176,5 @@ def _sample(run: Run, record: Any, scores: Mapping[int, Mapping[str, float]], tr
         "held_out": sample.meta.get("held_out"),
         "grade": sample.meta.get("grade"),
         "scores": dict(scores.get(record.query_id, {})),
-        "canaries": triggered.get(record.query_id, []),
+        "canaries": triggered.get(label_of(run, record), []),
     }

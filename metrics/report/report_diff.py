@@ -69,11 +69,17 @@ def without_sentences(report: Any) -> Any:
 
 
 def _remove_further(before: Any, after: Any) -> list[str]:
-    """Remove from `after` the truth checks and canaries that `before` does not know; their names."""
+    """Remove from `after` the truth checks and canaries that `before` does not know; their names.
+
+    The others are put into one order. Whether a check holds or could not be made is not compared: neither makes a run INVALID.
+    """
     try:
+        for report in (before, after):
+            report["truth"] = [c | {"result": "holds"} if c["result"] == "not made" else c for c in report["truth"]]
         known = {check["name"] for check in before["truth"]}
         further = [check["name"] for check in after["truth"] if check["name"] not in known]
-        after["truth"] = [check for check in after["truth"] if check["name"] in known]
+        after["truth"] = sorted((c for c in after["truth"] if c["name"] in known), key=lambda check: str(check["name"]))
+        before["truth"].sort(key=lambda check: str(check["name"]))
         names = [name for name in after["canaries"] if name not in before["canaries"]]
         after["canaries"] = {name: count for name, count in after["canaries"].items() if name in before["canaries"]}
     except (KeyError, TypeError, AttributeError):  # not a report's form, which differs anyway

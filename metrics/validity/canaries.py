@@ -2,7 +2,7 @@
 
 For all answers:
 nan        the pipeline's own numbers contain NaN or infinity
-identical  two different prompts have the same answer
+identical  two different prompts have the same answer, or videos that are the same to the eye
 For videos:
 black      every frame is one flat dark tone
 frozen     all frames are the same, although the prompt requests motion or does not mention it
@@ -14,21 +14,27 @@ looping    a short unit is repeated to the end
 cut_off    the length limit ended the answer
 utf8       some bytes are not text
 
+Every answer is examined: of timed queries and untimed ones, the first to a prompt and the later ones, and new ones of the replays.
 One answer is enough, except for what sound models do occasionally or users do on purpose: `TOLERATED` shares of texts. The setting
 `canaries` of a run gives another share by name, or switches a canary off; report.json lists those that tolerate more under `loosened`.
+A share is the mean over the prompts of the share of a prompt's answers, since some prompts are answered more often than others. Of texts
+that answer the few new prompts of the replays, which are hardly sentences, more than half must trigger.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import itertools
+import re
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from metrics.base import Run
+from metrics.validity.answers import ALIKE, GivenAnswer, given_answers, look_at
 from metrics.validity.text_canaries import check_text
-from workloads.records import Record, Sample
 
 VIDEO_CANARIES = ("nan", "black", "frozen", "noise", "identical", "unreadable")
 TEXT_CANARIES = ("nan", "empty", "looping", "cut_off", "utf8", "identical")
@@ -37,11 +43,10 @@ TEXT_CANARIES = ("nan", "empty", "looping", "cut_off", "utf8", "identical")
 # that is never recognised cuts off nearly all answers.
 TOLERATED = {"looping": 0.05, "identical": 0.05, "cut_off": 0.5}
 LONG_TEXT = 12  # tokens: shorter answers are often equal by chance
-
-BLACK_LEVEL, FLAT_SPREAD = 16, 2.0  # of 255
-FROZEN_CHANGE = 1  # of 255: the largest change of any pixel in a frozen video
-NOISE_CORRELATION = 0.35  # of neighbours; natural and drawn videos are above 0.8
-MIN_SPREAD = 4.0  # of 255: a flatter video has no texture to judge
+LONG_WORDS, PARTS = 40, 4  # texts of so many words are the same where all but one of so many parts are
+ALIKE_SHARE = 0.05  # of prompts: two may ask for the same scene, and get videos that look the same
+FRESH_SHARE = 0.5  # of new prompts' texts
+ROWS = 1000  # of thumbnails that are compared with all others at a time
 
 
 def canaries_for(run: Run) -> tuple[str, ...]:
@@ -49,22 +54,40 @@ def canaries_for(run: Run) -> tuple[str, ...]:
     return TEXT_CANARIES if run.workload.unit == "tokens" else VIDEO_CANARIES
 
 
-def scan(run: Run) -> dict[int, list[str]]:
-    """Names of the canaries that each judged answer triggers, by query id; without answers that trigger none."""
-    found: dict[int, list[str]] = {}
-    for record in run.judged:
-        if record.status == "done" and (names := _triggered(run, run.samples[record.sample_index], record)):
-            found[record.query_id] = names
-    for record in _identical_texts(run) if run.workload.unit == "tokens" else _identical_videos(run):
-        found.setdefault(record.query_id, []).append("identical")
+def scan(run: Run) -> dict[str, list[str]]:
+    """Names of the canaries that each answer triggers, by the answer's label; without answers that trigger none."""
+    found: dict[str, list[str]] = {}
+    answers = given_answers(run)
+    for answer in answers:
+        if names := _triggered(run, answer):
+            found[answer.label] = names
+    for label in _identical_texts(answers) if run.workload.unit == "tokens" else _identical_videos(run, answers):
+        found.setdefault(label, []).append("identical")
     return found
 
 
-def failures(run: Run, triggered: Mapping[int, Sequence[str]]) -> dict[str, list[int]]:
-    """Canaries that trigger on more answers than they tolerate, with these queries. triggered: the result of `scan`."""
+def failures(run: Run, triggered: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Canaries that trigger on more answers than they tolerate, with these answers. triggered: the result of `scan`."""
     tolerated = {name: 1.0 if share == "off" else share for name, share in _tolerated(run).items()}
-    by_canary = {name: [q for q, names in triggered.items() if name in names] for name in canaries_for(run)}
-    return {name: queries for name, queries in by_canary.items() if len(queries) > tolerated.get(name, 0.0) * len(run.judged)}
+    answers = given_answers(run)
+    found: dict[str, list[str]] = {}
+    for name in canaries_for(run):
+        limit = tolerated.get(name, 0.0)
+        for fresh in (False, True):
+            group = [answer for answer in answers if answer.fresh == fresh]
+            hits = [answer.label for answer in group if name in triggered.get(answer.label, ())]
+            least = max(limit, FRESH_SHARE) if fresh and run.workload.unit == "tokens" else limit
+            if hits and _share(group, set(hits)) > least:
+                found.setdefault(name, []).extend(hits)
+    return found
+
+
+def _share(answers: Sequence[GivenAnswer], hits: set[str]) -> float:
+    """The mean over the prompts."""
+    by_prompt = defaultdict(list)
+    for answer in answers:
+        by_prompt[answer.sample.index].append(answer.label in hits)
+    return sum(sum(each) / len(each) for each in by_prompt.values()) / len(by_prompt)
 
 
 def loosened(run: Run) -> dict[str, str]:
@@ -84,62 +107,96 @@ def _tolerated(run: Run) -> dict[str, Any]:
     return {**_default_tolerance(run), **{str(name): share for name, share in run.config.canaries.items()}}
 
 
-def check_video(video_THWC: NDArray[np.uint8], expects_motion: bool = True) -> list[str]:
-    """The canaries that the pixels of a video trigger."""
-    found = []
-    spread = float(video_THWC.std(axis=(1, 2)).max())
-    if int(video_THWC.max()) <= BLACK_LEVEL and spread < FLAT_SPREAD:
-        found.append("black")
-    elif expects_motion and int(np.abs(np.diff(video_THWC.astype(np.int16), axis=0)).max(initial=0)) <= FROZEN_CHANGE:
-        found.append("frozen")
-    if spread > MIN_SPREAD and _neighbour_correlation(video_THWC) < NOISE_CORRELATION:
-        found.append("noise")
-    return found
-
-
-def _triggered(run: Run, sample: Sample, record: Record) -> list[str]:
-    found = [] if record.finite else ["nan"]
-    if record.media is not None:
+def _triggered(run: Run, answer: GivenAnswer) -> list[str]:
+    found = [] if answer.finite else ["nan"]
+    if answer.media is not None:
         try:
-            found += check_video(run.video(record), bool(sample.meta.get("expects_motion", True)))
+            found += look_at(run.folder / answer.media).alarms[bool(answer.sample.meta.get("expects_motion", True))]
         except ValueError:
             found.append("unreadable")
-    elif run.workload.unit == "tokens" and not _is_expected(sample, record):
-        was_cut = record.finish_reason == "length"
-        found += check_text(record.text or "", was_cut) + (["cut_off"] if was_cut else [])
+    elif run.workload.unit == "tokens" and not _is_expected(answer):
+        was_cut = answer.finish_reason == "length"
+        found += check_text(answer.text or "", was_cut) + (["cut_off"] if was_cut else [])
     return found
 
 
-def _is_expected(sample: Sample, record: Record) -> bool:
-    return "answer" in sample.meta and (record.text or "").strip() == str(sample.meta["answer"]).strip()
+def _is_expected(answer: GivenAnswer) -> bool:
+    meta = answer.sample.meta
+    return "answer" in meta and (answer.text or "").strip() == str(meta["answer"]).strip()
 
 
-def _neighbour_correlation(video_THWC: NDArray[np.uint8]) -> float:
-    """Mean correlation of a pixel with the one right of it and the one below."""
-    grey = video_THWC.mean(-1)
-    pairs = ((grey[:, :, :-1], grey[:, :, 1:]), (grey[:, :-1], grey[:, 1:]))
-    return float(np.mean([np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in pairs]))
+def _identical_videos(run: Run, answers: Iterable[GivenAnswer]) -> Iterator[str]:
+    """Videos with the pixels of another prompt's video; and those that look like one, where that is more than a few."""
+    prompts_of: dict[str, set[str]] = {}
+    videos = [answer for answer in answers if answer.media is not None]
+    for answer in videos:
+        prompts_of.setdefault(answer.digest, set()).add(answer.sample.prompt)
+    alike = _alike(run, {answer.digest: answer for answer in videos}.values())
+    prompts = {answer.sample.prompt for answer in videos}
+    if len({answer.sample.prompt for answer in videos if answer.digest in alike}) <= ALIKE_SHARE * len(prompts):
+        alike = set()
+    for answer in videos:
+        if len(prompts_of[answer.digest]) > 1 or answer.digest in alike:
+            yield answer.label
 
 
-def _identical_videos(run: Run) -> Sequence[Record]:
-    """Videos with the same pixels as the video of another prompt."""
-    seen: dict[str, set[str]] = {}
-    videos = [r for r in run.judged if r.status == "done" and r.media is not None]
-    for record in videos:
-        seen.setdefault(record.digest, set()).add(run.samples[record.sample_index].prompt)
-    return [r for r in videos if len(seen[r.digest]) > 1]
+def _alike(run: Run, videos: Iterable[GivenAnswer]) -> set[str]:
+    """Digests of videos that look like one of another prompt. Not where images are given: alike ones have videos that are alike."""
+    digests, questions, thumbnails = [], [], []
+    for answer in videos:
+        if answer.sample.images:
+            continue
+        try:
+            thumbnail = look_at(run.folder / str(answer.media)).thumbnail
+        except ValueError:
+            continue
+        if thumbnail is not None:
+            digests.append(answer.digest)
+            questions.append(hash(answer.sample.prompt))
+            thumbnails.append(thumbnail)
+    found: set[str] = set()
+    for shape in {t.shape for t in thumbnails}:
+        these = [i for i, t in enumerate(thumbnails) if t.shape == shape]
+        stacked, asked = np.stack([thumbnails[i] for i in these]), np.array([questions[i] for i in these])
+        for first in range(0, len(these), ROWS):
+            rows = slice(first, first + ROWS)
+            same = (stacked[rows] @ stacked.T >= ALIKE) & (asked[rows, None] != asked[None])
+            found |= {digests[these[first + i]] for i in np.flatnonzero(same.any(1))}
+    return found
 
 
-def _identical_texts(run: Run) -> Sequence[Record]:
+def _identical_texts(answers: Iterable[GivenAnswer]) -> Iterator[str]:
     """Long texts that answer another prompt too and are not the expected answer.
 
-    Where samples have references, the references must differ: two prompts may ask for the same answer.
+    Where samples have references, the references must differ: two prompts may ask for the same answer. A new prompt's text counts where
+    it is the answer to the prompt that it was made from.
     """
-    seen: dict[str, set[str]] = {}
-    texts = []
-    for record in run.judged:
-        sample = run.samples[record.sample_index]
-        if record.status == "done" and record.text and record.num_units >= LONG_TEXT and not _is_expected(sample, record):
-            texts.append(record)
-            seen.setdefault(record.text, set()).add(str(sample.meta.get("answer", sample.prompt)))
-    return [r for r in texts if len(seen[str(r.text)]) > 1]
+    seen: dict[Hashable, set[str]] = {}
+    keys: dict[str, Sequence[Hashable]] = {}
+    for answer in answers:
+        if not answer.text or answer.num_units < LONG_TEXT or _is_expected(answer):
+            continue
+        if not answer.fresh:
+            keys[answer.label] = [*_text_keys(answer.text)]
+            for key in keys[answer.label]:
+                seen.setdefault(key, set()).add(str(answer.sample.meta.get("answer", answer.sample.prompt)))
+        elif answer.timed_text and not answer.sample.images and {*_text_keys(answer.text)} & {*_text_keys(answer.timed_text)}:
+            yield answer.label
+    for label, each in keys.items():
+        if any(len(seen[key]) > 1 for key in each):
+            yield label
+
+
+def _text_keys(text: str) -> Iterator[Hashable]:
+    """Texts that share a key are the same: their words are or, of long ones, all but one part of them."""
+    words = re.findall(r"\w+", text.lower()) or [text.strip()]
+    yield _hash(words)
+    if len(words) >= LONG_WORDS:
+        edges = [round(len(words) * i / PARTS) for i in range(PARTS + 1)]
+        parts = [_hash(words[a:b]) for a, b in itertools.pairwise(edges)]
+        for left_out in range(PARTS):
+            yield (left_out, len(words), *parts[:left_out], *parts[left_out + 1 :])
+
+
+def _hash(words: Sequence[str]) -> bytes:
+    return hashlib.sha256(" ".join(words).encode(errors="surrogatepass")).digest()[:8]

@@ -1,8 +1,10 @@
 """Truth checks: whether a run did what was requested, and its answers are the timed ones. Each has a name and stands in report.json.
 
 effective_settings.py  requested and effective settings
-replays.py             timed queries that the ranks repeated after the test
 answer_counts.py       how many frames or tokens answers have, and how they ended
+repeats/replays.py     timed queries that the ranks repeated after the test
+repeats/timed.py       samples that were answered more than once
+repeats/first_tokens.py  tokens that are announced ahead of their answers
 and here, from the records alone:
 handed_over    the saved answers are those that were handed over when they were timed
 accounted      every issued query has one Record, and LoadGen counts as many
@@ -13,15 +15,17 @@ A check that differs makes the run INVALID; one that could not be made says why.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 
 from scipy.stats import mannwhitneyu
 
 from metrics.base import Run
-from metrics.validity import answer_counts, effective_settings, replays
+from metrics.validity import answer_counts, effective_settings
+from metrics.validity.answers import GivenAnswer, given_answers, label_of, look_at
 from metrics.validity.check import Check, differs, holds, not_made
+from metrics.validity.repeats import first_tokens, replays, timed
+from pipelines.launcher.replay import digest_of_text
 from workloads.records import Record
 
 MIN_ALIKE = 4  # different prompts dismissed with the same answer
@@ -34,30 +38,38 @@ def checks(run: Run) -> list[Check]:
     """All checks. An aborted run is INVALID for another reason, and only its settings are checked."""
     if not run.outcome or any(outcome.get("aborted") for outcome in run.outcome.values()):
         return effective_settings.checks(run)
-    of_records = [_handed_over(run), _accounted(run), _hard_queries(run)]
-    return [*effective_settings.checks(run), *replays.checks(run), *answer_counts.checks(run), *of_records]
+    return [
+        *effective_settings.checks(run),
+        *replays.checks(run),
+        *answer_counts.checks(run),
+        *timed.checks(run),
+        *first_tokens.checks(run),
+        _handed_over(run),
+        _accounted(run),
+        _hard_queries(run),
+    ]
 
 
 def _handed_over(run: Run) -> Check:
-    """Files that cannot be read trigger the canary `unreadable` instead."""
-    compared: list[tuple[Record, bool]] = []
-    for record in run.judged:
-        if record.status != "done" or not record.digest:
+    """Of every answer. Files that cannot be read trigger the canary `unreadable` instead."""
+    compared: list[tuple[GivenAnswer, bool]] = []
+    for answer in given_answers(run):
+        if not answer.digest:
             continue
         try:
-            content = run.video(record).tobytes() if record.media is not None else (record.text or "").encode()
+            saved = digest_of_text(answer.text or "") if answer.media is None else look_at(run.folder / answer.media).digest
         except ValueError:
             continue
-        compared.append((record, hashlib.sha256(content).hexdigest()[:16] == record.digest))
-    wrong = [record.query_id for record, same in compared if not same]
+        compared.append((answer, saved == answer.digest))
+    wrong = [answer.label for answer, same in compared if not same]
     if not compared:
         return not_made("handed_over", "there is no answer to compare")
     if wrong:
         return differs(
             "handed_over",
-            f"{len(wrong)} of {len(compared)} saved answers are not those handed over when they were timed, first query {min(wrong)}",
+            f"{len(wrong)} of {len(compared)} saved answers are not those handed over when they were given, first {wrong[0]}",
         )
-    return holds("handed_over", f"{len(compared)} saved answers are those handed over when they were timed")
+    return holds("handed_over", f"{len(compared)} saved answers are those handed over when they were given")
 
 
 def _accounted(run: Run) -> Check:
@@ -99,26 +111,27 @@ def _hard_queries(run: Run) -> Check:
         if (chance := _chance(run, lost)) is not None and chance < BY_CHANCE:
             message += f"; the {len(lost)} samples among them have the longest prompts (p = {chance:.1g})"
         return differs("hard_queries", message)
-    dismissed = _dismissed(run)
-    chance = _chance(run, dismissed)
-    if len(dismissed) > TOLERATED * len(judged) and chance is not None and chance < BY_CHANCE:
-        return differs(
-            "hard_queries",
-            f"{len(dismissed)} of {len(judged)} prompts, all long, have the same short answer {str(dismissed[0].text)!r} "
-            f"(p = {chance:.1g}), first query {dismissed[0].query_id}",
-        )
+    for answers in (judged, list({r.sample_index: r for r in run.records}.values())):  # the first to each prompt, and the last
+        dismissed = _dismissed(run, answers)
+        chance = _chance(run, dismissed)
+        if len(dismissed) > TOLERATED * len(judged) and chance is not None and chance < BY_CHANCE:
+            return differs(
+                "hard_queries",
+                f"{len(dismissed)} of {len(judged)} prompts, all long, have the same short answer {str(dismissed[0].text)!r} "
+                f"(p = {chance:.1g}), first {label_of(run, dismissed[0])}",
+            )
     return holds("hard_queries", f"all {len(judged)} samples are answered, and long prompts are not dismissed")
 
 
-def _dismissed(run: Run) -> list[Record]:
+def _dismissed(run: Run, records: Sequence[Record]) -> list[Record]:
     """The largest group of short, equal answers to different prompts, none of them the expected one."""
     groups: dict[str, list[Record]] = {}
-    for record in run.judged:
+    for record in records:
         sample = run.samples[record.sample_index]
         if record.media is None and (record.text or "").strip() != str(sample.meta.get("answer", "\0")).strip():
             groups.setdefault((record.text or "").strip(), []).append(record)
     alike = max(groups.values(), key=len, default=[])
-    lengths = sorted(r.num_units for r in run.judged if r not in alike)
+    lengths = sorted(r.num_units for r in records if r not in alike)
     if len({run.samples[r.sample_index].prompt for r in alike}) < MIN_ALIKE or not lengths:
         return []
     return alike if alike[0].num_units <= SHORT * lengths[len(lengths) // 2] else []
@@ -126,7 +139,7 @@ def _dismissed(run: Run) -> list[Record]:
 
 def _chance(run: Run, records: Sequence[Record]) -> float | None:
     """The probability that so many prompts, drawn at random, are so much longer than the others; None where there are no others."""
-    chosen = {r.query_id for r in records}
-    lengths = {r.query_id: len(run.samples[r.sample_index].prompt) for r in run.judged}
-    these, others = ([n for q, n in lengths.items() if (q in chosen) == wanted] for wanted in (True, False))
+    chosen = {r.sample_index for r in records}
+    lengths = {r.sample_index: len(run.samples[r.sample_index].prompt) for r in run.judged}
+    these, others = ([n for i, n in lengths.items() if (i in chosen) == wanted] for wanted in (True, False))
     return float(mannwhitneyu(these, others, alternative="greater").pvalue) if these and others else None

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from metrics.base import Run
 from metrics.validity import gates
+from metrics.validity.answers import given_answers
 from metrics.validity.check import Check
 from metrics.validity.loadgen_agreement import TOLERANCE, Comparison
 from metrics.validity.mlperf_rules import departures
@@ -16,14 +17,14 @@ from workloads.run_folder.manifest import is_sealed, modifications, plugin_chang
 
 def reasons(
     run: Run,
-    failures: Mapping[str, Sequence[int]],
+    failures: Mapping[str, Sequence[str]],
     comparisons: Sequence[Comparison],
     checks: Sequence[Check],
     gate_results: Sequence[gates.GateResult],
 ) -> list[str]:
     """Why the run is INVALID, one sentence each; empty where it is VALID.
 
-    failures: canaries that failed the run, with the queries that triggered them. comparisons: LoadGen's figures and ours.
+    failures: canaries that failed the run, with the answers that triggered them. comparisons: LoadGen's figures and ours.
     """
     found = changed(run)
     modes = ("performance", "accuracy") if run.config.mode == "both" else (run.config.mode,)
@@ -60,7 +61,8 @@ def reasons(
         for c in comparisons
         if not c.agrees
     ]
-    found += [f"canary {name!r}: {len(hits)} of {len(run.judged)} answers, first query {min(hits)}" for name, hits in failures.items()]
+    count = len(given_answers(run)) if failures else 0
+    found += [f"canary {name!r}: {len(hits)} of {count} answers, first {hits[0]}" for name, hits in failures.items()]
     found += [f"truth check {check.name!r}: {check.message}" for check in checks if check.result == "differs"]
     aborted = any(o.get("aborted") for o in run.outcome.values())  # then the cause is named above, and errors of ranks follow from it
     found += [f"rank {rank['rank']}: {rank['error']}" for rank in run.ranks if rank.get("error") and not aborted]

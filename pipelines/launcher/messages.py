@@ -93,8 +93,8 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
 
     kind: `again` (a timed query once more), `fresh` (a new prompt or seed with the same amount of work), `warm-up` (from before the
     clock started). query_id, timed_rank: of the timed query, and who answered it; -1 for a warm-up. answer_s: how long it took.
-    busy_s: how long device and CPUs were busy after it, None where that was not measured. announced: the first token's id in the
-    event before the answer.
+    busy_s: how long device and CPUs were busy after it, None where that was not measured. announced, first_token_s: the first token's
+    id in the event before the answer, and how long after the query it came. prompt: of a fresh query with another one.
     """
 
     kind: Literal["again", "fresh", "warm-up"]
@@ -113,6 +113,11 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     media: str | None = None
     text: str | None = None
     error: str | None = None
+    prompt: str | None = None
+    first_token_s: float | None = None
+    finish_reason: str | None = None
+    finite: bool = True
+    token_gap_s: list[float] = []
 
 
 class Replayed(msgspec.Struct, tag=True, frozen=True):

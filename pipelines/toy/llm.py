@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @dataclass
 class ToyLLM(StreamingPipeline):
     """error_rate: share of answers, chosen by the query's seed, that are wrong. prefill_s, token_s: seconds to the first
-    token of a running query, and from each token to the next; all running queries advance at that pace.
+    token of a running query, token_s at least, and from each token to the next; all running queries advance at that pace.
     batch_size: queries that run at the same time.
     """
 
@@ -43,7 +43,8 @@ class ToyLLM(StreamingPipeline):
     def submit(self, samples: Sequence[Sample], queries: Sequence[Query]) -> None:
         for sample, query in zip(samples, queries, strict=True):
             text = "unsure" if np.random.default_rng(query.seed).random() < self.error_rate else solve(sample.prompt)
-            self._running.append(_Running(query.id, len(sample.prompt.split()), text, time.perf_counter() + self.prefill_s))
+            first_due = time.perf_counter() + max(self.prefill_s, self.token_s)
+            self._running.append(_Running(query.id, len(sample.prompt.split()), text, first_due))
 
     def step(self, timeout_s: float) -> Sequence[Event]:
         events: list[Event] = []

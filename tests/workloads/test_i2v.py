@@ -172,7 +172,7 @@ def test_an_audit_pairs_runs_of_the_same_images_and_refuses_others(suite: SuiteR
 
 def write(path: Path, height: int, width: int, shade: int = 100) -> None:
     image_HWC = np.full((height, width, 3), shade, np.uint8)
-    image_HWC[: height // 2] //= 2
+    image_HWC[: height // 2, : width // 2] //= 2
     Image.fromarray(image_HWC).save(path)
 
 

@@ -19,6 +19,7 @@ from pipelines.launcher import messages
 from pipelines.launcher.replay import digest_of
 from pipelines.launcher.worker.clock_sync import ConductorClock
 from pipelines.launcher.worker.memory import free_memory
+from pipelines.launcher.worker.replayer import FirstToken
 from pipelines.models.response_check import ResponseCheck
 from workloads.records import Query, Sample, query_seed
 from workloads.run_folder.media import MediaWriter
@@ -101,14 +102,14 @@ class Generation:
             failure = self._failure(error)
             return [Event(query_id, response=failure) for query_id in began]
 
-    def replay(self, samples: Sequence[Sample], queries: Sequence[Query]) -> tuple[Sequence[Response], int | None]:
-        """Answers outside the clock; with the first token's id of the one that came last, as it was announced."""
+    def replay(self, samples: Sequence[Sample], queries: Sequence[Query]) -> tuple[Sequence[Response], dict[int, FirstToken]]:
+        """Answers outside the clock; with the first tokens by query, as they were announced."""
         try:
             if isinstance(self._pipeline, StreamingPipeline):
                 return self._stream(self._pipeline, samples, queries)
-            return self._generate(samples, queries), None
+            return self._generate(samples, queries), {}
         except Exception as error:
-            return [self._failure(error)] * len(queries), None
+            return [self._failure(error)] * len(queries), {}
 
     def keep(self, media: str, response: Response) -> None:
         """Write a video, and wait until it is on disk."""
@@ -154,18 +155,20 @@ class Generation:
         returned = self._pipeline.generate(samples, queries)
         return self._check.batch(returned, len(queries), time.perf_counter() - began)
 
-    def _stream(self, engine: StreamingPipeline, samples: Sequence[Sample], queries: Sequence[Query]) -> tuple[list[Response], int | None]:
-        """One batch of an engine, checked, until its last answer; with the first token's id of the last query, as it was announced."""
+    def _stream(
+        self, engine: StreamingPipeline, samples: Sequence[Sample], queries: Sequence[Query]
+    ) -> tuple[list[Response], dict[int, FirstToken]]:
+        """One batch of an engine, checked, until its last answer; with the first tokens by query, as they were announced."""
         began = dict.fromkeys((q.id for q in queries), time.perf_counter())
         engine.submit(samples, queries)
-        announced, answered = dict[int, int](), dict[int, Response]()
+        firsts, answered = dict[int, FirstToken](), dict[int, Response]()
         while not all(q.id in answered for q in queries):
             for event in self._check.events(engine.step(1.0)):
                 if event.first_token_id is not None:
-                    announced[event.query_id] = event.first_token_id
+                    firsts.setdefault(event.query_id, FirstToken(event.first_token_id, time.perf_counter()))
                 if (response := self._checked(event, began).response) is not None:
                     answered[event.query_id] = response
-        return [answered[q.id] for q in queries], announced.get(queries[-1].id)
+        return [answered[q.id] for q in queries], firsts
 
     def _checked(self, event: Event, began: Mapping[int, float]) -> Event:
         if event.response is None or event.query_id not in began:

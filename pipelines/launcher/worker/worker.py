@@ -20,7 +20,6 @@ import zmq
 from configs.errors import RunError, describe
 from pipelines.base import Pipeline, StreamingPipeline
 from pipelines.launcher import messages
-from pipelines.launcher.replay import Replayer, busy_s
 from pipelines.launcher.worker.clock_sync import ConductorClock
 from pipelines.launcher.worker.connection import connect
 from pipelines.launcher.worker.generation import Generation, OutOfStepError
@@ -28,8 +27,9 @@ from pipelines.launcher.worker.heartbeat import LEAVE_S, Heartbeat
 from pipelines.launcher.worker.inspection import default_options, inspect
 from pipelines.launcher.worker.memory import peak_memory
 from pipelines.launcher.worker.power_sampler import PowerSampler
+from pipelines.launcher.worker.replayer import Replayer, busy_s
 from pipelines.models.response_check import reported_settings
-from workloads.records import Query, Sample
+from workloads.records import Query, Sample, without_meta
 from workloads.run_folder.media import MediaWriter, spare_loaded_objects
 
 if TYPE_CHECKING:
@@ -57,12 +57,12 @@ class Worker:
         required: Sequence[str] = (),
         may_differ: Sequence[str] = (),
     ) -> None:
-        self.rank, self.pipeline, self.samples = rank, pipeline, samples
+        self.rank, self.pipeline, self.samples = rank, pipeline, without_meta(samples)
         self._sampler, self._required = sampler, required
         self._context = zmq.Context()
         self._socket = connect(self._context, address, f"worker-{rank}")
         self._clock, self._writer = ConductorClock(), MediaWriter(folder)
-        self._generation = Generation(rank, pipeline, samples, mode, self._writer, self._clock, may_differ)
+        self._generation = Generation(rank, pipeline, self.samples, mode, self._writer, self._clock, may_differ)
         self._heartbeat = Heartbeat(rank, self._context, address, heartbeat_timeout_s, self._clock, sampler, self._writer)
 
     def run(self, device: torch.device, num_warmups: int, seed: int, loaded: bool, check: Callable[[], None]) -> None:

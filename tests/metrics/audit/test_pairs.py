@@ -36,7 +36,7 @@ def clips(folder: Path, num_frames: int = 4, height: int = 32, width: int = 32, 
     """A run of two clips of this form, whatever its options are."""
     rng, records = np.random.default_rng(0), []
     for i in range(2):
-        pixels = np.linspace(0, 200, width)[None, None, :, None] + rng.integers(0, 20, (num_frames, height, 1, 3))
+        pixels = np.linspace(*((0, 200), (200, 0))[i], width)[None, None, :, None] + rng.integers(0, 20, (num_frames, height, 1, 3))
         video = pixels.astype(np.uint8)
         write_video(folder / f"media/{i}.mkv", video, fps)
         digest = hashlib.sha256(video.tobytes()).hexdigest()[:16]

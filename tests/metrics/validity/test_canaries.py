@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from configs.load_config import parse_config
 from configs.settings import Canary
 from metrics.base import Run
-from metrics.validity.canaries import TEXT_CANARIES, VIDEO_CANARIES, check_video, failures, loosened, scan
+from metrics.validity.canaries import TEXT_CANARIES, VIDEO_CANARIES, failures, loosened, scan
+from metrics.validity.video_canaries import check_video
 from tests.conftest import record
 from workloads.world.scenes import caption, render, sample_scene
 
@@ -59,6 +60,14 @@ def test_a_video_is_frozen_while_no_pixel_changes_by_more_than_1(change: int, fr
     assert check_video(video) == (["frozen"] if frozen else [])
 
 
+@pytest.mark.parametrize(("grain", "moved", "frozen"), [(3, 0, True), (20, 0, True), (3, 1, False), (20, 8, False)])
+def test_a_still_with_grain_is_frozen_but_not_a_moving_one(grain: float, moved: int, frozen: bool) -> None:
+    rng = np.random.default_rng(0)
+    still = render(sample_scene(rng, "simple"), rng)[:1]
+    video = np.concatenate([np.roll(still, moved * t, axis=2) for t in range(9)]) + rng.normal(0, grain, (9, *still.shape[1:]))
+    assert check_video(np.clip(video, 0, 255).astype(np.uint8)) == (["frozen"] if frozen else [])
+
+
 def _of_correlation(share: float, spread: float) -> NDArray[np.uint8]:
     """A ramp and noise over it: the ramp is that share of the variance, and so the correlation of neighbours."""
     rng, ramp = np.random.default_rng(0), np.linspace(-1, 1, 128)[:, None] * np.sqrt(3)
@@ -68,7 +77,7 @@ def _of_correlation(share: float, spread: float) -> NDArray[np.uint8]:
 
 @pytest.mark.parametrize(("share", "spread", "noise"), [(0.32, 20, True), (0.38, 20, False), (0, 4.2, True), (0, 3.8, False)])
 def test_noise_has_a_correlation_below_0_35_and_a_spread_above_4(share: float, spread: float, noise: bool) -> None:
-    assert check_video(_of_correlation(share, spread)) == (["noise"] if noise else [])
+    assert check_video(_of_correlation(share, spread), expects_motion=False) == (["noise"] if noise else [])
 
 
 @pytest.mark.parametrize(("light", "noise"), [(108, []), (110, ["noise"])])
@@ -79,10 +88,9 @@ def test_a_spread_of_4_is_not_judged_yet(light: int, noise: list[str]) -> None:
 def test_what_the_pixels_cannot_show_is_caught_from_the_records(make_run: MakeRun) -> None:
     rng = np.random.default_rng(0)
     run = make_run([render(sample_scene(rng, "rich"), rng) for _ in range(2)])
-    first = run.records[0]
-    assert first.media
+    first, second = run.records
     records = [
-        record(0, media=first.media, finite=False, digest="aa"),
+        record(0, media=second.media, finite=False, digest="aa"),
         record(1, media="media/gone.mkv", digest="bb"),
         record(2, media=first.media, digest="cc"),
         record(3, media=first.media, digest="cc"),
@@ -90,7 +98,12 @@ def test_what_the_pixels_cannot_show_is_caught_from_the_records(make_run: MakeRu
     samples = [*run.samples, *run.samples]
     samples = [type(s)(i, f"prompt {i}") for i, s in enumerate(samples)]
     found = scan(Run(run.folder, run.config, run.workload, samples, records, {}))
-    assert found == {0: ["nan"], 1: ["unreadable"], 2: ["identical"], 3: ["identical"]}
+    assert found == {
+        "query 0": ["nan"],
+        "query 1": ["unreadable"],
+        "query 2": ["identical"],
+        "query 3": ["identical"],
+    }
 
 
 @pytest.mark.parametrize("content", [b"", b"not a video", b"\x1a\x45\xdf\xa3 cut"])
@@ -99,7 +112,7 @@ def test_a_corrupt_file_is_unreadable_not_a_crash(make_run: MakeRun, content: by
     run = make_run([render(sample_scene(rng, "rich"), rng)])
     assert run.records[0].media
     (run.folder / run.records[0].media).write_bytes(content)
-    assert scan(run) == {0: ["unreadable"]}
+    assert scan(run) == {"query 0": ["unreadable"]}
 
 
 def test_every_canary_can_be_named() -> None:

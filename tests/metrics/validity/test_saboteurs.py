@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 import suite as command
+from configs.errors import PluginError
 from metrics.report.html import page
 from metrics.report.load_run import load_run
 from metrics.validity import effective_settings
 from pipelines.launcher.worker import generation
 from tests.conftest import SuiteRun, read_report
 
-PLUGIN = str(Path(__file__).with_name("saboteurs.py"))
+PLUGINS = [str(Path(__file__).with_name(name)) for name in ("saboteurs.py", "video_saboteurs.py", "text_saboteurs.py")]
 BRIEFLY = ["load.min_duration_s=0.1", "load.min_query_count=8", "report_videos=0", "metrics=[throughput]", "warmup_batches=1"]
 VIDEOS = {"seconds": 0.03, "batch_size": 4}
 TEXTS = {"token_s": 0.002, "prefill_s": 0.05}
@@ -37,7 +38,8 @@ def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Caught:
         settings = [*BRIEFLY, f"dataset.num_prompts={num_prompts}", "load.target_qps=60", *changes]
         settings.append(f"pipeline={json.dumps({'name': name, **options})}")
         words = [word for setting in settings for word in ("--set", setting)]
-        command.app(["--config", f"{workload}/toy", "--plugin", PLUGIN, *words, "--output", "run"], standalone_mode=False)
+        plugins = [word for file in PLUGINS for word in ("--plugin", file)]
+        command.app(["--config", f"{workload}/toy", *plugins, *words, "--output", "run"], standalone_mode=False)
         found: dict[str, Any] = json.loads((tmp_path / "run/report.json").read_text(encoding="utf-8"))
         return found
 
@@ -65,12 +67,25 @@ VIDEO_SABOTEURS: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("unpacks_weights", {}, ("quantisation",)),
     ("answers_early", {"way": "fills_in"}, ("handed_over",)),
     ("answers_early", {"way": "computes"}, ("busy_after",)),
+    ("noise_for_new_seeds", {}, ("noise",)),
+    ("one_video", {}, ("identical", "cached_answers")),
+    ("counts_questions", {}, ("replay",)),
+    ("precomputes", {}, ("cached_answers",)),
+    ("retouches_neighbours", {}, ("identical",)),
+    ("shuffles_batches", {}, ("replay",)),
+    ("grainy_still", {}, ("frozen",)),
 ]
 TEXT_SABOTEURS = [
     ("caches_texts", {}, "cached_answers"),
     ("drops_hard", {"way": "puts_off"}, "hard_queries"),
     ("drops_hard", {"way": "fails"}, "hard_queries"),
     ("announces_early", {}, "first_token"),
+    ("caches_bags_of_words", {}, "cached_answers"),
+    ("announces_at_once", {"way": "plain", "prefill_s": 0.1}, "first_token_time"),
+    ("announces_at_once", {"way": "hides", "prefill_s": 0.1}, "first_token_time"),
+    ("cuts_when_busy", {}, "replay"),
+    ("one_long_text", {}, "identical"),
+    ("answers_once", {}, "empty"),
 ]
 
 
@@ -86,6 +101,27 @@ def test_a_saboteur_of_texts_is_caught_by_name(name: str, options: dict[str, Any
     assert_caught(report(name, options={**TEXTS, **options}, workload="llm", num_prompts=63), check)
 
 
+def test_a_pipeline_that_asks_for_references_is_refused(report: Caught) -> None:
+    with pytest.raises(PluginError, match=r"a pipeline asked for sample\.meta\['answer'\]. Pipelines get samples without meta"):
+        report("returns_references", options=TEXTS, workload="llm", num_prompts=63)
+
+
+def test_a_cache_that_only_timed_queries_use_is_caught_by_their_times(report: Caught) -> None:
+    found = report("hides_cache", "load.min_query_count=100", options={**VIDEOS, "batch_size": 2}, num_prompts=40)
+    assert_caught(found, "cached_answers")
+    assert "while they are timed" in next(c["told"] for c in found["truth"] if c["name"] == "cached_answers")
+
+
+def test_an_answer_that_is_near_black_from_the_second_time_on_is_caught(report: Caught) -> None:
+    assert_caught(report("honest_once", "load.min_query_count=24", options=VIDEOS), "later_answers")
+
+
+def test_later_answers_that_score_worse_are_caught_where_answers_never_repeat(report: Caught) -> None:
+    changes = ("metrics=[world_score]", "load.min_query_count=64", "dataset.grade=simple")
+    found = report("honest_once", *changes, options={**VIDEOS, "way": "blurred", "repeats": "never"}, num_prompts=20)
+    assert_caught(found, "later_answers")
+
+
 def test_steps_that_only_the_first_of_two_tests_skips_are_caught(report: Caught) -> None:
     assert_caught(report("skips_steps", "mode=both", options={**VIDEOS, "timed_if": "first"}), "modes")
 
@@ -99,7 +135,7 @@ def test_steps_skipped_in_full_batches_by_the_embedded_model_are_caught(report: 
 def test_a_rank_that_differs_is_caught(suite: SuiteRun) -> None:
     settings = [*BRIEFLY, "dataset.num_prompts=8", "pipeline={name: differs_by_rank, seconds: 0.05}"]
     words = [word for setting in settings for word in ("--set", setting)]
-    assert_caught(read_report(suite("--config", "t2v/toy", "--plugin", PLUGIN, *words, ranks=2)), "ranks")
+    assert_caught(read_report(suite("--config", "t2v/toy", "--plugin", PLUGINS[0], *words, ranks=2)), "ranks")
 
 
 def faultless(name: str, only_for_a_release: bool = True) -> Any:

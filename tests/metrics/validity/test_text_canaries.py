@@ -90,7 +90,8 @@ def test_a_text_without_a_visible_character_is_empty(text: str) -> None:
 
 
 def failed(run: Run) -> dict[str, list[int]]:
-    return failures(run, scan(run))
+    """The numbers of the queries whose answers fail the run."""
+    return {name: [int(label.removeprefix("query ")) for label in labels] for name, labels in failures(run, scan(run)).items()}
 
 
 def test_an_empty_answer_triggers_unless_it_is_the_expected_one(make_text_run: MakeRun) -> None:
