@@ -125,9 +125,7 @@ def plugin_changes(folder: Path, parts: Sequence[tuple[str, str]]) -> list[str]:
             continue
         now = str(file) if file else names(kind).get(name, "")
         before = hashes.get(part) or manifest["files"].get(origin)
-        if before is None and origin == "built in" and source is not None:
-            sentences.append(f"{part} was built in when the run was made, and is now from {now}")
-        elif before is not None and source is not None and hashlib.sha256(source).hexdigest() != before:
+        if before is not None and source is not None and hashlib.sha256(source).hexdigest() != before:
             sentences.append(f"{part} from {now} differs from the one that the run was made with ({origin}), by its hash in manifest.json")
     return sentences
 

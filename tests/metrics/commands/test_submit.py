@@ -10,12 +10,10 @@ from typer.testing import CliRunner
 
 import suite as command
 from configs.command_line import EXIT_INVALID
-from tests.metrics.mlperf.submission.conftest import (
-    RESULTS,
-    make_runs,
-    make_submission,
-)
+from tests.metrics.mlperf.submission.conftest import RESULTS, all_valid, make_runs, make_submission
 from workloads.mlperf.notices import UNVERIFIED
+
+__all__ = ["all_valid"]  # used by itself in every test here
 
 
 def test_the_command_ends_with_a_line_of_json_and_its_own_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ from pipelines.launcher.provenance import seal, write_manifest
 from tests.conftest import record
 from tests.metrics.conftest import write_run
 from workloads.records import Sample
-from workloads.run_folder.manifest import plugin_changes, read_manifest
+from workloads.run_folder.manifest import read_manifest
 
 METRIC = """
 from dataclasses import dataclass
@@ -91,14 +91,6 @@ def test_a_run_with_a_manifest_of_an_older_version_has_the_hash_of_the_kept_file
     assert build_report(folder).valid
     load(tmp_path / "generous.py", 0.9)
     assert not build_report(folder).valid
-
-
-def test_a_plugin_in_the_place_of_a_built_in_is_named(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run", [Sample(0, "q", {"answer": "yes"})], [record(0, text="yes")], metrics=["exact_match"])
-    assert plugin_changes(folder, [("metrics", "exact_match")]) == []
-    load(tmp_path / "mine.py", 1.0, "exact_match")
-    (change,) = plugin_changes(folder, [("metrics", "exact_match")])
-    assert change == f"metric exact_match was built in when the run was made, and is now from {tmp_path / 'mine.py'}"
 
 
 def test_the_plugin_is_kept_as_it_was_loaded_and_a_kept_one_that_changes_during_the_run_is_named(tmp_path: Path) -> None:
