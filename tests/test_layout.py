@@ -30,7 +30,7 @@ ORDER: Mapping[str, str] = {
     "session, resume | rate_search | launch",
     "pipelines/diffusers": "library_options, outline, families, stage_timer, held_frame | image_input, speedups | t2v",
     "metrics": "statistics | base | performance, similarity | quality, validity | report | compare, audit, mlperf | commands",
-    "metrics/report": "load_run, report_diff, html/render, html/plots | figures, html/token_plots | report | "
+    "metrics/report": "load_run, report_diff, html/render, html/plots | figures, html/token_plots | cautions | report | "
     "run_facts, recompute, html/text_answers, terminal | html/page | html/combined, finish",
 }
 NO_TORCH = ("torch", "diffusers", "transformers", "accelerate")

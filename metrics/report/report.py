@@ -3,6 +3,7 @@
 schema, run, workload, scenario, mode, rules, benchmark, seed, device, random_weights, effective, num_queries, limits, ranks
 notice      MLCommons has not verified the result
 verdict     VALID or INVALID, with `reasons`
+cautions    what a reader must know first, where there is any: quality at its floor, and what the pipeline declares of itself
 notes       how a run under MLPerf's rules generates its answers differently from the reference
 loadgen     LoadGen's summary of each test; `agreement`: its figures compared with ours
 figures     name -> value, unit, better, n, ci95, note
@@ -31,6 +32,7 @@ import msgspec
 from metrics.base import Run
 from metrics.performance import energy
 from metrics.performance.goodput import effective_limits
+from metrics.report.cautions import cautions
 from metrics.report.figures import compute_figures, headline_names, plain_figure
 from metrics.report.load_run import load_run
 from metrics.validity import canaries, effective_settings, gates, loadgen_agreement, truth_checks, verdict
@@ -116,6 +118,8 @@ def make_report(folder: Path, brief: bool = False) -> Report:
         data["prompts"] = {"num": len(run.samples), "first": first}
     if brief:
         data["brief"] = True
+    elif warned := cautions(run, figures):
+        data["cautions"] = warned
     if errors:
         data["metric_errors"] = errors
     if attempts := read_attempts(folder):

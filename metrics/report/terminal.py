@@ -32,6 +32,8 @@ def print_summary(report: Report) -> None:
         console.print("  canaries with another tolerance: " + ", ".join(f"{name}: {how}" for name, how in loosened.items()))
     for reason in data["reasons"]:
         console.print(f"  - {reason}")
+    for caution in data.get("cautions", ()):
+        console.print(f"  ! {caution}", style="yellow")
     for note in data.get("notes", ()):
         console.print(f"  differs from the reference: {note}")
     for attempt in data.get("attempts", ()):
