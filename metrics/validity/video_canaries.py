@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 BLACK_LEVEL, FLAT_SPREAD = 16, 2.0  # of 255
 FROZEN_CHANGE = 1  # of 255: the largest change of any pixel in a frozen video
-GRAIN_CORRELATION = 0.2  # of neighbours in the difference of two frames: 0.69 and more of the embedded model's videos, stills included
+GRAIN_CORRELATION = 0.2  # of neighbours in the changes between frames; measured: benchmarks/audits/canary_margins.py
 NOISE_CORRELATION = 0.35  # of neighbours; natural and drawn videos are above 0.8
 MIN_SPREAD = 4.0  # of 255: a flatter video has no texture to judge
 
@@ -23,18 +23,21 @@ def check_video(video_THWC: NDArray[np.uint8], expects_motion: bool = True) -> l
         found.append("black")
     elif expects_motion:
         change = int(np.abs(np.diff(video_THWC.astype(np.int16), axis=0)).max(initial=0))
-        found += ["frozen"] if change <= FROZEN_CHANGE or (not is_noise and _is_grain(video_THWC)) else []
+        found += ["frozen"] if change <= FROZEN_CHANGE or (not is_noise and grain_correlation(video_THWC) < GRAIN_CORRELATION) else []
     found += ["noise"] if is_noise else []
     return found
 
 
-def _is_grain(video_THWC: NDArray[np.uint8]) -> bool:
-    """Whether frames differ from the first one by nothing but grain, whose neighbours are unrelated. Not of a flat one, which may move."""
+def grain_correlation(video_THWC: NDArray[np.uint8]) -> float:
+    """The largest correlation of neighbours in the changes from the first frame to another; 1 where nothing changes.
+
+    It is 1 for a video of one frame and for one that begins with a flat frame, too: neither shows whether it moves.
+    """
     others = sorted({1, len(video_THWC) // 2, len(video_THWC) - 1} - {0})
     if len(video_THWC) < 2 or float(video_THWC[0].std(axis=(0, 1)).max()) <= MIN_SPREAD:
-        return False
+        return 1.0
     changes = video_THWC[others].astype(np.float32) - video_THWC[:1]
-    return all(float(change.std()) > 0 and _neighbour_correlation(change[None]) < GRAIN_CORRELATION for change in changes)
+    return max(_neighbour_correlation(change[None]) if float(change.std()) > 0 else 1.0 for change in changes)
 
 
 def _neighbour_correlation(video_THWC: NDArray[Any]) -> float:

@@ -142,15 +142,19 @@ def faultless(name: str, only_for_a_release: bool = True) -> Any:
     return pytest.param(name, marks=[pytest.mark.slow] if only_for_a_release else [])
 
 
-@pytest.mark.parametrize(
-    "name", [faultless("falls_back", False), *map(faultless, ("caches_answers", "skips_steps", "unpacks_weights", "answers_early"))]
-)
+HONEST_VIDEOS = ("caches_answers", "skips_steps", "unpacks_weights", "answers_early", "honest_once", "noise_for_new_seeds", "one_video")
+HONEST_VIDEOS += ("counts_questions", "precomputes", "hides_cache", "retouches_neighbours", "grainy_still")
+HONEST_TEXTS = ("caches_texts", "announces_early", "returns_references", "caches_bags_of_words", "announces_at_once", "cuts_when_busy")
+HONEST_TEXTS += ("one_long_text", "answers_once")
+
+
+@pytest.mark.parametrize("name", [faultless("falls_back", False), faultless("shuffles_batches", False), *map(faultless, HONEST_VIDEOS)])
 def test_the_same_videos_without_sabotage_are_valid(name: str, report: Caught) -> None:
     found = report(name, options={**VIDEOS, "sabotage": False})
     assert (found["verdict"], found["reasons"]) == ("VALID", [])
 
 
-@pytest.mark.parametrize("name", [faultless("drops_hard", False), *map(faultless, ("caches_texts", "announces_early"))])
+@pytest.mark.parametrize("name", [faultless("drops_hard", False), *map(faultless, HONEST_TEXTS)])
 def test_the_same_texts_without_sabotage_are_valid(name: str, report: Caught) -> None:
     found = report(name, options={**TEXTS, "sabotage": False}, workload="llm", num_prompts=63)
     assert (found["verdict"], found["reasons"]) == ("VALID", [])
