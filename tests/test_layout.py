@@ -19,7 +19,7 @@ MAX_LINES, MAX_FUNCTION_LINES, MAX_ENTRIES = 300, 60, 15
 # Each entry imports only from those to its left; entries between the same bars do not import each other.
 ORDER: Mapping[str, str] = {
     ".": "configs | workloads | pipelines | metrics | suite",
-    "configs": "errors, output, yaml_text | required_versions, settings, plugin_options | registry, run_config | load_config "
+    "configs": "errors, output, yaml_text | decode, required_versions, settings, plugin_options | registry, run_config | load_config "
     "| command_line",
     "workloads": "records, world | base, readers, run_folder | mlperf | loadgen, llm, vlm, t2v | i2v",
     "workloads/mlperf": "vbench_prompts, language, shopify, livecodebench | datasets, generation | rules | benchmarks | run_rules | "

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from configs.errors import ConfigError, PluginError
+
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+Seconds = Annotated[float, Meta(ge=-1e9, le=1e9)]  # 30 years: more is a damaged file
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,31 +98,31 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     of the answer. first_token_s: time of the first token, on the same clock. media: path in the run folder.
     """
 
-    query_id: int
-    sample_index: int
-    seed: int
+    query_id: Count
+    sample_index: Count
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)]
     mode: str
     status: Status
-    rank: int
-    issued_s: float
-    completed_s: float
-    started_s: float | None = None  # when the rank started it
-    batch_size: int = 1
-    group: int = 0  # multi_stream: the LoadGen query that the sample belongs to
-    stages: dict[str, float] = {}
-    step_s: list[float] = []  # seconds of each denoising step
-    num_units: int = 0
-    num_input_tokens: int = 0
-    first_token_s: float | None = None
+    rank: Annotated[int, Meta(ge=-1, le=2**31)]  # -1: none
+    issued_s: Seconds
+    completed_s: Seconds
+    started_s: Seconds | None = None  # when the rank started it
+    batch_size: Annotated[int, Meta(ge=1, le=2**53)] = 1
+    group: Count = 0  # multi_stream: the LoadGen query that the sample belongs to
+    stages: dict[str, Seconds] = {}
+    step_s: list[Seconds] = []  # seconds of each denoising step
+    num_units: Count = 0
+    num_input_tokens: Count = 0
+    first_token_s: Seconds | None = None
     first_token_id: int | None = None
     finish_reason: str | None = None  # `stop` at an end token, `length` at the length limit
-    token_gap_s: list[float] = []  # seconds between one token and the next
+    token_gap_s: list[Seconds] = []  # seconds between one token and the next
     digest: str = ""  # SHA-256 of the answer's pixels or text, first 16 hex digits
     media: str | None = None
     text: str | None = None
     finite: bool = True  # False if the pipeline's own numbers contain NaN or infinity
     error: str | None = None
-    worked_s: tuple[float, float] | None = None  # start and end on the rank's own clock, converted to the run's
+    worked_s: tuple[Seconds, Seconds] | None = None  # start and end on the rank's own clock, converted to the run's
 
     @property
     def latency_s(self) -> float:

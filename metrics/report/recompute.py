@@ -11,7 +11,7 @@ from typing import Any
 from configs.errors import ConfigError
 from metrics.report.figures import compute_figures, plain_figure
 from metrics.report.report import Report, make_report
-from metrics.report.report_diff import ROUNDING, differences, relative
+from metrics.report.report_diff import ROUNDING, differences, read_report_file, relative
 from metrics.validity.verdict import changed
 from workloads.run_folder.media import spare_loaded_objects
 
@@ -59,15 +59,15 @@ def scores_by_sample(report: Report) -> dict[str, dict[int, float]]:
 
 def _check_file(path: Path, data: Mapping[str, Any]) -> None:
     """Raises ConfigError where report.json has other values than `data`. The brief report of an aborted run is not compared."""
-    try:
-        file = json.loads(path.read_text(encoding="utf-8"))
-        if file.get("brief"):
-            return
-        before = _values(file)
-    except FileNotFoundError:
+    if not path.exists():
         return
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path} is damaged: {error!r}; run: suite.py report {path.parent}") from None
+    try:
+        file = read_report_file(path)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; run: suite.py report {path.parent}") from None
+    if file.get("brief"):
+        return
+    before = _values(file)
     if data["mode"] == "accuracy":  # earlier versions gave it figures of speed
         before["figures"] = {name: value for name, value in before["figures"].items() if name in data["figures"]}
     for place, old, new in differences(before, _values(data)):

@@ -85,7 +85,7 @@ def make_report(folder: Path, brief: bool = False) -> Report:
     if reasons:
         figures = energy.withheld(figures)
     search = read_search(folder)
-    data = {
+    data: dict[str, Any] = {
         "schema": SCHEMA,
         "run": _name(folder),
         "workload": run.config.workload,
@@ -142,12 +142,12 @@ def _name(folder: Path) -> str:
     return str(_manifest(folder).get("run", folder.resolve().name))
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def _manifest(folder: Path) -> manifest.Manifest:
     """Empty where it cannot be read, which is a reason of the verdict."""
     try:
         return manifest.read_manifest(folder)
     except ValueError:
-        return {}
+        return {"files": {}}
 
 
 def _effective(run: Run) -> dict[str, str]:

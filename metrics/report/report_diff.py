@@ -6,12 +6,15 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Required, TypedDict
 
+from configs.decode import read_document
+from configs.errors import ConfigError
 from configs.output import open_console
 from pipelines.devices.system import package_versions
 from pipelines.launcher.provenance import suite_commit
 from workloads.run_folder.manifest import read_manifest
+from workloads.run_folder.outcome import read_system
 
 SHOWN = 5
 ROUNDING = 1e-6
@@ -19,13 +22,54 @@ WHOLE_SENTENCES = ("notice", "reasons", "notes")  # parts of report.json that ar
 SENTENCES = {"figures": "note", "truth": "told", "gates": "why", "attempts": "note"}  # parts whose entries have one each
 
 
+class FigureEntry(TypedDict, total=False):
+    value: Required[float | None]
+    ci95: tuple[float, float] | None
+
+
+class GateEntry(TypedDict):
+    figure: str
+    value: float | None
+    target: float
+    holds: bool | None
+
+
+class SampleEntry(TypedDict):
+    sample_index: int
+    text: str | None
+    media: str | None
+    scores: dict[str, float]
+
+
+class CheckEntry(TypedDict):
+    name: str
+
+
+class ReportFile(TypedDict, total=False):
+    """report.json, as far as it is read again."""
+
+    brief: bool
+    verdict: Required[str]
+    mode: str
+    figures: Required[dict[str, FigureEntry]]
+    gates: Required[list[GateEntry]]
+    samples: Required[list[SampleEntry]]
+    truth: list[CheckEntry]
+    canaries: dict[str, int]
+    attempts: list[dict[str, Any]]
+
+
 def report_bytes(folder: Path) -> bytes | None:
-    """The content of report.json; None where there is none, or where it is the brief report of an aborted run."""
+    """The content of report.json; None where there is none, it is damaged, or it is the brief report of an aborted run."""
     try:
-        content = (folder / "report.json").read_bytes()
-        return None if json.loads(content).get("brief") else content
-    except (OSError, ValueError, AttributeError):
+        return None if read_report_file(folder / "report.json").get("brief") else (folder / "report.json").read_bytes()
+    except ConfigError:
         return None
+
+
+def read_report_file(path: Path) -> ReportFile:
+    """Raises ConfigError where it is missing or damaged."""
+    return read_document(path, ReportFile)
 
 
 def print_comparison(folder: Path, before: bytes | None) -> bool | None:
@@ -129,10 +173,10 @@ def relative(before: Any, after: Any) -> float:
 def other_versions(folder: Path) -> list[str]:
     """One sentence for the suite and each package whose version differs from the run's."""
     try:
-        had = json.loads((folder / "system.json").read_text(encoding="utf-8"))["packages"]
+        had = read_system(folder)["packages"]
         pairs = {"the suite": (read_manifest(folder)["suite_commit"], suite_commit())}
         pairs |= {name: (had[name], here) for name, here in package_versions().items()}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ConfigError, ValueError, KeyError):
         return []
     return [f"{name}: {there or 'none'} in the run, {here or 'none'} here" for name, (there, here) in pairs.items() if there != here]
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from configs.errors import ConfigError
 from metrics.base import Run
 from metrics.report.report import Report
-from workloads.run_folder.manifest import read_manifest
+from workloads.run_folder.manifest import Manifest, read_manifest
+from workloads.run_folder.outcome import SystemFacts, read_system
 
 WITHOUT_EFFECT = ("workload", "scenario", "report_videos", "heartbeat_timeout_s", "answer_timeout_s")  # or shown elsewhere
 
@@ -81,16 +82,15 @@ def _flat(path: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield f"{path}{name}", value
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def _manifest(folder: Path) -> Manifest:
     try:
         return read_manifest(folder)
     except ValueError:
-        return {}
+        return {"files": {}}
 
 
-def _system(folder: Path) -> dict[str, Any]:
+def _system(folder: Path) -> SystemFacts:
     try:
-        found = json.loads((folder / "system.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_system(folder)
+    except ConfigError:
         return {}
-    return found if isinstance(found, dict) else {}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from configs.decode import reading
+from configs.errors import ConfigError
 from metrics.base import Run
 from metrics.performance.latency import query_latencies
 from metrics.statistics.intervals import percentile
@@ -32,14 +34,17 @@ class Comparison:
 
 
 def compare(run: Run) -> list[Comparison]:
-    """Every figure of the performance test that both have; empty where LoadGen wrote no summary."""
+    """Every figure of the performance test that both have; empty where LoadGen wrote no summary.
+
+    Raises ConfigError where a figure is not a number, or the test takes no time.
+    """
     summary = read_summary(run.folder / "performance")
     records = run.of_mode("performance")
     if not summary or not records:
         return []
     own = _samples(records, run.config.scenario) + (_tokens(records, run.config.scenario) if run.workload.unit == "tokens" else [])
     return [
-        Comparison(name.removesuffix(" (ns)"), unit, float(summary[name]) * (1e-9 if name.endswith("(ns)") else 1.0), value, slack)
+        Comparison(name.removesuffix(" (ns)"), unit, _number(run, summary, name) * (1e-9 if name.endswith("(ns)") else 1.0), value, slack)
         for name, unit, value, slack in own
         if name in summary
     ]
@@ -88,6 +93,17 @@ def _span_s(records: Sequence[Record], scenario: str) -> float:
     return max(r.completed_s for r in records) - first
 
 
+def _number(run: Run, summary: Mapping[str, str], name: str) -> float:
+    """LoadGen's figure. Raises ConfigError where it is no finite number, with which nothing would agree, or everything."""
+    with reading(f"{run.folder / 'performance/mlperf_log_summary.txt'}, {name!r},"):
+        value = float(summary[name])
+        if not math.isfinite(value):
+            raise ValueError(f"it is {value}")
+        return value
+
+
 def _rate(count: int, span_s: float) -> tuple[float, float]:
     """Count per second, and how much CLOCK_SLACK_S can change it."""
+    if span_s <= 0:
+        raise ConfigError("records.jsonl is damaged: the queries of the timed test take no time")
     return count / span_s, CLOCK_SLACK_S * count / span_s**2

@@ -6,7 +6,6 @@ Answers depend on the run's seed and the sample alone, so the number of ranks ma
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from pipelines.launcher.conductor.job import Rest
 from pipelines.launcher.provenance import run_parts, suite_commit, write_manifest
 from workloads.records import Record, Sample
 from workloads.run_folder.files import check_unlocked, prompt_set_hash, read_run, write_bytes, write_outcome
-from workloads.run_folder.manifest import changes, plugin_changes
+from workloads.run_folder.manifest import changes, plugin_changes, read_manifest
+from workloads.run_folder.outcome import read_system
 
 DECISIVE = (
     "workload",
@@ -66,7 +66,7 @@ def prepare_rest(folder: Path, config: RunConfig, samples: Sequence[Sample]) -> 
     earlier_records = [r for r in records if r.mode == "accuracy"]
     (folder / "issued-accuracy.u32").unlink(missing_ok=True)
     last = outcome.get("accuracy")
-    earlier = [*last.pop("earlier", []), last] if last else []
+    earlier: list[Any] = [*last.pop("earlier", []), last] if last else []
     missing = [sample.index for sample in samples if sample.index not in finished]
     if not missing:
         if last is None or last["aborted"]:
@@ -92,15 +92,16 @@ def prepare_rest(folder: Path, config: RunConfig, samples: Sequence[Sample]) -> 
 def _differences(folder: Path, config: RunConfig, samples: Sequence[Sample], stored: Sequence[Sample]) -> Iterator[str]:
     """What differs from the run's beginning, in words; what matters most comes first."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        system = json.loads((folder / "system.json").read_text(encoding="utf-8"))
+        manifest, system = read_manifest(folder), read_system(folder)
         began = {name: manifest["config"][name] for name in DECISIVE}
-    except (OSError, ValueError, KeyError) as error:
+        decisive = _decisive(system)
+        prompt_set, commit = manifest["prompt_set_sha256"], manifest["suite_commit"]
+    except (ConfigError, ValueError, KeyError) as error:
         yield f"its beginning cannot be read from manifest.json and system.json ({error})"
         return
     now = config.model_dump()
     yield from _changes("config.yaml: ", began, {name: now[name] for name in DECISIVE})
-    if prompt_set_hash(samples) != manifest["prompt_set_sha256"]:
+    if prompt_set_hash(samples) != prompt_set:
         if len(samples) != len(stored):
             yield f"the prompt set now has {len(samples)} prompts, but samples.jsonl has {len(stored)}"
         for new, old in zip(samples, stored, strict=False):
@@ -108,8 +109,8 @@ def _differences(folder: Path, config: RunConfig, samples: Sequence[Sample], sto
                 yield f"prompt {new.index} of the prompt set is now {new.prompt!r}, but {old.prompt!r} in samples.jsonl"
         yield "the prompt set differs from the one that it began with"
     yield from plugin_changes(folder, run_parts(config))
-    yield from _changes("", _decisive(system), _decisive(system_facts()))
-    yield from _changes("", {"the suite's commit": manifest["suite_commit"]}, {"the suite's commit": suite_commit()})
+    yield from _changes("", decisive, _decisive(system_facts()))
+    yield from _changes("", {"the suite's commit": commit}, {"the suite's commit": suite_commit()})
 
 
 def _decisive(system: Mapping[str, Any]) -> dict[str, Any]:

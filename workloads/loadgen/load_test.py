@@ -244,5 +244,5 @@ def read_summary(folder: Path) -> dict[str, str]:
     path = folder / "mlperf_log_summary.txt"
     if not path.exists():
         return {}
-    pairs = re.findall(r"^\s*\*?\s*([^:\n]+?)\s*:[ \t]*(.*?)\s*$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    pairs = re.findall(r"^\s*\*?\s*([^:\n]+?)\s*:[ \t]*(.*?)\s*$", path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
     return {name: value for name, value in pairs if value}

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import msgspec
 
-from configs.errors import ConfigError
+from configs.decode import read_json, reading
 
-_PREFIX = ":::MLLOG "
+Number = Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)]
+_PREFIX = b":::MLLOG "
 SCORES = {  # LoadGen's own figure of each scenario; latencies are in nanoseconds
     "Offline": "result_samples_per_second",
     "Server": "result_completed_samples_per_sec",
@@ -54,6 +54,34 @@ class LoadGenLog:
         return score if score is None or self.scenario in ("Offline", "Server") else 1e9 / score
 
 
+class _Values(TypedDict, total=False):
+    """The numbers among the values that are read."""
+
+    result_samples_per_second: Number
+    result_completed_samples_per_sec: Number
+    early_stopping_latency_ss: Number
+    early_stopping_latency_ms: Number
+    result_max_latency_ns: Number
+    effective_min_duration_ms: Number
+    effective_min_sample_count: Number
+    effective_min_query_count: Number
+    requested_server_target_latency_ns: Number
+    requested_server_ttft_latency: Number
+    requested_server_tpot_latency: Number
+
+
+class _Metadata(msgspec.Struct):
+    is_error: bool
+
+
+class _Entry(msgspec.Struct):
+    """A line of the detail log."""
+
+    key: str
+    value: Any
+    metadata: _Metadata
+
+
 class Logged(msgspec.Struct):
     """One answer of mlperf_log_accuracy.json.
 
@@ -72,26 +100,22 @@ def read_detail(path: Path) -> LoadGenLog:
     """Raises ConfigError where the log is missing or a line of it is damaged."""
     values: dict[str, Any] = {}
     errors = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
+    with reading(path):
+        lines = path.read_bytes().splitlines()
+    decode = msgspec.json.Decoder(_Entry).decode
     for number, line in enumerate(lines, 1):
         if not line.startswith(_PREFIX):
             continue
-        try:
-            entry = json.loads(line.removeprefix(_PREFIX))
-            values[entry["key"]] = entry["value"]
-            if entry["metadata"]["is_error"]:
-                errors.append(str(entry["value"]))
-        except (ValueError, KeyError, TypeError):
-            raise ConfigError(f"{path}, line {number} is not a log entry of LoadGen: {line[:80]!r}") from None
+        with reading(f"{path}, line {number}, which is not a log entry of LoadGen,"):
+            entry = decode(line.removeprefix(_PREFIX))
+        values[entry.key] = entry.value
+        if entry.metadata.is_error:
+            errors.append(str(entry.value))
+    with reading(path):
+        msgspec.convert(values, _Values)
     return LoadGenLog(path, values, errors)
 
 
 def read_answers(path: Path) -> list[Logged]:
     """Raises ConfigError where the file is missing or damaged."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=list[Logged])
-    except (OSError, msgspec.DecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
+    return read_json(path, list[Logged])

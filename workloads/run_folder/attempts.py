@@ -11,9 +11,10 @@ from pathlib import Path
 
 import msgspec
 
-from configs.errors import ConfigError
-from workloads.records import Record
+from configs.decode import read_json
+from workloads.records import Count, Record, Seconds
 from workloads.run_folder.files import write_json
+from workloads.run_folder.outcome import Rate
 from workloads.run_folder.power_log import FILE as POWER_FILE
 
 FOLDER, SUMMARY = "attempts", "attempt.json"
@@ -23,10 +24,10 @@ class Attempt(msgspec.Struct, frozen=True):
     """A test that was too short. target_qps: the expected rate that LoadGen got. duration_s: from the first issue to the last answer."""
 
     mode: str
-    target_qps: float
-    num_samples: int
-    duration_s: float
-    min_duration_s: float
+    target_qps: Rate
+    num_samples: Count
+    duration_s: Seconds
+    min_duration_s: Seconds
 
     @property
     def samples_per_s(self) -> float:
@@ -66,8 +67,5 @@ def read_attempts(folder: Path) -> list[Attempt]:
     """In order; empty if every test was long enough. Raises ConfigError if a file is damaged."""
     attempts = []
     for path in sorted((folder / FOLDER).glob(f"*/{SUMMARY}")):
-        try:
-            attempts.append(msgspec.json.decode(path.read_bytes(), type=Attempt))
-        except (msgspec.DecodeError, OSError) as error:
-            raise ConfigError(f"{path} is damaged: {error}; remove it for a report without this attempt") from None
+        attempts.append(read_json(path, Attempt, "remove it for a report without this attempt"))
     return attempts

@@ -32,17 +32,28 @@ from typing import Any
 
 import msgspec
 
+from configs.decode import reading
 from configs.errors import ConfigError
 from configs.load_config import parse_config, read_yaml
 from configs.run_config import RunConfig
 from configs.yaml_text import write_yaml_text
 from workloads.records import Record, Sample
 from workloads.run_folder.claim import Claim, check_unclaimed, claim, unwritable
+from workloads.run_folder.outcome import Outcome, read_outcome
 
 MIN_FREE_BYTES = 64 * 2**20
 OWN = ("records.jsonl", "config.yaml", "manifest.json", "search.json", "probes")  # any of them shows that a folder holds a run
 _MEDIA = re.compile(r"media/[A-Za-z0-9_][A-Za-z0-9_.-]*")  # no file outside the run folder is read
 _MAGIC = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpg", b"GIF8": "gif", b"BM": "bmp"}
+
+
+class SampleLine(msgspec.Struct, frozen=True):
+    """A line of samples.jsonl. images: files in inputs/."""
+
+    index: int
+    prompt: str
+    meta: dict[str, Any]
+    images: list[str] = []
 
 
 def create_run_folder(output: str | None, workload: str) -> Claim:
@@ -99,7 +110,7 @@ def write_samples(folder: Path, samples: Sequence[Sample]) -> None:
     write_text(folder / "samples.jsonl", "".join(f"{line}\n" for line in lines))
 
 
-def read_run(folder: Path) -> tuple[RunConfig, list[Sample], list[Record], dict[str, Any]]:
+def read_run(folder: Path) -> tuple[RunConfig, list[Sample], list[Record], dict[str, Outcome]]:
     """Configuration, samples, records and outcome of a run. Raises ConfigError naming the file that is wrong.
 
     A last record that a crash cut short is dropped; records are in the order in which they finished. A missing image is empty.
@@ -107,7 +118,7 @@ def read_run(folder: Path) -> tuple[RunConfig, list[Sample], list[Record], dict[
     if not (folder / "config.yaml").is_file():
         raise ConfigError(f"{str(folder)!r} is not a run folder: it has no config.yaml; give a folder that a run wrote")
     config = parse_config(read_yaml(folder / "config.yaml"), str(folder / "config.yaml"))
-    samples = [_read_sample(folder, v) for v in _read_lines(folder / "samples.jsonl", dict[str, Any])]
+    samples = [_sample(folder, line) for line in _read_lines(folder / "samples.jsonl", SampleLine)]
     records = _read_lines(folder / "records.jsonl", Record)
     for record in records:
         if not 0 <= record.sample_index < len(samples):
@@ -116,19 +127,12 @@ def read_run(folder: Path) -> tuple[RunConfig, list[Sample], list[Record], dict[
             raise ConfigError(
                 f"{folder / 'records.jsonl'}: query {record.query_id} names the file {record.media!r}, which is not in media/"
             )
-    outcome_file = folder / "outcome.json"
-    try:
-        outcome = json.loads(outcome_file.read_text(encoding="utf-8")) if outcome_file.exists() else {}
-    except ValueError as error:
-        raise ConfigError(f"{outcome_file} is damaged: {error}") from None
-    return config, samples, records, outcome
+    return config, samples, records, read_outcome(folder)
 
 
 def write_outcome(folder: Path, mode: str, outcome: Mapping[str, Any]) -> None:
     """Add one test's outcome to those of earlier tests."""
-    file = folder / "outcome.json"
-    earlier = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    write_json(file, {**earlier, mode: outcome})
+    write_json(folder / "outcome.json", {**read_outcome(folder), mode: outcome})
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -172,15 +176,11 @@ def check_unlocked(folder: Path) -> None:
             pass  # a file system without locks
 
 
-def _read_sample(folder: Path, line: Mapping[str, Any]) -> Sample:
-    try:
-        index, prompt, meta, names = line["index"], line["prompt"], line["meta"], line.get("images", [])
-    except KeyError as error:
-        raise ConfigError(f"{folder / 'samples.jsonl'} has a line without {error}; this run folder is damaged") from None
-    for name in names:
-        if not re.fullmatch(r"inputs/[0-9]+-[0-9]+\.[a-z]+", str(name)):  # no file outside the run folder is read
-            raise ConfigError(f"{folder / 'samples.jsonl'}: sample {index} names the image {name!r}, which is not in inputs/")
-    return Sample(index, prompt, meta, tuple(_read_image(folder / name) for name in names))
+def _sample(folder: Path, line: SampleLine) -> Sample:
+    for name in line.images:
+        if not re.fullmatch(r"inputs/[0-9]+-[0-9]+\.[a-z]+", name):  # no file outside the run folder is read
+            raise ConfigError(f"{folder / 'samples.jsonl'}: sample {line.index} names the image {name!r}, which is not in inputs/")
+    return Sample(line.index, line.prompt, line.meta, tuple(_read_image(folder / name) for name in line.images))
 
 
 def _read_image(path: Path) -> bytes:
@@ -207,10 +207,8 @@ def _read_lines(path: Path, kind: type[Any]) -> list[Any]:
     decode = msgspec.json.Decoder(kind).decode
     decoded = []
     for number, line in enumerate(lines, 1):
-        try:
+        with reading(f"{path}, line {number}", "remove the line to continue without that record"):
             decoded.append(decode(line))
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
-            raise ConfigError(f"{path}, line {number} is damaged: {error}; remove the line to continue without that record") from None
     return decoded
 
 

@@ -7,11 +7,11 @@ signature: whoever can edit a file can edit its hash. A bundle therefore has a h
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Required, TypedDict
 
+from configs.decode import read_document
 from configs.errors import PluginError
 from configs.registry import names, plugin_file, plugin_source
 from workloads.run_folder.files import write_json
@@ -20,6 +20,20 @@ SCHEMA = "triptych-manifest/1"
 COMPUTED = ("manifest.json", "report.json", "report.html", "contact_sheet.png")  # made from the other files
 FIXED = ("config.yaml", "system.json", "samples.jsonl", "inputs", "plugins")  # does not change during a run
 SHOWN = 5  # at most so many files of a kind are named
+
+
+class Manifest(TypedDict, total=False):
+    """manifest.json, as far as it is read. files: SHA-256 by path. plugins, plugin_sha256: origin and hash by kind and name."""
+
+    files: Required[dict[str, str]]
+    run: str
+    sealed: bool
+    plugins: dict[str, str]
+    plugin_sha256: dict[str, str]
+    config: dict[str, Any]
+    prompt_set_sha256: str
+    first_prompt: str | None
+    suite_commit: str | None
 
 
 class Changes(NamedTuple):
@@ -60,17 +74,11 @@ def run_files(folder: Path) -> list[str]:
     return sorted(p.as_posix() for p in paths if not any(part.startswith(".") for part in p.parts))
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> Manifest:
     """Raises ValueError, without the path, if it is missing or damaged."""
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError("manifest.json is missing") from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"manifest.json is damaged: {error}") from None
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        raise ValueError("manifest.json is damaged: it has no hashes of files")
-    return manifest
+    if not (folder / "manifest.json").exists():
+        raise ValueError("manifest.json is missing")
+    return read_document(folder / "manifest.json", Manifest, "manifest.json", ValueError)
 
 
 def changes(folder: Path, but: str = "") -> Changes:
@@ -112,13 +120,11 @@ def plugin_changes(folder: Path, parts: Sequence[tuple[str, str]]) -> list[str]:
         manifest = read_manifest(folder)
     except ValueError:
         return []  # `modifications` says so
-    origins, hashes = manifest.get("plugins"), manifest.get("plugin_sha256", {})
-    if not isinstance(origins, dict) or not isinstance(hashes, dict):
-        return ["manifest.json is damaged: its plugins cannot be verified"]
+    origins, hashes = manifest.get("plugins", {}), manifest.get("plugin_sha256", {})
     sentences = []
     for kind, name in parts:
         part = f"{kind.removesuffix('s')} {name}"
-        origin = str(origins.get(part, "built in"))
+        origin = origins.get(part, "built in")
         try:
             source, file = plugin_source(kind, name), plugin_file(kind, name)
         except PluginError:

@@ -8,10 +8,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
+from configs.decode import reading
+from workloads.records import Count, Seconds
+
+Amount = Annotated[float, msgspec.Meta(ge=-1e15, le=1e15)]
 HELD = 20  # samples of a rank from before the first query; the counter's last value is needed
 FILE = "power.jsonl"
 
@@ -23,13 +27,13 @@ class PowerSample(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     temperature and memory. error: why there is no reading.
     """
 
-    at_s: float
-    energy_j: float | None = None
-    power_w: float | None = None
-    clock_mhz: float | None = None
-    memory_clock_mhz: float | None = None
-    temperature_c: float | None = None
-    memory_bytes: int | None = None
+    at_s: Seconds
+    energy_j: Amount | None = None
+    power_w: Amount | None = None
+    clock_mhz: Amount | None = None
+    memory_clock_mhz: Amount | None = None
+    temperature_c: Amount | None = None
+    memory_bytes: Count | None = None
     throttled: list[str] | None = None
     error: str | None = None
 
@@ -86,13 +90,9 @@ def read_power(folder: Path, mode: str) -> dict[int, list[PowerSample]]:
 
     Raises ValueError if the file is missing or damaged.
     """
-    try:
+    with reading(FILE, failure=ValueError):
         content = (folder / FILE).read_bytes()
         lines = msgspec.json.Decoder(PowerLine).decode_lines(content[: content.rfind(b"\n") + 1])
-    except OSError as error:
-        raise ValueError(f"{FILE} cannot be read ({error.strerror})") from None
-    except msgspec.MsgspecError as error:
-        raise ValueError(f"{FILE} is damaged: {error}") from None
     by_rank: dict[int, list[PowerSample]] = {}
     for line in lines:
         if line.mode == mode:

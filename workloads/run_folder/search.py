@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
-from configs.errors import ConfigError
+from configs.decode import read_json
+from workloads.records import Seconds
+from workloads.run_folder.outcome import Rate
 
 
 class Probe(msgspec.Struct, frozen=True):
     """One test at one rate. Seconds are at the limited percentile; None where not measured. full: of full length; other tests are
     shorter."""
 
-    target_qps: float
+    target_qps: Rate
     verdict: Literal["VALID", "INVALID"]
-    completed_per_s: float | None = None
-    ttft_s: float | None = None
-    tpot_s: float | None = None
-    latency_s: float | None = None
+    completed_per_s: Annotated[float, Meta(ge=0, le=1e12)] | None = None
+    ttft_s: Seconds | None = None
+    tpot_s: Seconds | None = None
+    latency_s: Seconds | None = None
     folder: str = ""
     full: bool = False
 
@@ -27,9 +30,9 @@ class Probe(msgspec.Struct, frozen=True):
 class Search(msgspec.Struct, frozen=True):
     """limits: seconds by name. max_valid_qps: None if no rate was VALID. confirmed: by a test of full length."""
 
-    limits: dict[str, float | None]
+    limits: dict[str, Seconds | None]
     probes: list[Probe]
-    max_valid_qps: float | None = None
+    max_valid_qps: Rate | None = None
     confirmed: bool = False
 
     @property
@@ -45,7 +48,4 @@ def read_search(folder: Path) -> Search | None:
     path = folder / "search.json"
     if not path.exists():
         return None
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Search)
-    except (msgspec.DecodeError, msgspec.ValidationError, OSError) as error:
-        raise ConfigError(f"{path} is damaged: {error}; remove it for a report without the search") from None
+    return read_json(path, Search, "remove it for a report without the search")

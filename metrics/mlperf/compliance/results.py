@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict
 
+from configs.decode import read_json
 from configs.errors import ConfigError
 from configs.output import open_console
 from metrics.base import Run
@@ -26,23 +26,35 @@ class Compliance(NamedTuple):
     benchmark: str | None = None
 
 
+class TestResult(TypedDict):
+    """A Verdict, under its test."""
+
+    result: Literal["holds", "fails", "not held"]
+    told: str
+    basis: str
+    figures: dict[str, float]
+
+
+class Verdicts(TypedDict):
+    """comply.json, as far as it is read. log: the hash of the run's log."""
+
+    log: str
+    tests: dict[str, TestResult]
+
+
 def folder_beside(run: Path) -> Path:
     """The default folder for a run's tests, where `submit` looks for them too."""
     return run.resolve().with_name(f"{run.resolve().name}-compliance")
 
 
-def read_verdicts(target: Path) -> dict[str, Any]:
+def read_verdicts(target: Path) -> Verdicts:
     """Read comply.json. Raises ConfigError if there is none, or it is damaged."""
-    file = target / "comply.json"
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(content, dict) or not isinstance(content["tests"], dict) or not isinstance(content["log"], str):
-            raise ValueError("it is from another version")
-    except (OSError, ValueError, KeyError) as error:
+        return read_json(target / "comply.json", Verdicts)
+    except ConfigError as error:
         raise ConfigError(
             f"{str(target)!r} holds no compliance tests that can be read ({error}). Remove it, and run suite.py comply."
         ) from None
-    return content
 
 
 def performance_log_hash(run: Path) -> str:

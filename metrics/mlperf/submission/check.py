@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from configs.decode import read_json
 from configs.errors import ConfigError
-from metrics.mlperf.submission.check_result import Refusal, Result, check_result, read_object, run_folder
+from metrics.mlperf.submission.check_result import Refusal, Result, Source, Sources, check_result, read_object, run_folder
 from metrics.mlperf.submission.files import FOLDERS, SCENARIOS
 from metrics.mlperf.submission.system import MEANINGFUL, OTHERS, contradictions
 from workloads.mlperf.benchmarks import benchmark
@@ -24,9 +24,13 @@ MAX_FILE_BYTES = 50 * 2**20
 
 def check(root: Path, round_: str | None = None) -> list[Refusal]:
     """Return all refusals; empty if the submission is correct. Raises ConfigError if the folder holds no submission."""
-    sources = read_object(root / "runs.json") or {}
-    round_ = round_ or sources.get("round") or embedded_round()
+    sources: Sources = {}
     refusals: list[Refusal] = []
+    try:
+        sources = read_json(root / "runs.json", Sources) if (root / "runs.json").exists() else sources
+    except ConfigError as error:
+        refusals.append(Refusal("runs.json", str(error)))
+    round_ = round_ or sources.get("round") or embedded_round()
     divisions = [d for d in _folders(root) if d.name in ("closed", "open", "network")]
     if not divisions:
         raise ConfigError(f"{str(root)!r} holds no submission: it has no folder 'closed' or 'open'.")
@@ -44,7 +48,7 @@ def check(root: Path, round_: str | None = None) -> list[Refusal]:
     return refusals
 
 
-def _check_submitter(root: Path, base: Path, division: str, round_: str, runs: Mapping[str, Any]) -> Iterator[Refusal]:
+def _check_submitter(root: Path, base: Path, division: str, round_: str, runs: Mapping[str, Mapping[str, Source]]) -> Iterator[Refusal]:
     here = base.relative_to(root).as_posix()
     if not (base / "src").is_dir() or not any((base / "src").iterdir()):
         yield Refusal(f"{here}/src", "missing or empty; it must hold the code of the runs")
@@ -102,7 +106,7 @@ def _check_system(root: Path, path: Path, division: str, submitter: str) -> Iter
         yield Refusal(here, f"empty fields: {', '.join(empty)}; fill them in with --describe FILE.json")
 
 
-def _check_hardware(root: Path, system: Path, description: Path, runs: Mapping[str, Any]) -> Iterator[Refusal]:
+def _check_hardware(root: Path, system: Path, description: Path, runs: Mapping[str, Mapping[str, Source]]) -> Iterator[Refusal]:
     """Check that all available runs of the system were made on the same hardware, and that the description matches it."""
     here = description.relative_to(root).as_posix()
     prefix = f"{system.relative_to(root).as_posix()}/"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
+from configs.decode import read_json
 from configs.errors import ConfigError, PluginError
 from metrics.mlperf.compliance.performance import compare_speed
+from metrics.mlperf.compliance.results import read_verdicts
 from metrics.mlperf.submission.files import MAX_LOG_BYTES, MEASUREMENTS, VIDEOS, evaluate_gates, read_accuracy, sha256
 from metrics.mlperf.submission.write import LOGS, manifest_hash
 from metrics.report.recompute import recompute
@@ -23,6 +24,21 @@ from workloads.run_folder.manifest import modifications
 
 ROUNDING = 1e-4  # between accuracy.txt and the value that is computed again
 HARMLESS = "Multiple conf files"  # LoadGen logs this error in every compliance test, because audit.config is its second file
+
+
+class Source(TypedDict):
+    """The run that a test's logs are from. run, compliance: folders, relative to the submission. files: the hash of the run's manifest."""
+
+    run: str
+    files: str
+    compliance: NotRequired[str]
+
+
+class Sources(TypedDict, total=False):
+    """runs.json. results: by folder of the result and test."""
+
+    round: str
+    results: dict[str, dict[str, Source]]
 
 
 class Refusal(NamedTuple):
@@ -40,7 +56,7 @@ class Result(NamedTuple):
     division: str
     benchmark: Benchmark
     rules: ScenarioRules
-    runs: Mapping[str, Mapping[str, str]]
+    runs: Mapping[str, Source]
 
     def refuse(self, name: str, reason: str) -> Refusal:
         return Refusal((self.folder / name).relative_to(self.root).as_posix(), reason)
@@ -126,7 +142,7 @@ def _check_accuracy_text(result: Result) -> Iterator[Refusal]:
     """Check accuracy.txt against the gates and against the run's answers."""
     name = "accuracy/accuracy.txt"
     try:
-        values, digest = read_accuracy((result.folder / name).read_text(encoding="utf-8"))
+        values, digest = read_accuracy((result.folder / name).read_text(encoding="utf-8", errors="replace"))
     except OSError:
         yield result.refuse(name, "missing")
         return
@@ -202,7 +218,7 @@ def _check_compliance(result: Result, test: str) -> Iterator[Refusal]:
     }
     for file in files.get(test, ("verify_accuracy.txt",)):
         try:
-            lines = {line.strip() for line in (folder / file).read_text(encoding="utf-8").splitlines()}
+            lines = {line.strip() for line in (folder / file).read_text(encoding="utf-8", errors="replace").splitlines()}
         except OSError:
             yield result.refuse(f"{test}/{file}", "missing")
             continue
@@ -233,10 +249,13 @@ def _check_compliance(result: Result, test: str) -> Iterator[Refusal]:
 
 def _reason_not_run(result: Result, test: str) -> str:
     """Why `suite.py comply` could not run the test; empty if it could, or if comply itself was not run."""
-    folder = result.runs.get("performance", {}).get("compliance")
-    content = read_object(result.root / folder / "comply.json") if folder else None
-    verdict = content["tests"].get(test, {}) if content and isinstance(content.get("tests"), dict) else {}
-    return str(verdict.get("told")) if verdict.get("result") == "not held" else ""
+    source = result.runs.get("performance")
+    folder = source.get("compliance") if source else None
+    try:
+        tests = read_verdicts(result.root / folder)["tests"] if folder else {}
+    except ConfigError:
+        return ""
+    return tests[test]["told"] if test in tests and tests[test]["result"] == "not held" else ""
 
 
 def _log(result: Result, name: str) -> LoadGenLog | Refusal:
@@ -254,9 +273,9 @@ def _run(result: Result, mode: str) -> Path | None:
     return run_folder(result.root, source) if source else None
 
 
-def run_folder(root: Path, source: Mapping[str, str]) -> Path | None:
+def run_folder(root: Path, source: Source) -> Path | None:
     """The run folder of a test, if it exists and has the same files as when the submission was written."""
-    folder = (root / str(source["run"])).resolve()
+    folder = (root / source["run"]).resolve()
     if not (folder / "config.yaml").is_file():
         return None
     try:
@@ -268,7 +287,6 @@ def run_folder(root: Path, source: Mapping[str, str]) -> Path | None:
 def read_object(path: Path) -> dict[str, Any] | None:
     """Read a JSON object; None if the file is missing or holds anything else."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(path, dict[str, Any])
+    except ConfigError:
         return None
-    return content if isinstance(content, dict) else None

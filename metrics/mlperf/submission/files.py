@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,8 @@ def read_accuracy(text: str) -> tuple[dict[str, float], str | None]:
     for line in text.splitlines():
         for metric, pattern in PATTERNS.items():
             if (match := re.match(pattern, line)) and metric not in values:
-                values[metric] = float(match[1])
+                with suppress(ValueError):  # such as 1.2.3: then it is missing
+                    values[metric] = float(match[1])
     digest = re.search(r"^hash=(\w+)$", text, re.MULTILINE)
     return values, digest[1] if digest else None
 

@@ -8,14 +8,15 @@ Source of the fields: mlcommons/inference at b66003e1, tools/submission/submissi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from configs.decode import read_json
 from configs.errors import ConfigError, unknown
 from metrics.base import Run
 from metrics.report.load_run import load_run
+from workloads.run_folder.outcome import SystemFacts, read_system
 
 MEANINGFUL = (  # fields that must not be empty
     *("division", "submitter", "system_type", "status", "system_name", "number_of_nodes", "host_processor_model_name"),
@@ -38,14 +39,13 @@ SOFTWARE = ("framework", "other_software_stack", "operating_system")  # measured
 
 def measure(run: Run) -> dict[str, str]:
     """HARDWARE and SOFTWARE of one run. Raises ConfigError if its system.json is missing or damaged."""
-    file = run.folder / "system.json"
     try:
-        return _fields(run, _read_json(file, "the run's hardware is unknown"))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{file} is damaged ({type(error).__name__}: {error}): the run's hardware is unknown.") from None
+        return _fields(run, read_system(run.folder))
+    except KeyError as error:
+        raise ConfigError(f"{run.folder / 'system.json'} is damaged: it has no {error}, so the run's hardware is unknown.") from None
 
 
-def _fields(run: Run, system: Mapping[str, Any]) -> dict[str, str]:
+def _fields(run: Run, system: SystemFacts) -> dict[str, str]:
     accelerators, packages = system["accelerators"], system["packages"]
     nodes = -(-num_devices(run) // len(accelerators)) if accelerators else 1
     software = {"ROCm": system["rocm"], "CUDA": system["cuda"], "Python": system["python"], "LoadGen": packages.get("mlcommons_loadgen")}
@@ -122,7 +122,7 @@ def contradictions(fields: Mapping[str, Any], runs: Sequence[Path]) -> Iterator[
 
 def read_description(path: Path) -> dict[str, str]:
     """Read the file of --describe. Raises ConfigError naming an unknown field."""
-    values = _read_json(path, 'it must hold fields of the system\'s description, such as {"cooling": "liquid"}')
+    values = read_json(path, dict[str, Any], 'it must hold fields of the system\'s description, such as {"cooling": "liquid"}')
     for field in values:
         if field not in (*MEANINGFUL, *OTHERS):
             raise ConfigError(f"{path} has an {unknown('field', field, (*MEANINGFUL, *OTHERS))}")
@@ -132,13 +132,3 @@ def read_description(path: Path) -> dict[str, str]:
 def _span(sizes: Sequence[int]) -> str:
     """The memory of accelerators: one size, or the smallest and the largest."""
     return " to ".join(dict.fromkeys(f"{size / 2**30:.0f} GiB" for size in (min(sizes), max(sizes)))) if sizes else "N/A"
-
-
-def _read_json(path: Path, what: str) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}): {what}.") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} is not a JSON object: {what}.")
-    return content

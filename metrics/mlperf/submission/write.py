@@ -136,7 +136,7 @@ def compliance_of(runs: Sequence[Run], given: Sequence[Path]) -> dict[Path, Path
     logs = {run.folder: performance_log_hash(run.folder) for run in runs if "performance" in run.outcome}
     folders: dict[Path, Path] = {}
     for folder in given:
-        own_log = str(read_verdicts(folder)["log"])
+        own_log = read_verdicts(folder)["log"]
         if own_log not in logs.values():
             raise ConfigError(
                 f"--compliance {str(folder)!r} holds the tests of none of these runs. Give folders that comply --output wrote."
@@ -158,7 +158,10 @@ def _write_result(result: ResultRuns, compliance: Path | None, folder: Path, src
     folder.mkdir(parents=True)
     write_json(folder / "measurements.json", measurements(run))
     own_conf = run.folder / "performance/user.conf"
-    write_text(folder / "user.conf", own_conf.read_text(encoding="utf-8") if own_conf.is_file() else user_conf(run, result.scenario))
+    write_text(
+        folder / "user.conf",
+        own_conf.read_text(encoding="utf-8", errors="replace") if own_conf.is_file() else user_conf(run, result.scenario),
+    )
     differences = differences_from_reference(result.benchmark, run.config.pipeline_options)
     title = f"# {result.benchmark.name}, {FOLDERS[result.scenario]}\n\nHow it was run: src/README.md.\n"
     write_text(folder / "README.md", title + "".join(f"\nNot as the reference: {note}.\n" for note in differences))

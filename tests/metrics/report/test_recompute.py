@@ -78,7 +78,7 @@ def test_no_report_is_needed_and_a_damaged_one_is_named(tmp_path: Path) -> None:
     assert recompute(folder).data["figures"]["exact_match"]["value"] == 1.0
     assert not (folder / "report.json").exists()
     (folder / "report.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"report\.json is damaged: KeyError\('verdict'\); run: suite.py report"):
+    with pytest.raises(ConfigError, match=r"report\.json is damaged: Object missing required field `verdict`; run: suite.py report"):
         recompute(folder)
 
 

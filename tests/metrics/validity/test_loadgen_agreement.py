@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from configs.errors import ConfigError
 from metrics.base import Run
 from metrics.validity.loadgen_agreement import compare
 from tests.conftest import record
@@ -34,6 +35,24 @@ def test_figures_agree_within_one_per_cent(make_run: Callable[..., Run], rate: f
     (found,) = compare(run)
     assert (found.name, found.loadgen, found.own) == ("Samples per second", rate, 2.0)
     assert found.agrees is agrees
+
+
+@pytest.mark.parametrize("rate", ["x", "inf", "1e999", "nan"])
+def test_a_figure_that_is_no_number_is_named(make_run: Callable[..., Run], rate: str) -> None:
+    """Everything would agree with infinity."""
+    run = make_run(records=[record(0)])
+    (run.folder / "performance").mkdir()
+    (run.folder / "performance/mlperf_log_summary.txt").write_text(SUMMARY.format(rate=rate), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"mlperf_log_summary\.txt, 'Samples per second', is damaged: "):
+        compare(run)
+
+
+def test_a_test_that_takes_no_time_is_damaged(make_run: Callable[..., Run]) -> None:
+    run = make_run(records=[record(0, completed_s=0.0)])
+    (run.folder / "performance").mkdir()
+    (run.folder / "performance/mlperf_log_summary.txt").write_text(SUMMARY.format(rate=1.0), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"records\.jsonl is damaged: the queries of the timed test take no time"):
+        compare(run)
 
 
 def compared(run: Run, **lines: float) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import msgspec
@@ -103,5 +104,24 @@ def test_no_image_is_read_from_outside_the_folder(folder: Path, name: str) -> No
 
 def test_a_sample_without_a_prompt_is_named(folder: Path) -> None:
     (folder / "samples.jsonl").write_text('{"index": 0, "meta": {}}\n', encoding="utf-8")
-    with pytest.raises(ConfigError, match="has a line without 'prompt'"):
+    with pytest.raises(ConfigError, match="line 1 is damaged: Object missing required field `prompt`"):
+        read_run(folder)
+
+
+DAMAGED = {
+    "a_number_for_a_mode": ('{"performance": 1.5}', "Expected `object`, got `float`"),
+    "a_text_for_all": ('"performance"', "Expected `object`, got `str`"),
+    "another_mode": ('{"../x": {}}', "Invalid enum value"),
+    "fallbacks_without_names": ('{"performance": {"ranks": [{"fallbacks": [{}]}]}}', "Expected `str`, got `object`"),
+    "a_count_below_0": ('{"performance": {"num_issued": -1}}', "Expected `int` >= 0"),
+    "nested_too_deeply": ('{"performance": {"power": ' + "[" * 100_000, "it is nested too deeply"),
+    "another_encoding": ('{"performance": {"aborted": "\udcff"}}', "it is not UTF-8"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_outcome_is_one_sentence(folder: Path, damage: str) -> None:
+    content, problem = DAMAGED[damage]
+    (folder / "outcome.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ConfigError, match=rf"outcome\.json is damaged: {re.escape(problem)}"):
         read_run(folder)

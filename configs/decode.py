@@ -1,0 +1,59 @@
+"""Data from outside, decoded by types: files, messages and logs. Whatever goes wrong in reading them becomes one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from configs.errors import ConfigError, first_line
+
+T = TypeVar("T")
+ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, RecursionError)
+SHOWN = 200  # characters of a library's own message, which may repeat what it read
+
+
+@contextmanager
+def reading(what: object, fix: str = "", failure: type[Exception] = ConfigError, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Errors of what is read within it become `failure`: `WHAT cannot be read (CAUSE); FIX` or `WHAT is damaged: CAUSE; FIX`.
+
+    The errors are OSError, ValueError (also that of text in another encoding, of json and of msgspec) and RecursionError, which deep
+    nesting raises. also: further ones of a library.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (*ERRORS, *also) as error:
+        raise failure(f"{what} {problem(error)}{f'; {fix}' if fix else ''}") from None
+
+
+def problem(error: Exception) -> str:
+    """What an error says of the file that could not be read."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be read ({error.strerror})"
+    if isinstance(error, RecursionError):
+        return "is damaged: it is nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return "is damaged: it is not UTF-8"
+    return f"is damaged: {first_line(error)[:SHOWN]}"
+
+
+def read_json(path: Path, kind: type[T], fix: str = "") -> T:
+    """The file's content as a value of that type. Raises ConfigError naming the file."""
+    with reading(path, fix):
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+
+
+def read_document(path: Path, kind: type[T], what: object = None, failure: type[Exception] = ConfigError) -> T:
+    """As read_json, for a TypedDict: the values that it names are checked, and the others are in the result as they stand.
+
+    what: how an error names the file, by default with its path. failure: what is raised.
+    """
+    with reading(path if what is None else what, failure=failure):
+        document = msgspec.json.decode(path.read_bytes())
+        msgspec.convert(document, kind)
+        return document  # type: ignore[no-any-return]
