@@ -14,7 +14,9 @@ Rules = Literal["quick", "mlperf", "mlperf-v6.0", "mlperf-v6.1"]  # mlperf: the 
 Fallback = Literal["dtype", "attention", "quantisation", "cache", "compile", "parallel", "packages", "steps", "size", "option"]
 
 # Canaries (metrics/validity/canaries.py) that a run can switch off or give a tolerance, by name.
-Canary = Literal["nan", "black", "frozen", "noise", "identical", "unreadable", "empty", "looping", "cut_off", "utf8"]
+Canary = Literal[
+    "nan", "black", "frozen", "noise", "repeated_frames", "upscaled", "identical", "unreadable", "empty", "looping", "cut_off", "utf8"
+]
 
 
 class Settings(BaseModel):

@@ -79,8 +79,10 @@ def look_at(path: Path) -> Look:
         if len(_looks) >= MAX_KNOWN:
             _looks.clear()
         video_THWC = read_video(path)
-        alarms = {moves: tuple(check_video(video_THWC, moves)) for moves in (True, False)}
-        _looks[content] = Look(digest_of_pixels(video_THWC), alarms, thumbnail(video_THWC))
+        alarms = tuple(check_video(video_THWC))
+        by_motion = {True: alarms, False: tuple(name for name in alarms if name != "frozen")}
+        by_motion = {True: alarms, False: tuple(name for name in alarms if name != "frozen")}
+        _looks[content] = Look(digest_of_pixels(video_THWC), by_motion, thumbnail(video_THWC))
     return _looks[content]
 
 

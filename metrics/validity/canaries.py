@@ -7,6 +7,8 @@ For videos:
 black      every frame is one flat dark tone
 frozen     all frames are the same, although the prompt requests motion or does not mention it
 noise      neighbouring pixels are unrelated
+repeated_frames  frames are copies or means of other frames
+upscaled   frames were enlarged from fewer pixels
 unreadable the saved file is missing or damaged
 For texts that are not the expected answer:
 empty      there is no visible character
@@ -36,7 +38,7 @@ from metrics.base import Run
 from metrics.validity.answers import ALIKE, GivenAnswer, given_answers, look_at
 from metrics.validity.text_canaries import check_text
 
-VIDEO_CANARIES = ("nan", "black", "frozen", "noise", "identical", "unreadable")
+VIDEO_CANARIES = ("nan", "black", "frozen", "noise", "repeated_frames", "upscaled", "identical", "unreadable")
 TEXT_CANARIES = ("nan", "empty", "looping", "cut_off", "utf8", "identical")
 
 # Shares of text answers: greedy decoding loops occasionally, refusals are alike, and a limit may be short on purpose, while an end token

@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from metrics.validity.video_canaries.repeated_frames import repeats_frames
+from metrics.validity.video_canaries.upscaling import is_upscaled
+
 BLACK_LEVEL, FLAT_SPREAD = 16, 2.0  # of 255
 FROZEN_CHANGE = 1  # of 255: the largest change of any pixel in a frozen video
 GRAIN_CORRELATION = 0.2  # of neighbours in the changes between frames; measured: benchmarks/audits/canary_margins.py
@@ -25,6 +28,8 @@ def check_video(video_THWC: NDArray[np.uint8], expects_motion: bool = True) -> l
         change = int(np.abs(np.diff(video_THWC.astype(np.int16), axis=0)).max(initial=0))
         found += ["frozen"] if change <= FROZEN_CHANGE or (not is_noise and grain_correlation(video_THWC) < GRAIN_CORRELATION) else []
     found += ["noise"] if is_noise else []
+    found += ["repeated_frames"] if repeats_frames(video_THWC) else []
+    found += ["upscaled"] if is_upscaled(video_THWC) else []
     return found
 
 
