@@ -32,8 +32,8 @@ class PlainGrey(Pipeline):
     def generate(self, samples, queries):
         time.sleep(0.01)
         rng = np.random.default_rng(queries[0].seed)
-        ramp = np.linspace(0, 80, 32)[None, None, :, None] + 5 * np.arange(9)[:, None, None, None]
-        video = (self.level + ramp + rng.uniform(0, 30) + np.zeros((9, 32, 32, 3))).astype(np.uint8)
+        blocks = np.kron(rng.uniform(0, 80, (4, 4)), np.ones((8, 8)))[None, :, :, None] + 5 * np.arange(9)[:, None, None, None]
+        video = (self.level + blocks + np.zeros((9, 32, 32, 3))).astype(np.uint8)
         return [Response(video_THWC=video, num_units=9)]
 """
 

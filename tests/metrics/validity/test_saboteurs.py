@@ -142,10 +142,14 @@ def faultless(name: str, only_for_a_release: bool = True) -> Any:
     return pytest.param(name, marks=[pytest.mark.slow] if only_for_a_release else [])
 
 
-HONEST_VIDEOS = ("caches_answers", "skips_steps", "unpacks_weights", "answers_early", "honest_once", "noise_for_new_seeds", "one_video")
-HONEST_VIDEOS += ("counts_questions", "precomputes", "hides_cache", "retouches_neighbours", "grainy_still")
-HONEST_TEXTS = ("caches_texts", "announces_early", "returns_references", "caches_bags_of_words", "announces_at_once", "cuts_when_busy")
-HONEST_TEXTS += ("one_long_text", "answers_once")
+HONEST_VIDEOS = [
+    *("caches_answers", "skips_steps", "unpacks_weights", "answers_early", "honest_once", "noise_for_new_seeds", "one_video"),
+    *("counts_questions", "precomputes", "hides_cache", "retouches_neighbours", "grainy_still"),
+]
+HONEST_TEXTS = [
+    *("caches_texts", "announces_early", "returns_references", "caches_bags_of_words", "announces_at_once", "cuts_when_busy"),
+    *("one_long_text", "answers_once"),
+]
 
 
 @pytest.mark.parametrize("name", [faultless("falls_back", False), faultless("shuffles_batches", False), *map(faultless, HONEST_VIDEOS)])
