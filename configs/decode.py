@@ -12,6 +12,7 @@ import msgspec
 from configs.errors import ConfigError, first_line
 
 T = TypeVar("T")
+FORM: tuple[type[Exception], ...] = (KeyError, IndexError, TypeError, AttributeError, ArithmeticError)  # of values that have another form
 ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, RecursionError)
 SHOWN = 200  # characters of a library's own message, which may repeat what it read
 
@@ -21,14 +22,16 @@ def reading(what: object, fix: str = "", failure: type[Exception] = ConfigError,
     """Errors of what is read within it become `failure`: `WHAT cannot be read (CAUSE); FIX` or `WHAT is damaged: CAUSE; FIX`.
 
     The errors are OSError, ValueError (also that of text in another encoding, of json and of msgspec) and RecursionError, which deep
-    nesting raises. also: further ones of a library.
+    nesting raises. also: further ones of a library, or FORM where values are used as they stand. fix: what to do; one that begins with
+    a capital is a sentence of its own.
     """
     try:
         yield
     except ConfigError:
         raise
     except (*ERRORS, *also) as error:
-        raise failure(f"{what} {problem(error)}{f'; {fix}' if fix else ''}") from None
+        end = f"{'.' if fix[0].isupper() else ';'} {fix}" if fix else ""
+        raise failure(f"{what} {problem(error)}{end}") from None
 
 
 def problem(error: Exception) -> str:
@@ -37,6 +40,8 @@ def problem(error: Exception) -> str:
         return f"cannot be read ({error.strerror})"
     if isinstance(error, RecursionError):
         return "is damaged: it is nested too deeply"
+    if isinstance(error, KeyError):
+        return f"is damaged: it lacks {error}"
     if isinstance(error, UnicodeDecodeError):
         return "is damaged: it is not UTF-8"
     return f"is damaged: {first_line(error)[:SHOWN]}"

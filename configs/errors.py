@@ -43,7 +43,7 @@ def unknown(what: str, name: object, known: Iterable[str]) -> str:
     names = sorted(known)
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"unknown {what} {name!r}{hint}; known: {', '.join(names) or 'none'}"
+    return f"unknown {what} {name!r:.80}{hint}; known: {', '.join(names) or 'none'}"
 
 
 def first_line(error: BaseException) -> str:

@@ -174,16 +174,16 @@ def apply_change(values: dict[str, Any], change: str) -> None:
     """Apply one `--set a.b=value` in place."""
     key, sign, text = change.partition("=")
     if not sign or not key:
-        raise ConfigError(f"--set {change!r} must have the form name=value, such as pipeline.num_inference_steps=4")
+        raise ConfigError(f"--set {change!r:.200} must have the form name=value, such as pipeline.num_inference_steps=4")
     try:
         value = read_yaml_text(text)
     except ValueError as error:
-        raise ConfigError(f"--set {change!r}: the value is not YAML: {error}") from None
+        raise ConfigError(f"--set {change!r:.200}: the value is not YAML: {error}") from None
     *parents, last = key.split(".")
     for parent in parents:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"--set {change!r}: {parent!r} is a single value without options")
+            raise ConfigError(f"--set {change!r:.200}: {parent!r} is a single value without options")
     values[last] = value
 
 

@@ -8,7 +8,6 @@ number, whatever frame rate the files have.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -19,6 +18,11 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
+from configs.decode import read_json
+from configs.errors import ConfigError
+
 MIN_SIDE = 192  # pixels
 BATCH = 16  # pairs that one ffmpeg scores
 BATCH_PIXELS = 2**27  # over all frames of a batch: larger videos share no ffmpeg
@@ -27,6 +31,17 @@ MAX_PROCESSES = 4
 INSTALL = "pip install imageio-ffmpeg  (or: pip install 'triptych[closeness]')"
 
 Pairs = Mapping[int, tuple[Path, Path]]
+
+
+class _Frame(msgspec.Struct):
+    metrics: dict[str, float]
+
+
+class _Log(msgspec.Struct):
+    """libvmaf's log of one pair."""
+
+    frames: list[_Frame]
+    version: str
 
 
 class Scores(NamedTuple):
@@ -131,13 +146,13 @@ def _read(folder: Path, pairs: Pairs, shapes: Mapping[int, Sequence[int]]) -> Sc
     values, failed, version = {}, {}, None
     for i in pairs:
         try:
-            log = json.loads((folder / f"{i}.json").read_text(encoding="utf-8"))
-            frames = [float(frame["metrics"]["vmaf"]) for frame in log["frames"]]
-        except (OSError, ValueError, KeyError) as error:
-            failed[i] = f"libvmaf's log cannot be read: {error!r}"
+            log = read_json(folder / f"{i}.json", _Log)
+        except ConfigError as error:
+            failed[i] = f"libvmaf's log: {error}"
             continue
+        frames = [frame.metrics["vmaf"] for frame in log.frames if "vmaf" in frame.metrics]
         if len(frames) != shapes[i][0]:
             failed[i] = f"libvmaf scored {len(frames)} of {shapes[i][0]} frames"
             continue
-        values[i], version = sum(frames) / len(frames), str(log["version"])
+        values[i], version = sum(frames) / len(frames), log.version
     return Scores(values, failed, f"libvmaf {version}, vmaf_v0.6.1" if version else None)

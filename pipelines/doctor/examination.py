@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from configs.decode import read_json
 from configs.errors import ConfigError
 from workloads.run_folder.files import write_json
 
@@ -164,8 +165,8 @@ def newest_fitting(folders: Iterable[Path]) -> Examination | None:
     fitting = []
     for file in {path.resolve() for folder in folders for path in folder.glob("doctor*.json")}:
         try:
-            read = msgspec.json.decode(file.read_bytes(), type=Examination)
-        except (OSError, msgspec.MsgspecError):
+            read = read_json(file, Examination)
+        except ConfigError:
             continue
         host = socket.gethostname()
         if read.num_ranks == len(read.ranks) == num_ranks and read.ranks[0].host == host and len(read.hosts()[host]) == on_host:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from typing import Any
+
+import msgspec
 
 from pipelines.doctor.examination import Link, Topology
 
@@ -24,27 +26,43 @@ def topology() -> Topology | None:
             return Topology(command[0], parse(done.stdout))
         except subprocess.TimeoutExpired:
             failed = failed or Topology(command[0], error=f"no answer within {LIMIT_S:g} s")
-        except (OSError, subprocess.CalledProcessError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, subprocess.CalledProcessError, ValueError, RecursionError) as error:
             failed = failed or Topology(command[0], error=f"{type(error).__name__}: {error}"[:200])
     return failed
 
 
+class _AmdLink(msgspec.Struct):
+    gpu: int
+    link_type: str
+    num_hops: Any = None
+
+
+class _AmdGpu(msgspec.Struct):
+    gpu: int
+    links: list[_AmdLink]
+
+
+class _RocmTopology(msgspec.Struct):
+    system: dict[str, Any]
+
+
 def parse_amd_smi(text: str) -> list[Link]:
     """`amd-smi topology --json` of ROCm 6.1.1 and later: a list of GPUs, each with its links (amdsmi, CHANGELOG.md)."""
-    gpus = json.loads(text)
-    if isinstance(gpus, dict):
-        gpus = next(value for value in gpus.values() if isinstance(value, list))
+    document = msgspec.json.decode(text, type=list[Any] | dict[str, Any])
+    if isinstance(document, dict):
+        document = next((value for value in document.values() if isinstance(value, list)), [])
+    gpus = msgspec.convert(document, list[_AmdGpu])
     return [
-        Link((gpu["gpu"], link["gpu"]), str(link["link_type"]).upper(), _number(link.get("num_hops")))
+        Link((gpu.gpu, link.gpu), link.link_type.upper(), _number(link.num_hops))
         for gpu in gpus
-        for link in gpu["links"]
-        if gpu["gpu"] < link["gpu"]
+        for link in gpu.links
+        if gpu.gpu < link.gpu
     ]
 
 
 def parse_rocm_smi(text: str) -> list[Link]:
     """`rocm-smi --showtopo --json`: `(Topology) Link type between DRM devices 0 and 1` and the like under `system`."""
-    system = json.loads(text)["system"]
+    system = msgspec.json.decode(text, type=_RocmTopology).system
     kinds: dict[tuple[int, int], str] = {}
     hops: dict[tuple[int, int], int | None] = {}
     for key, value in system.items():

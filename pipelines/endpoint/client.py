@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import aiohttp
 import msgspec
 
+from configs.decode import reading
 from configs.errors import ConfigError
 from pipelines.base import Event, Response
 from pipelines.distributed.dispatch import PushDispatch, ReplicaState
@@ -33,6 +34,14 @@ class QueryError(Exception):
     def __init__(self, message: str, retryable: bool = False) -> None:
         super().__init__(message)
         self.retryable = retryable
+
+
+class _Model(msgspec.Struct):
+    id: str
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model]
 
 
 class Exchange(NamedTuple):
@@ -142,11 +151,10 @@ class Client:
                     raise QueryError(f"{url}/v1/models: {await _status(answer)}")
                 if answer.status != 200:  # 404 of video servers; 500 of `transformers serve` without a hub cache
                     return Listing(None, server)
-                listed = await answer.json(content_type=None)
-                return Listing([str(model["id"]) for model in listed["data"]], server)
+                return Listing(listed_models(await answer.read()), server)
         except (QueryError, aiohttp.ClientError, OSError, TimeoutError) as error:
             raise ConfigError(f"pipeline 'endpoint': {self._redacted(_describe(error, url, limit_s))}; {fix}") from None
-        except (ValueError, KeyError, TypeError):
+        except ValueError:
             raise ConfigError(f"pipeline 'endpoint': {url}/v1/models does not return a list of models; {fix}") from None
 
     def _take(self, items: Sequence[_Item]) -> None:
@@ -213,13 +221,14 @@ async def check_status(answer: aiohttp.ClientResponse, url: str) -> None:
 
 async def read_json(answer: aiohttp.ClientResponse, url: str) -> dict[str, Any]:
     await check_status(answer, url)
-    try:
-        body = await answer.json(content_type=None)
-    except ValueError:
-        raise QueryError(f"{url}: the answer of status {answer.status} is not JSON") from None
-    if not isinstance(body, dict):
-        raise QueryError(f"{url}: the answer of status {answer.status} is not a JSON object")
-    return body
+    with reading(f"{url}: the answer of status {answer.status}", "it is not a JSON object", QueryError):
+        return msgspec.json.decode(await answer.read(), type=dict[str, Any])
+
+
+def listed_models(content: bytes) -> list[str]:
+    """The models of a list of /v1/models. Raises ValueError where it is none."""
+    with reading("the list of models", failure=ValueError):
+        return [model.id for model in msgspec.json.decode(content, type=_Models).data]
 
 
 def error_text(body: Any) -> str:
@@ -234,7 +243,7 @@ async def _status(answer: aiohttp.ClientResponse) -> str:
     text = await answer.text(errors="replace")
     try:
         text = error_text(msgspec.json.decode(text))
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):
         text = " ".join(text.split())[:QUOTE_LENGTH]
     return f"status {answer.status} {answer.reason or ''}".rstrip() + (f": {text}" if text else "")
 

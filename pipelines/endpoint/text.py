@@ -12,14 +12,41 @@ from typing import Any, Literal
 import aiohttp
 import msgspec
 
+from configs.decode import reading
 from pipelines.base import Response
 from pipelines.endpoint.client import QUOTE_LENGTH, Exchange, QueryError, check_status, error_text, read_json
 from workloads.records import Query, Sample
 
 _TYPES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp", b"BM": "bmp"}
-_THOUGHTS = ("reasoning_content", "reasoning")  # the fields of vLLM and others for tokens that are not part of the answer
 SPECIAL_TOKENS = 32  # tokens of an answer that may leave no text; every other token is at least one byte
 DELTAS_A_TOKEN, FEW_DELTAS = 2, 16  # a server may send a token in two pieces, but not all of them in many
+
+
+class _Message(msgspec.Struct):
+    """A message, or what a delta adds to it. reasoning: in vLLM and others, tokens that are not part of the answer."""
+
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+
+    @property
+    def thought(self) -> str:
+        return (self.reasoning_content or "") + (self.reasoning or "")
+
+
+class _Choice(msgspec.Struct):
+    message: _Message | None = None
+    delta: _Message | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+
+
+class _Chunk(msgspec.Struct):
+    """An answer, whole or a piece of a stream, as far as it is read. usage is checked where it is counted by."""
+
+    choices: list[_Choice] | None = None
+    usage: Any = None
+    error: Any = None
 
 
 @dataclass
@@ -79,26 +106,26 @@ class TextApi:
                     raise QueryError(f"{url}: the stream ended without a delta or a finish_reason")
                 return stream
             try:
-                chunk = msgspec.json.decode(data)
-            except msgspec.DecodeError:
+                chunk = msgspec.json.decode(data, type=_Chunk)
+            except (ValueError, RecursionError):
                 raise QueryError(f"{url}: malformed server-sent event: {data[:QUOTE_LENGTH]!r}") from None
-            if not isinstance(chunk, dict) or ("choices" not in chunk and not chunk.get("error")):
+            if chunk.error:
+                raise QueryError(f"{url}: status {answer.status}, then an error in the stream: {error_text({'error': chunk.error})}")
+            if chunk.choices is None:
                 raise QueryError(f"{url}: a server-sent event without choices: {data[:QUOTE_LENGTH]!r}")
-            if chunk.get("error"):
-                raise QueryError(f"{url}: status {answer.status}, then an error in the stream: {error_text(chunk)}")
-            stream.usage = chunk.get("usage") or stream.usage
-            for choice in chunk["choices"][:1]:
-                delta = choice.get("delta") or {}
-                piece = (delta.get("content") if self.chat else choice.get("text")) or ""
-                thought = _thought(delta)
+            stream.usage = chunk.usage or stream.usage
+            for choice in chunk.choices[:1]:
+                delta = choice.delta or _Message()
+                piece = (delta.content if self.chat else choice.text) or ""
+                thought = delta.thought
                 if piece or thought:
                     if not stream.times:
                         exchange.on_first_token()
                     stream.times.append(now)
                     stream.text.append(piece)
                     stream.thoughts.append(thought)
-                if choice.get("finish_reason"):
-                    stream.finish_reason, stream.finished = str(choice["finish_reason"]), now
+                if choice.finish_reason:
+                    stream.finish_reason, stream.finished = choice.finish_reason, now
         if stream.finish_reason is None:
             raise QueryError(f"{url}: the stream was cut after {len(stream.times)} deltas, without a finish_reason or [DONE]")
         return stream
@@ -119,16 +146,16 @@ class TextApi:
         )
 
     def _whole(self, body: Mapping[str, Any], url: str, exchange: Exchange, began: float) -> Response:
-        try:
-            choice = body["choices"][0]
-            message = choice["message"] if self.chat else {"content": choice["text"]}
-            text, thoughts = message["content"] or "", _thought(message)
-        except (KeyError, IndexError, TypeError):
-            raise QueryError(f"{url}: an answer without choices: {str(body)[:QUOTE_LENGTH]}") from None
-        num_input, num_units = self._count(body.get("usage"), 0, text, thoughts, exchange.sample.prompt, url)
+        with reading(f"{url}: an answer", f"it is {str(body)[:QUOTE_LENGTH]}", QueryError):
+            whole = msgspec.convert(body, _Chunk)
+        choice = next(iter(whole.choices or ()), None)
+        if choice is None or (choice.message is None if self.chat else choice.text is None):
+            raise QueryError(f"{url}: an answer without choices: {str(body)[:QUOTE_LENGTH]}")
+        message = (choice.message if self.chat else None) or _Message(content=choice.text)
+        text, thoughts = message.content or "", message.thought
+        num_input, num_units = self._count(whole.usage, 0, text, thoughts, exchange.sample.prompt, url)
         stages = {"whole_answer": time.perf_counter() - began}
-        reason = None if choice.get("finish_reason") is None else str(choice["finish_reason"])
-        return Response(text=text, num_units=num_units, num_input_tokens=num_input, finish_reason=reason, stages=stages)
+        return Response(text=text, num_units=num_units, num_input_tokens=num_input, finish_reason=choice.finish_reason, stages=stages)
 
     def _count(self, usage: Mapping[str, Any] | None, num_deltas: int, text: str, thoughts: str, prompt: str, url: str) -> tuple[int, int]:
         """The numbers of tokens of prompt and answer; with deltas, the prompt's is not known and counts as 0."""
@@ -182,7 +209,3 @@ def _impossible(usage: Mapping[str, Any], num_deltas: int, text: str) -> str | N
     if num_tokens > num_bytes + SPECIAL_TOKENS + (hidden if type(hidden) is int else 0):
         return f"its usage has {num_tokens} completion_tokens in a text of {num_bytes} bytes"
     return None
-
-
-def _thought(message: Mapping[str, Any]) -> str:
-    return "".join(str(message[name]) for name in _THOUGHTS if message.get(name))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,7 +53,7 @@ class VideoApi:
         if isinstance(coded := reply.get("video_bytes"), str):
             try:
                 return base64.b64decode(coded, validate=True), ready
-            except binascii.Error as error:
+            except ValueError as error:
                 raise QueryError(f"{url}: its video_bytes are not base64: {error}") from None
         if isinstance(path := reply.get("video_path"), str):
             return await asyncio.to_thread(self._read, path, url), ready

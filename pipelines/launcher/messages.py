@@ -7,10 +7,13 @@ One message carries all that is there at the time: never one for each token, and
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
 
+from configs.decode import reading
+from configs.errors import RunError
 from workloads.records import Query, Status
 from workloads.run_folder.power_log import MeterFacts, PowerSample
 
@@ -214,6 +217,19 @@ FromWorker = Hello | Ready | First | Done | Replayed | Beat | Power | Bye | Fail
 FromConductor = Work | Replay | Stop
 
 encode = msgspec.msgpack.Encoder().encode
-decode_from_worker = msgspec.msgpack.Decoder(FromWorker).decode
-decode_from_conductor = msgspec.msgpack.Decoder(FromConductor).decode
-decode_for_heartbeat = msgspec.msgpack.Decoder(Beat | Stop).decode
+
+
+def _decoder(kind: Any) -> Callable[[bytes], Any]:
+    decode = msgspec.msgpack.Decoder(kind).decode
+
+    def decoded(message: bytes) -> Any:
+        """Raises RunError where it is no message of that kind."""
+        with reading("a message between ranks", "all of them must run the same version of the suite", RunError):
+            return decode(message)
+
+    return decoded
+
+
+decode_from_worker = _decoder(FromWorker)
+decode_from_conductor = _decoder(FromConductor)
+decode_for_heartbeat = _decoder(Beat | Stop)

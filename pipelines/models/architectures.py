@@ -22,6 +22,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from configs.decode import FORM, reading
 from configs.errors import ConfigError, unknown
 from configs.load_config import CONFIGS
 
@@ -69,49 +72,49 @@ class Shrink:
 
 
 def read(folder: Path, part: str = "config.json") -> dict[str, Any]:
-    try:
-        values: dict[str, Any] = json.loads((folder / part).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"architecture {str(folder)!r}: {part} cannot be read: {error}") from None
-    return values
+    with reading(f"architecture {str(folder)!r}: {part}"):
+        values = json.loads((folder / part).read_text(encoding="utf-8"))  # not msgspec: configurations may hold NaN and Infinity
+        return msgspec.convert(values, dict[str, Any])
 
 
 def transformers_values(folder: Path, shrink: Shrink) -> dict[str, Any]:
     """The values of config.json of a language or vision-language model, shrunk."""
     values = read(folder)
-    text = values.get("text_config", values)
-    _shrink_language(text, shrink)
-    if "vision_config" in values:
-        _shrink_vision(values["vision_config"], text, shrink)
-    elif "text_config" not in values and shrink.width and "hidden_size" not in text:
-        raise ConfigError(f"architecture {folder.name!r} is a {values.get('model_type')!r}, whose sizes 'shrink' cannot change")
+    with reading(f"architecture {folder.name!r}: config.json", also=FORM):
+        text = values.get("text_config", values)
+        _shrink_language(text, shrink)
+        if "vision_config" in values:
+            _shrink_vision(values["vision_config"], text, shrink)
+        elif "text_config" not in values and shrink.width and "hidden_size" not in text:
+            raise ConfigError(f"architecture {folder.name!r} is a {values.get('model_type')!r}, whose sizes 'shrink' cannot change")
     return values
 
 
 def diffusers_values(folder: Path, shrink: Shrink) -> dict[str, dict[str, Any]]:
     """The configuration of each part of a Wan by name, shrunk. Raises ConfigError where shrink cannot change a part's sizes."""
     parts: dict[str, dict[str, Any]] = {}
-    for name, entry in read(folder, "model_index.json").items():
-        if not isinstance(entry, list) or entry[0] is None or name == "tokenizer":
-            continue
-        parts[name] = read(folder, f"{name}/{'scheduler_config.json' if name == 'scheduler' else 'config.json'}")
-    if shrink != Shrink():
-        if parts.get("text_encoder", {}).get("model_type") != "umt5" or "transformer" not in parts:
-            raise ConfigError(f"architecture {folder.name!r}: 'shrink' supports Wan models only")
-        if shrink.experts:
-            raise ConfigError(
-                f"architecture {folder.name!r}: shrink.experts is {shrink.experts}, but its layers have no experts; leave it out"
-            )
-        _shrink_encoder(parts["text_encoder"], shrink)
-        for name in ("transformer", "transformer_2"):
-            if name in parts:
-                _layers(parts[name], "num_layers", shrink)
-                if shrink.width:
-                    _whole(parts[name], "num_attention_heads", shrink.width)
-                    _rounded(parts[name], "ffn_dim", shrink.width)
-                parts[name]["text_dim"] = parts["text_encoder"]["d_model"]
-        if shrink.width and "base_dim" in parts.get("vae", {}):
-            parts["vae"]["base_dim"] = 8 * math.ceil(parts["vae"]["base_dim"] * shrink.width / 8)
+    with reading(f"architecture {folder.name!r}: its configuration", also=FORM):
+        for name, entry in read(folder, "model_index.json").items():
+            if not isinstance(entry, list) or entry[0] is None or name == "tokenizer":
+                continue
+            parts[name] = read(folder, f"{name}/{'scheduler_config.json' if name == 'scheduler' else 'config.json'}")
+        if shrink != Shrink():
+            if parts.get("text_encoder", {}).get("model_type") != "umt5" or "transformer" not in parts:
+                raise ConfigError(f"architecture {folder.name!r}: 'shrink' supports Wan models only")
+            if shrink.experts:
+                raise ConfigError(
+                    f"architecture {folder.name!r}: shrink.experts is {shrink.experts}, but its layers have no experts; leave it out"
+                )
+            _shrink_encoder(parts["text_encoder"], shrink)
+            for name in ("transformer", "transformer_2"):
+                if name in parts:
+                    _layers(parts[name], "num_layers", shrink)
+                    if shrink.width:
+                        _whole(parts[name], "num_attention_heads", shrink.width)
+                        _rounded(parts[name], "ffn_dim", shrink.width)
+                    parts[name]["text_dim"] = parts["text_encoder"]["d_model"]
+            if shrink.width and "base_dim" in parts.get("vae", {}):
+                parts["vae"]["base_dim"] = 8 * math.ceil(parts["vae"]["base_dim"] * shrink.width / 8)
     return parts
 
 

@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from configs.decode import reading
 from configs.errors import ConfigError, first_line
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
@@ -21,12 +24,12 @@ def check_diffusers_folder(folder: Path) -> None:
         raise ConfigError(f"checkpoint {str(folder)!r} is not a folder; give a folder written by save_pretrained")
     index = _read_json(folder / "model_index.json")
     for name, entry in index.items():
-        if not isinstance(entry, list) or entry[0] is None:
+        if not isinstance(entry, list) or not entry or entry[0] is None:
             continue
         part = folder / name
         if not part.is_dir():
             raise ConfigError(f"checkpoint {str(folder)!r} is incomplete: folder {name!r} is missing; {FIX}")
-        if (part / "config.json").exists() or entry[1].endswith(("Model", "Model3DModel", "Wan")):
+        if (part / "config.json").exists() or str(entry[-1]).endswith(("Model", "Model3DModel", "Wan")):
             _read_json(part / "config.json")
             _check_weights(part)
 
@@ -72,9 +75,24 @@ def load_problem(error: BaseException, where: str) -> str:
     return f"{first_line(error)}; give a folder written by save_pretrained or a hub name"
 
 
+class _Index(msgspec.Struct):
+    """model.safetensors.index.json: the file of each tensor."""
+
+    weight_map: dict[str, str] = {}
+
+
+def _listed(index: Path) -> set[str]:
+    """Names of the files in an index. Raises ConfigError where one is not beside it."""
+    names = set(_read_json(index, _Index).weight_map.values())
+    for name in names:
+        if Path(name).name != name or "\0" in name:
+            raise ConfigError(f"checkpoint file {str(index)!r} is damaged: it names {name!r}, which is no file beside it; {FIX}")
+    return names
+
+
 def weight_files(part: Path) -> list[Path]:
     """The safetensors files of a folder: those that an index lists, else all. Raises ConfigError for a damaged index."""
-    names = {name for index in part.glob("*.safetensors.index.json") for name in _read_json(index).get("weight_map", {}).values()}
+    names = {name for index in part.glob("*.safetensors.index.json") for name in _listed(index)}
     return sorted(part / name for name in names) or sorted(part.glob("*.safetensors"))
 
 
@@ -91,8 +109,7 @@ def check_tokenizer(tokenizer: Any, num_tokens: int, model: str) -> None:
 def _check_weights(part: Path) -> None:
     files = sorted(part.glob("*.safetensors"))
     for index in part.glob("*.safetensors.index.json"):
-        names: set[str] = set(_read_json(index).get("weight_map", {}).values())
-        if missing := sorted(names - {f.name for f in files}):
+        if missing := sorted(_listed(index) - {f.name for f in files}):
             raise ConfigError(f"checkpoint {str(part)!r} is incomplete: {missing[0]} is missing; {FIX}")
     if not files:
         raise ConfigError(f"checkpoint {str(part)!r} is incomplete: it has no .safetensors file; {FIX}")
@@ -110,13 +127,9 @@ def _check_safetensors(file: Path) -> None:
         raise ConfigError(f"checkpoint file {str(file)!r} is damaged ({error}); {FIX}") from None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"checkpoint {str(path.parent)!r} is incomplete: {path.name} is missing; {FIX}") from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"checkpoint file {str(path)!r} is damaged ({error}); {FIX}") from None
-    if not isinstance(value, dict):
-        raise ConfigError(f"checkpoint file {str(path)!r} is damaged (not a mapping); {FIX}")
-    return value
+def _read_json(path: Path, kind: Any = dict[str, Any]) -> Any:
+    if not path.exists():
+        raise ConfigError(f"checkpoint {str(path.parent)!r} is incomplete: {path.name} is missing; {FIX}")
+    with reading(f"checkpoint file {str(path)!r}", FIX):
+        value = json.loads(path.read_text(encoding="utf-8"))  # not msgspec: configurations may hold NaN and Infinity
+        return msgspec.convert(value, kind)

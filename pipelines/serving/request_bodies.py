@@ -6,7 +6,6 @@ A field that equals the effective setting is accepted; any other value is refuse
 from __future__ import annotations
 
 import base64
-import binascii
 import random
 import re
 from collections.abc import Mapping, Sequence
@@ -107,7 +106,7 @@ def read_seed(body: Mapping[str, Any]) -> int:
     if seed is None:
         return random.getrandbits(63)
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
-        raise BadRequestError(f"seed is {seed!r}; give a whole number from 0 to 2**63 - 1", "seed")
+        raise BadRequestError(f"seed is {seed!r:.80}; give a whole number from 0 to 2**63 - 1", "seed")
     return seed
 
 
@@ -122,7 +121,7 @@ def _read_common(body: Mapping[str, Any], pipeline: Pipeline, model: str, own: S
     check_model(body, model)
     for name, allowed in NEUTRAL.items():
         if body.get(name) not in allowed:
-            raise BadRequestError(f"{name} is {body[name]!r}, which this server's engine does not support; leave it out", name)
+            raise BadRequestError(f"{name} is {body[name]!r:.80}, which this server's engine does not support; leave it out", name)
     _check_sampling(body, pipeline)
     _check_length(body, pipeline)
     options = body.get("stream_options") or {}
@@ -148,7 +147,7 @@ def _check_sampling(body: Mapping[str, Any], pipeline: Pipeline) -> None:
         shown = "not set" if value is None else f"{value:g}"
         how = "--set pipeline.do_sample=true " if hasattr(pipeline, "do_sample") and not sampled else ""
         fix = f", or start the server with {how}--set pipeline.{name}={requested}" if hasattr(pipeline, name) else ""
-        raise BadRequestError(f"{name} is {requested!r}, but this server has {shown} for all requests; leave it out{fix}", name)
+        raise BadRequestError(f"{name} is {requested!r:.80}, but this server has {shown} for all requests; leave it out{fix}", name)
 
 
 def _check_length(body: Mapping[str, Any], pipeline: Pipeline) -> None:
@@ -159,7 +158,7 @@ def _check_length(body: Mapping[str, Any], pipeline: Pipeline) -> None:
         if requested is None:
             continue
         if not isinstance(requested, int) or isinstance(requested, bool) or requested < 1:
-            raise BadRequestError(f"{name} is {requested!r}; give a positive whole number", name)
+            raise BadRequestError(f"{name} is {requested!r:.80}; give a positive whole number", name)
         if limit is None:
             raise BadRequestError(f"{name} is {requested}, but this server's engine has no such option; leave it out", name)
         if requested < limit:
@@ -189,7 +188,7 @@ def _content(message: Mapping[str, Any], with_images: bool) -> tuple[str, tuple[
             images.append(_image(part.get("image_url")))
         else:
             known = "text and image_url" if with_images else "text"
-            raise BadRequestError(f"this server does not support parts of type {part.get('type')!r}; known: {known}", "messages")
+            raise BadRequestError(f"this server does not support parts of type {part.get('type')!r:.80}; known: {known}", "messages")
     return "\n".join(texts), tuple(images)
 
 
@@ -199,5 +198,5 @@ def _image(value: Any) -> bytes:
         raise BadRequestError("give images as data: URLs, data:image/png;base64,..; this server downloads nothing", "messages")
     try:
         return base64.b64decode(url[match.end() :], validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise BadRequestError(f"an image's data: URL is not base64: {error}", "messages") from None

@@ -13,8 +13,11 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
+from configs.decode import SHOWN
+from configs.errors import first_line
 from pipelines.base import Event, Response
 from pipelines.serving.engine import BrokenError, Engine, Question
 from pipelines.serving.errors import BadRequestError
@@ -105,12 +108,9 @@ async def json_body(request: web.Request) -> dict[str, Any]:
     if request.content_type != "application/json":
         raise BadRequestError(f"the body is {request.content_type}; send JSON, with Content-Type: application/json")
     try:
-        body = await request.json()
-    except ValueError as error:
-        raise BadRequestError(f"the body is not JSON: {error}") from None
-    if not isinstance(body, dict):
-        raise BadRequestError("the body is not a JSON object")
-    return body
+        return msgspec.json.decode(await request.read(), type=dict[str, Any])
+    except (ValueError, RecursionError) as error:
+        raise BadRequestError(f"the body is not JSON: {first_line(error)[:SHOWN]}; send a JSON object") from None
 
 
 def _usage(response: Response) -> dict[str, int]:

@@ -61,9 +61,9 @@ class VideoRoutes:
         question = self._read(body, ("response_format", "output_format"))
         kind = body.get("response_format") or "video_bytes"
         if kind not in ("video_bytes", "video_path"):
-            raise BadRequestError(f"response_format is {kind!r}; known: video_bytes, video_path", "response_format")
+            raise BadRequestError(f"response_format is {kind!r:.80}; known: video_bytes, video_path", "response_format")
         if body.get("output_format") not in (None, "auto", "mp4"):
-            raise BadRequestError(f"output_format is {body['output_format']!r}; videos are mp4", "output_format")
+            raise BadRequestError(f"output_format is {body['output_format']!r:.80}; videos are mp4", "output_format")
         job = Job(f"video_{uuid.uuid4().hex}", int(time.time()))
         await self._make(job, question)
         if job.error is not None or job.file is None:
@@ -130,7 +130,7 @@ class VideoRoutes:
                     else f"pipeline.{name}"
                 )
                 raise BadRequestError(
-                    f"{name} is {body[name]!r}, but this server has {shown} for all; leave it out, or start it with --set {option}=..",
+                    f"{name} is {body[name]!r:.80}, but this server has {shown} for all; leave it out, or start it with --set {option}=..",
                     name,
                 )
 

@@ -20,7 +20,7 @@ def read_config(where: str, revision: str | None = None) -> dict[str, Any]:
     try:
         file = cached_file(where, "config.json", revision=revision)
         config = json.loads(Path(file or "").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return config if isinstance(config, dict) else {}
 
@@ -33,7 +33,7 @@ def convert_for_vllm(folder: Path) -> str | None:
     are written a second time.
     """
     config = read_config(str(folder))
-    rope = config.get("rope_parameters") or {}
+    rope = found if isinstance(found := config.get("rope_parameters"), dict) else {}
     is_plain, is_tied = rope.get("rope_type", "default") == "default", config.get("tie_word_embeddings", False)
     if config.get("model_type") != "gpt_oss" or not (is_plain or is_tied):
         return None
@@ -42,7 +42,7 @@ def convert_for_vllm(folder: Path) -> str | None:
         if file.name != "config.json":
             (made / file.name).symlink_to(file.resolve())
     if is_plain:
-        longest = config["max_position_embeddings"]
+        longest = config.get("max_position_embeddings")
         config["rope_parameters"] = {
             "rope_theta": rope.get("rope_theta", 150_000.0),
             "rope_type": "yarn",

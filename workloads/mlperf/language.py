@@ -95,7 +95,7 @@ def _tests(row: Row) -> str:
     tests = row.values["tests"]
     try:
         tests = json.loads(tests) if isinstance(tests, str) else tests
-    except ValueError:
+    except (ValueError, RecursionError):
         raise row.wrong("tests", "is not JSON") from None
     if not isinstance(tests, list) or not tests:
         raise row.wrong("tests", "must be a list of tests")

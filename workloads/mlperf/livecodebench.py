@@ -14,19 +14,29 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
+import msgspec
+
+from configs.decode import reading
+from configs.errors import first_line
 from workloads.readers.table_file import Row, read_rows
 
 _FIX = "Fetch LiveCodeBench's tests: hf download livecodebench/code_generation_lite --repo-type dataset --local-dir data/livecodebench"
 _PATTERNS = ("test*.jsonl", "*.parquet", "*.arrow")
 
 
+class Test(TypedDict):
+    input: str
+    output: str
+    kind: Literal["stdin", "functional"]
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """tests: {"input", "output", "kind": "stdin" | "functional"}. function: what functional tests call."""
+    """function: what functional tests call."""
 
-    tests: Sequence[Mapping[str, Any]]
+    tests: Sequence[Test]
     function: str | None
 
 
@@ -37,7 +47,10 @@ class _TextOnly(pickle.Unpickler):
 
 def problem_of(meta: Mapping[str, Any]) -> Problem | None:
     """The tests that a sample itself carries."""
-    return Problem(json.loads(meta["tests"]), meta.get("function_name")) if "tests" in meta else None
+    if "tests" not in meta:
+        return None
+    with reading("a sample's tests"):
+        return Problem(msgspec.json.decode(meta["tests"], type=list[Test]), msgspec.convert(meta.get("function_name"), str | None))
 
 
 def read_problems(path: Path, wanted: set[str]) -> Iterator[tuple[str, Problem]]:
@@ -59,12 +72,18 @@ def _problem(row: Row) -> Problem:
     listed: list[Mapping[str, Any]] = []
     for field in ("public_test_cases", "private_test_cases"):
         tests = _json(row, field, row.text(field))
-        if not isinstance(tests, list) or not all(isinstance(t, Mapping) and {"input", "output"} <= t.keys() for t in tests):
-            raise row.wrong(field, "must be a list of tests with 'input' and 'output'")
+        if not isinstance(tests, list) or not all(_is_test(t) for t in tests):
+            raise row.wrong(field, "must be a list of tests with texts 'input' and 'output'")
         listed += tests
     function = metadata.get("func_name")
-    kind = "functional" if function else "stdin"  # as LiveCodeBench's own runner decides
+    if not isinstance(function, str | None):
+        raise row.wrong("metadata", "must name a function by func_name")
+    kind: Literal["stdin", "functional"] = "functional" if function else "stdin"  # as LiveCodeBench's own runner decides
     return Problem([{"input": t["input"], "output": t["output"], "kind": kind} for t in listed], function)
+
+
+def _is_test(test: Any) -> bool:
+    return isinstance(test, Mapping) and isinstance(test.get("input"), str) and isinstance(test.get("output"), str)
 
 
 def _json(row: Row, field: str, text: Any) -> Any:
@@ -72,10 +91,10 @@ def _json(row: Row, field: str, text: Any) -> Any:
         return text
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     try:
         inner = _TextOnly(io.BytesIO(zlib.decompress(base64.b64decode(text, validate=True)))).load()
         return json.loads(inner)
-    except (ValueError, TypeError, EOFError, zlib.error, pickle.UnpicklingError, IndexError, KeyError, AttributeError) as error:
-        raise row.wrong(field, f"is not JSON, plain or packed ({error})") from None
+    except Exception as error:  # unpickling raises many kinds
+        raise row.wrong(field, f"is not JSON, plain or packed ({first_line(error)[:80]})") from None

@@ -119,7 +119,7 @@ def _categories(row: Row) -> str:
     if isinstance(categories, str):
         try:
             categories = json.loads(categories)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise row.wrong(field, "must be a list, or a list in JSON") from None
     if not isinstance(categories, list) or not categories or not all(isinstance(c, str) for c in categories):
         raise row.wrong(field, "must be a list of category paths")

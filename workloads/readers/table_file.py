@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.errors import ConfigError, first_line
+from configs.decode import reading
+from configs.errors import ConfigError
 
 SUFFIXES = (".parquet", ".arrow", ".jsonl", ".json")
 PICKLES = (".pkl", ".pickle", ".pkl.gz", ".pickle.gz")
@@ -89,24 +90,18 @@ def _values(file: Path, fix: str) -> Iterable[Any]:
 
 
 def _json_values(file: Path, fix: str) -> Iterator[Any]:
-    try:
-        with file.open(encoding="utf-8-sig") as lines:
-            if file.suffix == ".json":
-                content = json.load(lines)
-                if not isinstance(content, list):
-                    raise ConfigError(f"{str(file)!r} is not a JSON array of rows. {fix}")
-                yield from content
-                return
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    try:
-                        yield json.loads(line)
-                    except ValueError as error:
-                        raise ConfigError(f"{str(file)!r}, line {number} is not JSON ({error}). {fix}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{str(file)!r} is not UTF-8 (byte {error.start}). {fix}") from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{str(file)!r} is damaged: {error}. {fix}") from None
+    with reading(repr(str(file)), fix), file.open(encoding="utf-8-sig") as lines:
+        if file.suffix == ".json":
+            content = json.load(lines)
+            if not isinstance(content, list):
+                raise ConfigError(f"{str(file)!r} is not a JSON array of rows. {fix}")
+            yield from content
+            return
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                with reading(f"{str(file)!r}, line {number},", fix):
+                    value = json.loads(line)
+                yield value
 
 
 def _arrow_values(file: Path, fix: str) -> Iterator[Any]:
@@ -116,7 +111,7 @@ def _arrow_values(file: Path, fix: str) -> Iterator[Any]:
         import pyarrow.parquet
     except ImportError:
         raise ConfigError(f"reading {str(file)!r} requires pyarrow: pip install pyarrow (or the suite's extra [datasets])") from None
-    try:
+    with reading(repr(str(file)), fix, also=(pyarrow.ArrowException,)):
         if file.suffix == ".parquet":
             with pyarrow.parquet.ParquetFile(file) as table:
                 wanted = [name for name in table.schema_arrow.names if not name.startswith(_TOKENS)]
@@ -132,5 +127,3 @@ def _arrow_values(file: Path, fix: str) -> Iterator[Any]:
                 batches = (opened.get_batch(i) for i in range(opened.num_record_batches))
             for batch in batches:
                 yield from batch.to_pylist()
-    except (OSError, pyarrow.ArrowException) as error:
-        raise ConfigError(f"{str(file)!r} is damaged: {first_line(error)}. {fix}") from None

@@ -12,12 +12,14 @@ import os
 import re
 import shutil
 import stat
+import struct
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from configs.errors import ConfigError
+from configs.decode import SHOWN
+from configs.errors import ConfigError, first_line
 from workloads.run_folder.files import MIN_FREE_BYTES, check_at_rest
 from workloads.run_folder.manifest import run_files
 
@@ -26,6 +28,7 @@ STORED = ("media", "inputs")  # folders with files that are compressed already
 MAX_FILES = 1_000_000
 # At most this factor times the archive's size, plus these bytes, are unpacked; LoadGen's logs compress to a 30th.
 MAX_GROWTH, GROWTH_BYTES = 200, 64 * 2**20
+DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, RuntimeError)  # zipfile's errors, by what is damaged
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold
 _NAME = re.compile(r"[^/\\:\x00-\x1f\x7f]+")
 
@@ -85,10 +88,10 @@ def unpack(bundle: Path, output: Path | None = None) -> Path:
                 with archive.open(member) as packed, path.open("xb") as file:
                     shutil.copyfileobj(packed, file, 2**20)
         partial.rename(target)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except DAMAGED as error:
         if _first_bytes(bundle) != b"PK\x03\x04":
             raise ConfigError(f"{str(bundle)!r} is not a bundle; suite.py bundle RUN writes one") from None
-        raise ConfigError(f"{str(bundle)!r} is damaged or incomplete ({error}); copy it again") from None
+        raise ConfigError(f"{str(bundle)!r} is damaged or incomplete ({first_line(error)[:SHOWN]}); copy it again") from None
     except OSError as error:
         raise ConfigError(f"bundle {str(bundle)!r} cannot be unpacked to {str(target)!r}: {error.strerror or error}") from None
     finally:

@@ -125,7 +125,7 @@ def _read(path: Path) -> Holder | None:
             return msgspec.json.decode(path.read_bytes(), type=Holder)
         except FileNotFoundError:
             return None
-        except msgspec.DecodeError:
+        except (ValueError, RecursionError):
             if time.monotonic() > give_up:
                 return Holder(0, socket.gethostname())
             time.sleep(0.02)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +15,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+
+from configs.decode import read_json
 from configs.errors import ConfigError
 from metrics.base import Run
 from metrics.mlperf.accuracy.reasoning_answers import deepseek_program, gpt_oss_program
@@ -30,6 +32,21 @@ SCHEMA = "triptych-code-results/1"
 KIND = "livecodebench"
 
 
+class ProgramVerdict(msgspec.Struct):
+    """program: its hash. why: the first test that it failed."""
+
+    program: str
+    passed: bool
+    why: str = ""
+
+
+class CodeResults(msgspec.Struct):
+    """code_results.json, as far as it is read. verdicts: by query."""
+
+    schema: str
+    verdicts: dict[str, ProgramVerdict]
+
+
 class Summary(NamedTuple):
     """Counts of answers with a program. untested: programs whose tests are missing. isolation: the sandbox's layers."""
 
@@ -42,7 +59,7 @@ class Summary(NamedTuple):
 def passed(folder: Path, query_id: int, program: str) -> bool | None:
     """Whether this program passed its tests; None if it was not run."""
     verdict = _verdicts(folder / FILE, _stamp(folder / FILE)).get(str(query_id))
-    return bool(verdict["passed"]) if verdict and verdict["program"] == _hash(program) else None
+    return verdict.passed if verdict and verdict.program == _hash(program) else None
 
 
 def run_code(run: Run, tests: Path | None = None, limits: Limits | None = None, workers: int | None = None, weak: bool = False) -> Summary:
@@ -120,17 +137,14 @@ def _stamp(file: Path) -> tuple[int, int]:
 
 
 @functools.lru_cache(maxsize=4)
-def _verdicts(file: Path, stamp: tuple[int, int]) -> Mapping[str, Any]:
+def _verdicts(file: Path, stamp: tuple[int, int]) -> Mapping[str, ProgramVerdict]:
     if stamp == (0, 0):
         return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        verdicts = content["verdicts"] if content["schema"] == SCHEMA else None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{file} is damaged ({error}). Remove it and run: suite.py run-code {file.parent}") from None
-    if not isinstance(verdicts, dict):
-        raise ConfigError(f"{file} is from another version. Remove it and run: suite.py run-code {file.parent}")
-    return verdicts
+    fix = f"remove it and run: suite.py run-code {file.parent}"
+    content = read_json(file, CodeResults, fix)
+    if content.schema != SCHEMA:
+        raise ConfigError(f"{file} is from another version; {fix}")
+    return content.verdicts
 
 
 def _hash(program: str) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import msgspec
+
+from configs.decode import read_json
 from configs.errors import ConfigError
 from configs.registry import register
 from metrics.base import Figure, Metric, Run
@@ -60,6 +62,12 @@ class VBench(Metric):
         return Figure(mean * len(seen) / len(names), "", "higher", len(names), note=note)
 
 
+class _Results(msgspec.Struct):
+    schema: str
+    results: dict[str, Any]
+    videos: dict[str, str]
+
+
 def video_name(sample: Sample) -> str:
     """VBench's file name of a prompt's first video."""
     return f"{sample.prompt}-0.mp4"
@@ -76,16 +84,13 @@ def read_results(run: Run) -> dict[str, Any] | None:
 
     Raises ConfigError where the file is damaged.
     """
-    file = run.folder / FILE
-    try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        if kept["schema"] != SCHEMA or not isinstance(kept["results"], dict):
-            raise ValueError("it has another schema")
-        return dict(kept["results"]) if kept["videos"] == {n: r.digest for n, r in videos(run).items()} else None
-    except FileNotFoundError:
+    file, fix = run.folder / FILE, f"create it again: suite.py vbench {run.folder}"
+    if not file.exists():
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{file} is damaged ({error}); create it again: suite.py vbench {run.folder}") from None
+    kept = read_json(file, _Results, fix)
+    if kept.schema != SCHEMA:
+        raise ConfigError(f"{file} is from another version; {fix}")
+    return kept.results if kept.videos == {n: r.digest for n, r in videos(run).items()} else None
 
 
 def _seen(run: Run, dimension: str, kept: Mapping[str, Any], names: set[str]) -> tuple[float, set[str]]:

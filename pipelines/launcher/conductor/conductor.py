@@ -145,7 +145,11 @@ class Conductor:
     def _take_messages(self) -> None:
         while self._router.poll(0):
             _, payload = self._router.recv_multipart()
-            message = wire.decode_from_worker(payload)
+            try:
+                message = wire.decode_from_worker(payload)
+            except RunError as error:
+                self.abort(str(error))
+                continue
             self._liveness.note_message(message.rank)
             match message:
                 case wire.Hello():
