@@ -84,7 +84,7 @@ def test_the_text_workloads_run_on_their_toys(suite: SuiteRun, workload: str, pr
     assert report["figures"]["tokens_per_s"]["value"] > 0
 
 
-@pytest.mark.parametrize("scenario", ["single_stream", "multi_stream", "server"])
+@pytest.mark.parametrize("scenario", ["single_stream", pytest.param("multi_stream", marks=pytest.mark.slow), "server"])
 def test_every_scenario_is_valid_under_loadgen(suite: SuiteRun, scenario: str) -> None:
     settings = [
         "load.min_query_count=70",

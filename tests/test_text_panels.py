@@ -19,7 +19,9 @@ def sets(**settings: object) -> list[str]:
     return [word for name, value in settings.items() for word in ("--set", f"{name.replace('__', '.')}={value}")]
 
 
-@pytest.mark.parametrize(("preset", "model"), [("embedded", "LlamaForCausalLM"), ("embedded-moe", "GptOssForCausalLM")])
+@pytest.mark.parametrize(
+    ("preset", "model"), [("embedded", "LlamaForCausalLM"), pytest.param("embedded-moe", "GptOssForCausalLM", marks=pytest.mark.slow)]
+)
 def test_an_embedded_language_model_runs_and_is_scored(suite: SuiteRun, preset: str, model: str) -> None:
     short = sets(load__min_duration_s=0.5, load__min_query_count=33, dataset__num_prompts=33)
     done = suite("--config", f"llm/{preset}", *short)

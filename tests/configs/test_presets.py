@@ -21,8 +21,8 @@ SCENARIOS = {
     "vlm/qwen3-vl-235b-a22b": ("offline", "server", "interactive"),
     "t2v/wan2.2-t2v-a14b": ("offline", "single_stream"),
 }
-# One for each engine; the other language models run with make test-all.
-FAST = ("llm/llama2-70b", "vlm/qwen3-vl-235b-a22b", "t2v/wan2.2-t2v-a14b")
+# The others run with make test-all and make suite PRESETS=mlperf.
+FAST = ("llm/llama2-70b",)
 RUNS = [preset if preset in FAST else pytest.param(preset, marks=pytest.mark.slow) for preset in SCENARIOS]
 SHORT = ["truth.replays=1", "load.min_duration_s=0.2", "load.min_query_count=4", "dataset.num_prompts=4"]
 

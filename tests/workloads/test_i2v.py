@@ -153,6 +153,7 @@ def test_frozen_videos_and_other_first_frames_are_detected(
     assert between[0] <= min(scores) <= max(scores) <= between[1]
 
 
+@pytest.mark.slow
 def test_an_audit_pairs_runs_of_the_same_images_and_refuses_others(suite: SuiteRun, tmp_path: Path) -> None:
     for name, shade in (("one", 90), ("two", 200)):
         (tmp_path / name).mkdir()

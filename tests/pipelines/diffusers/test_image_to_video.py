@@ -181,6 +181,7 @@ def test_the_embedded_wan_holds_the_image_and_the_seed_decides_the_rest() -> Non
 
 
 @pytest.mark.feature("diffusers_t2v", "image to video by a text-to-video Wan (first_frame: held)")
+@pytest.mark.slow
 def test_the_embedded_wan_runs_from_load_to_report(suite: SuiteRun) -> None:
     done = suite("--workload", "i2v", *QUICK, "--set", "truth.replays=1", "--set", "warmup_batches=1", "--set", "num_threads=1")
     assert done.returncode == 0, done.stderr
