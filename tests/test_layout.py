@@ -28,7 +28,8 @@ ORDER: Mapping[str, str] = {
     "embedded, commands",
     "pipelines/launcher": "messages, provenance, signals, brief_report, default_engine | replay | conductor, worker | "
     "session, resume | rate_search | launch",
-    "pipelines/diffusers": "library_options, outline, families, stage_timer, held_frame | image_input, speedups | t2v",
+    "pipelines/diffusers": "library_options, outline, families, stage_timer, held_frame, negative_prompt, pixels, skipped_work, "
+    "split_decode, trials, wan_decoder | image_input, speedups | t2v",
     "metrics": "statistics | base | performance, similarity | quality, validity | report | compare, audit, mlperf | commands",
     "metrics/report": "load_run, report_diff, html/render, html/plots | figures, html/token_plots | cautions | report | "
     "run_facts, recompute, html/text_answers, terminal | html/page | html/combined, finish",

@@ -35,6 +35,7 @@ FLOATS = ("float64", "float32", "bfloat16", "float16")
 LARGE_PART = 0.1  # of all elements: smaller parts may be kept in a dtype of their own
 QUANTISED_SHARE = 0.05  # of all elements: integer buffers such as position ids are far less
 NOTHING = ("none", "off", "false", "")
+MEASURED = ("cache", "compile_s")  # settings whose numbers may differ between ranks and during a test
 
 Rank = Mapping[str, Any]
 
@@ -250,8 +251,8 @@ def _option(run: Run, ranks: Sequence[Rank]) -> Iterator[str]:
 
 
 def _without_numbers(key: str, value: str | None) -> str | None:
-    """The value without its numbers: a cache reports how much it skipped, or what fitted into memory."""
-    return re.sub(r"[0-9.]+", "", value) if key == "cache" and value is not None else value
+    """The value without its numbers where they are measured; nothing of `.._choice`, which is the reason for a setting."""
+    return None if key.endswith("_choice") else re.sub(r"[0-9.]+", "", value or "") if key in MEASURED else value
 
 
 _DIFFERENCES = {

@@ -59,10 +59,11 @@ class ImageInput:
             return {"image": pictures[0], "generator": generators[0]}  # LTX-Video's noise for decoding takes no list (diffusers 0.42)
         return {"image": pictures}
 
-    def for_calibration(self, generator: torch.Generator) -> dict[str, Any]:
-        """Arguments for a clip that calibrates a speed-up, with an image of the embedded world."""
+    def for_calibration(self, generators: Sequence[torch.Generator]) -> dict[str, Any]:
+        """Arguments for clips that calibrate a speed-up, with an image of the embedded world."""
         scene = parse_caption("a red disc moves slowly to the right")
-        return self.arguments([Sample(0, "", {}, encode_png(render(scene, np.random.default_rng(0))[:1]))], [generator])
+        sample = Sample(0, "", {}, encode_png(render(scene, np.random.default_rng(0))[:1]))
+        return self.arguments([sample] * len(generators), generators)
 
     def effective(self) -> Mapping[str, str]:
         """Entries of Pipeline.effective."""

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
-
 from configs.errors import ConfigError, first_line
 from configs.registry import register
 from pipelines.base import Pipeline, Response
@@ -45,10 +43,12 @@ class DiffusersT2V(Pipeline):
     guidance_scale_2: the same for the second expert, of low noise. negative_prompt: what the guidance pass is conditioned on.
     max_sequence_length: tokens of the prompt that the text encoder reads. batch_size: clips generated together. vae_tiling: decode in
     spatial tiles, which needs less memory. vae_slicing: decode one clip of a batch at a time. vae_split: decode parts of the picture on
-    the ranks of a replica. vae_overlap: latents that neighbouring parts of vae_split share. offload: keep weights on the host until they
-    are needed. compile: torch.compile of the denoisers' repeated blocks. attention: backend of the denoisers. cache: reuse of the
-    denoisers' work between steps. quantisation: of the denoisers' weights. scheduler: another of diffusers' schedulers. lora: adapters of
-    the denoisers. guidance_batch: both guidance passes of a step in one batch.
+    the ranks of a replica. vae_overlap: latents that neighbouring parts of vae_split share. vae_decode: how Wan's VAE is run; None: what is
+    fastest on a GPU, the library's on a CPU. vae_channels_last: layout of its convolutions; None: on a GPU. offload: keep weights on the
+    host until they are needed. compile: torch.compile of the denoisers' repeated blocks; None: where quantisation needs it on a GPU.
+    attention: backend of the denoisers; None: the fastest of a trial on a GPU. cache: reuse of the denoisers' work between steps.
+    quantisation: of the denoisers' weights. scheduler: another of diffusers' schedulers. lora: adapters of the denoisers. guidance_batch:
+    both guidance passes of a step in one batch; None: where a trial on a GPU says that it is faster. rocm: libraries of AMD GPUs.
     """
 
     model: str = "embedded"
@@ -74,19 +74,23 @@ class DiffusersT2V(Pipeline):
     vae_slicing: bool = False
     vae_split: bool = False
     vae_overlap: int = 4
+    vae_decode: Literal["library", "chunks", "compiled"] | None = None
+    vae_channels_last: bool | None = None
     offload: str | dict[str, Any] | None = None
-    compile: bool = False
+    compile: bool | None = None
     attention: str | None = None
     cache: str | dict[str, Any] | None = None
     quantisation: str | dict[str, Any] | None = None
     scheduler: str | dict[str, Any] | None = None
     lora: str | dict[str, Any] | list[str | dict[str, Any]] | None = None
-    guidance_batch: bool = False
+    guidance_batch: bool | None = None
+    rocm: dict[str, Any] | None = None
 
     workloads: ClassVar[tuple[str, ...]] = ("t2v", "i2v")
     parallelism: ClassVar[tuple[str, ...]] = ("context", "cfg")
 
     _pipe: Any = field(default=None, init=False, repr=False)
+    _negative: Any = field(default=None, init=False, repr=False)
     _images: Any = field(default=None, init=False, repr=False)
     _family: Any = field(default=None, init=False, repr=False)
     _timer: Any = field(default=None, init=False, repr=False)
@@ -112,6 +116,7 @@ class DiffusersT2V(Pipeline):
 
         from pipelines.diffusers.families import CALL_OPTIONS, VideoFamily
         from pipelines.diffusers.image_input import ImageInput
+        from pipelines.diffusers.negative_prompt import encode_once
         from pipelines.diffusers.outline import DENOISERS
         from pipelines.diffusers.speedups.base import Loaded, Target
         from pipelines.diffusers.stage_timer import StageTimer
@@ -131,7 +136,8 @@ class DiffusersT2V(Pipeline):
         self.fps = self.fps or self._family.frame_rate
         self._pipe.set_progress_bar_config(disable=True)
         denoisers = {name: part for name in DENOISERS if (part := getattr(self._pipe, name, None)) is not None}
-        self._loaded = Loaded(self._pipe, denoisers, self._family, device, self._generate_one)
+        self._loaded = Loaded(self._pipe, denoisers, self._family, device, self._generate_one, self._step)
+        self._negative = encode_once(self._pipe) if self._family.is_guided else None
         for one in self._requested():
             one.apply(self._loaded)
         self._timer = StageTimer(device)
@@ -140,8 +146,10 @@ class DiffusersT2V(Pipeline):
     def generate(self, samples: Sequence[Sample], queries: Sequence[Query]) -> Sequence[Response]:
         import torch
 
+        from pipelines.diffusers.pixels import to_pixels
+
         generators = [torch.Generator("cpu").manual_seed(q.seed) for q in queries]
-        kind = "np" if self.replica.leads or self.vae_split else "latent"  # only the leader returns clips
+        kind = "pt" if self.replica.leads or self.vae_split else "latent"  # only the leader returns clips
         arguments = {"prompt": [s.prompt for s in samples], "generator": generators, "output_type": kind}
         arguments |= self._family.arguments(len(queries), self.fps)
         if self._images is not None:
@@ -155,20 +163,14 @@ class DiffusersT2V(Pipeline):
             one.start_batch()
         self._timer.start()
         with torch.inference_mode():
-            frames = self._pipe(**arguments).frames
-        if not self.replica.leads:
-            return []
-        frames_BTHWC = np.asarray(frames)
-        self._family.check_size(*frames_BTHWC.shape[1:4])
+            frames_BTCHW = self._pipe(**arguments).frames
+            if not self.replica.leads:
+                return []
+            clips = to_pixels(frames_BTCHW)
+        self._family.check_size(*clips[0].pixels_THWC.shape[:3])
         stages, step_s = self._timer.stages()
-        responses = []
-        for frames_THWC in frames_BTHWC:
-            finite = bool(np.isfinite(frames_THWC).all())
-            pixels = np.rint(np.nan_to_num(frames_THWC).clip(0, 1) * 255).astype(np.uint8)
-            responses.append(
-                Response(video_THWC=pixels, fps=self.fps or 0, stages=stages, step_s=step_s, num_units=len(pixels), finite=finite)
-            )
-        return responses
+        made = {"fps": self.fps or 0, "stages": stages, "step_s": step_s}
+        return [Response(video_THWC=one.pixels_THWC, num_units=len(one.pixels_THWC), finite=one.finite, **made) for one in clips]
 
     def effective(self) -> Mapping[str, str]:
         texts = {one.entry: one.effective(self._loaded) for one in self._speed_ups}
@@ -177,6 +179,8 @@ class DiffusersT2V(Pipeline):
             "dtype": self._effective_dtype(),
             "experts": str(len(self._loaded.denoisers)),
             **{entry: text for entry, text in texts.items() if text is not None},
+            **{entry: text for one in self._requested() for entry, text in one.notes(self._loaded).items()},
+            **({"negative_prompt": "encoded once for all queries"} if self._negative else {}),
             **self._facts,
             **(self._images.effective() if self._images is not None else {}),
         }
@@ -243,13 +247,22 @@ class DiffusersT2V(Pipeline):
 
     def _generate_one(self, prompt: str, seed: int) -> None:
         """Make one clip's latents, for a speed-up that calibrates."""
+        self._latents([prompt], seed)
+
+    def _step(self, num_clips: int) -> torch.Tensor:
+        """The latents of so many clips after one denoising step, for a speed-up that tries what is fastest."""
+        return self._latents(["a red disc moves slowly to the right"] * num_clips, 0, num_inference_steps=1)
+
+    def _latents(self, prompts: Sequence[str], seed: int, **changes: Any) -> torch.Tensor:
+        """B latents, as the denoiser leaves them."""
         import torch
 
-        generator = torch.Generator("cpu").manual_seed(seed)
-        image = self._images.for_calibration(generator) if self._images is not None else {}
-        given = {"prompt": [prompt], "generator": [generator], "output_type": "latent"}
+        generators = [torch.Generator("cpu").manual_seed(seed + i) for i in range(len(prompts))]
+        image = self._images.for_calibration(generators) if self._images is not None else {}
+        given = {"prompt": list(prompts), "generator": generators, "output_type": "latent"}
         with torch.inference_mode():
-            self._pipe(**given | self._family.arguments(1, self.fps) | image)
+            latents: torch.Tensor = self._pipe(**given | self._family.arguments(len(prompts), self.fps) | image | changes).frames
+        return latents
 
     def _effective_dtype(self) -> str:
         return str(next(iter(self._loaded.denoisers.values())).dtype).removeprefix("torch.")

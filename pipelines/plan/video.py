@@ -106,9 +106,8 @@ class VideoModel:
         largest = min((device.usable_bytes - held) // peak for held, peak in turns)
         stages = self._stages(job, precision, layout, device, sum(weights.values()))
         passes = job.num_inference_steps * (2 if job.guided and layout.cfg == 1 else 1)
-        captions = 2 if job.guided else 1
         times = {
-            "text_encoder": captions * stages["text_encoder"].seconds,
+            "text_encoder": stages["text_encoder"].seconds,
             "denoiser": passes * stages["denoiser_pass"].seconds,
             "vae": stages["vae_decode"].seconds,
         }
@@ -192,8 +191,8 @@ def build(parts: Mapping[str, Mapping[str, Any]], index: Mapping[str, Any], name
 
 
 def figures(model: VideoModel, job: VideoJob, precision: str) -> Mapping[str, Any]:
-    """Figures that are the same on any device: counts, FLOPs and bytes."""
-    costs, passes, captions = model.costs(job), 2 if job.guided else 1, 2 if job.guided else 1
+    """Figures that are the same on any device: counts, FLOPs and bytes. The negative prompt is encoded once for all videos."""
+    costs, passes = model.costs(job), 2 if job.guided else 1
     one = costs["denoiser"].flops + costs["denoiser"].attention_flops
     encoder, decode = (costs[n].flops + costs[n].attention_flops for n in ("text_encoder", "vae"))
     return {
@@ -206,7 +205,7 @@ def figures(model: VideoModel, job: VideoJob, precision: str) -> Mapping[str, An
         "attention_flops_per_pass": costs["denoiser"].attention_flops,
         "flops_per_step": passes * one,
         "bytes_per_step": passes * (model.weight_bytes(precision)["transformer"] + costs["denoiser"].moved_bytes),
-        "text_encoder_flops": captions * encoder,
+        "text_encoder_flops": encoder,
         "vae_decode_flops": decode,
-        "flops_per_video": job.num_inference_steps * passes * one + captions * encoder + decode,
+        "flops_per_video": job.num_inference_steps * passes * one + encoder + decode,
     }

@@ -49,7 +49,8 @@ def measure(job: Job, keep: Keep) -> None:
     keep("effective", effective)
     ceiling = mfu.product_ceiling(job.ceilings, effective["dtype"])
     keep("ceiling_tflops", ceiling)
-    times = {"text_encoder": 2, "denoiser": 2 * steps, "vae": 1}
+    # The negative prompt has been encoded for the first answer: pipelines/diffusers/negative_prompt.py.
+    times = {"text_encoder": 1, "denoiser": 2 * steps, "vae": 1}
     stages = {
         part: mfu.work(times[part] * (cost.flops + cost.attention_flops), response.stages[STAGES[part]], ceiling)
         | {"attention_share_of_flops": cost.attention_flops / (cost.flops + cost.attention_flops)}

@@ -24,6 +24,11 @@ class DiffusersOptions(Protocol):
     batch_size: int
     replica: Replica
     quantisation: str | dict[str, Any] | None
+    cache: str | dict[str, Any] | None
+    offload: str | dict[str, Any] | None
+    vae_tiling: bool
+    vae_decode: Any
+    vae_channels_last: bool | None
     vae_overlap: int
 
 
@@ -44,13 +49,17 @@ class Target:
 
 @dataclass
 class Loaded:
-    """A pipeline with its weights. denoisers: by name. generate_one(prompt, seed): makes one clip, for speed-ups that calibrate."""
+    """A pipeline with its weights. denoisers: by name. generate_one(prompt, seed): makes one clip, for speed-ups that calibrate.
+
+    step(num_clips): makes a denoising step of so many clips, and returns their latents, for speed-ups that try what is fastest.
+    """
 
     pipe: Any
     denoisers: Mapping[str, Any]
     family: VideoFamily
     device: torch.device
     generate_one: Callable[[str, int], None]
+    step: Callable[[int], torch.Tensor]
 
 
 class SpeedUp(ABC):
@@ -99,6 +108,10 @@ class SpeedUp(ABC):
     @abstractmethod
     def effective(self, loaded: Loaded) -> str | None:
         """Return what is effective, read from the modules and never from the option; None where there is nothing to report."""
+
+    def notes(self, loaded: Loaded) -> Mapping[str, str]:
+        """Return further entries of Pipeline.effective, such as why a default was chosen (`.._choice`). Numbers in them may change."""
+        return {}
 
     def fallbacks(self, loaded: Loaded) -> Sequence[str]:
         """Return what was requested and is not effective, one sentence each."""

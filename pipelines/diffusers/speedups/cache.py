@@ -26,9 +26,9 @@ import torch
 
 from configs.errors import ConfigError, first_line
 from pipelines.diffusers.library_options import build, named
+from pipelines.diffusers.skipped_work import DenoiserWork
 from pipelines.diffusers.speedups.base import DiffusersOptions, Loaded, SpeedUp, Target, hooks_of
 from pipelines.diffusers.speedups.mag_calibration import measure_ratios
-from pipelines.diffusers.speedups.skipped_work import DenoiserWork
 
 CONFIGS = {
     "first_block": "FirstBlockCacheConfig",

@@ -3,21 +3,28 @@
 A pipeline calls its denoiser in cache_context("cond") and then in cache_context("uncond"), and reads the first output only when it has
 the second. So the first may be a tensor that is filled later. It holds NaN until then: if a pipeline read it too early, a canary would
 trigger.
+
+One batch reads the weights once for both passes, and fills a GPU that one pass leaves idle; it doubles the memory for activations. Where
+nothing is said, a GPU with few tokens a pass tries it.
 """
 
 from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
-from configs.errors import ConfigError
-from pipelines.diffusers.speedups.base import DiffusersOptions, Loaded, SpeedUp, Target
+from configs.errors import ConfigError, first_line
+from pipelines.diffusers.speedups.base import DiffusersOptions, Loaded, SpeedUp, Target, name_of
+from pipelines.diffusers.trials.timing import agreed, chooses, difference, seconds_each
 
 PASSES = ("cond", "uncond")  # the cache contexts in which pipelines make them
+MOST_TOKENS = 16_384  # of a pass: its products alone fill a GPU, so that two passes at once only take more memory. Not measured yet
+WORTHWHILE, CLOSE = 0.97, 0.1  # of the time of two passes, at most; of the latents' difference after a step, at most
+BUDGET_S = 0.5
 
 
 class GuidancePasses(ABC):
@@ -26,12 +33,16 @@ class GuidancePasses(ABC):
     def __init__(self, denoiser: Any, what: str) -> None:
         if not hasattr(denoiser, "cache_context"):
             raise ConfigError(f"{what}, but a {type(denoiser).__name__} does not distinguish its guidance passes. Leave it out.")
-        self._what = what
+        self._what, self._denoiser = what, denoiser
         self._denoise, self._cache_context = denoiser.forward, denoiser.cache_context
         self._out_channels: int = denoiser.config.out_channels
         self._now: str | None = None
         self._first: Any = None  # what the first pass of this step keeps for the second
         denoiser.forward, denoiser.cache_context = self.forward, self.cache_context
+
+    def restore(self) -> None:
+        """Give the denoiser its own `forward` back."""
+        self._denoiser.forward, self._denoiser.cache_context = self._denoise, self._cache_context
 
     @contextlib.contextmanager
     def cache_context(self, name: str, **kwargs: Any) -> Iterator[None]:
@@ -88,7 +99,7 @@ class BatchedPasses(GuidancePasses):
 
 
 class GuidanceBatch(SpeedUp):
-    """Puts both guidance passes of a step into one call, in every denoiser."""
+    """Puts both guidance passes of a step into one call, in every denoiser. None: on a GPU, where a trial says that it is faster."""
 
     option = "guidance_batch"
     entry = "guidance"
@@ -96,8 +107,15 @@ class GuidanceBatch(SpeedUp):
     def __init__(self, options: DiffusersOptions) -> None:
         super().__init__(options)
         self._passes: list[BatchedPasses] = []
+        self._choice: str | None = None
+
+    @property
+    def requested(self) -> bool:
+        return self.value is not False
 
     def check(self, target: Target) -> None:
+        if self.value is None:
+            return
         if not target.outline.guides_in_two_passes:
             raise ConfigError(
                 f"model {self.options.model!r} makes both guidance passes in one batch already, or only one. Leave out 'guidance_batch'."
@@ -108,14 +126,52 @@ class GuidanceBatch(SpeedUp):
             )
 
     def apply(self, loaded: Loaded) -> None:
+        if self.value is None:
+            self._choice = self._choose(loaded) if chooses(loaded.device) else None
+            return
         loaded.family.check_two_passes("option 'guidance_batch' is on")
         self._passes = [BatchedPasses(denoiser) for denoiser in loaded.denoisers.values()]
 
     def effective(self, loaded: Loaded) -> str | None:
         return "both passes in one batch" if any(passes.num_batched for passes in self._passes) else None
 
+    def notes(self, loaded: Loaded) -> Mapping[str, str]:
+        return {} if self._choice is None else {"guidance_choice": self._choice}
+
     def fallbacks(self, loaded: Loaded) -> list[str]:
-        return [] if self.effective(loaded) else ["option guidance_batch: no step made both of its passes in one batch"]
+        batched = self.value is None or self.effective(loaded)
+        return [] if batched else ["option guidance_batch: no step made both of its passes in one batch"]
+
+    def _choose(self, loaded: Loaded) -> str:
+        """Put both passes into one batch where that is faster. Returns the reason for what is done."""
+        size, tokens = self.options.batch_size, loaded.family.num_tokens()
+        why_not = {
+            "this pipeline does not make two passes a step": not (loaded.family.guides_in_two_named_passes and loaded.family.is_guided),
+            "a replica of several ranks": self.options.replica.size > 1,
+            "a cache keeps the state of each pass": name_of(self.options.cache) != "none",
+            f"a pass has more than {MOST_TOKENS} tokens": tokens is None or size * tokens > MOST_TOKENS,
+        }
+        if why := next((text for text, holds in why_not.items() if holds), None):
+            return f"two passes, no trial: {why}"
+
+        def step() -> torch.Tensor:
+            return loaded.step(size)
+
+        expected, separate = step(), seconds_each(step, loaded.device, BUDGET_S)
+        self._passes = [BatchedPasses(denoiser) for denoiser in loaded.denoisers.values()]
+        why = ""
+        try:
+            found, together = difference(expected, step()), seconds_each(step, loaded.device, BUDGET_S)
+        except RuntimeError as error:  # out of memory, or arguments that cannot be joined
+            found, together, why = float("inf"), float("inf"), f": {first_line(error)}"
+        separate, together, found = agreed([separate, together, found], loaded.device)
+        figures = f"a step takes {1e3 * separate:.3g} ms with two passes and {1e3 * together:.3g} ms with one batch{why}"
+        if together < WORTHWHILE * separate and found <= CLOSE:
+            return f"one batch: {figures}"
+        for passes in self._passes:
+            passes.restore()
+        self._passes = []
+        return f"two passes: {figures}" + (f"; latents differ by {found:.2g}" if found > CLOSE else "")
 
 
 def _joined(one: Any, two: Any, size: int) -> Any:

@@ -96,8 +96,8 @@ def test_a_reported_fallback_belongs_to_the_check_that_it_names(make_run: MakeRu
 
 
 def test_a_setting_that_changes_during_the_test_is_named_but_not_what_a_cache_counts(make_run: MakeRun) -> None:
-    one = rank({"batching": "static", "cache": "first_block, 3 of 8 steps"})
-    one["effective_after"] = {"batching": "continuous", "cache": "first_block, 4 of 8 steps"}
+    one = rank({"batching": "static", "cache": "first_block, 3 of 8 steps", "compile_s": "20.5", "attention_choice": "flash 2 ms"})
+    one["effective_after"] = {"batching": "continuous", "cache": "first_block, 4 of 8 steps", "compile_s": "21", "attention_choice": "-"}
     assert made(make_run, one)["option"].message == "rank 0 after the test has batching continuous; rank 0 began with static"
 
 

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from configs.errors import ConfigError
+from pipelines.diffusers.speedups.attention import Attention
+from pipelines.diffusers.trials import attention as attention_trial
 from tests.pipelines.diffusers.speedups.conftest import EMBEDDED, generate, load, refusal
 
 
@@ -62,6 +64,80 @@ def test_a_backend_that_cannot_run_here_is_refused_before_weights_are_read(
 
     monkeypatch.delattr(diffusers.DiffusionPipeline, "from_pretrained")
     assert why in refusal(lambda: load(tiny_wan, attention=name))
+
+
+def test_on_a_cpu_there_is_no_trial(tiny_wan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(attention_trial, "times")
+    effective = load(tiny_wan, attention="auto").effective()
+    assert (effective["attention"], "attention_choice" in effective) == ("native", False)
+
+
+SHAPE = attention_trial.Shape(1, 16, 2, 8)
+
+
+def test_a_trial_times_what_runs_and_says_why_the_rest_does_not() -> None:
+    seconds, why_not = attention_trial.times(("_native_flash", "_native_efficient", "flash"), SHAPE, torch.device("cpu"), torch.float32)
+    assert list(seconds) == ["native", "_native_flash"]
+    assert why_not["_native_efficient"].startswith("No viable backend")
+    assert "flash-attn" in why_not["flash"]
+
+
+def test_a_kernel_with_another_result_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffusers.models import attention_dispatch as library
+
+    real = library.dispatch_attention_fn
+
+    def wrong(*qkv: torch.Tensor, backend: Any) -> torch.Tensor:
+        return torch.as_tensor(real(*qkv, backend=backend)) * (1.1 if backend.value == "_native_math" else 1.0)
+
+    monkeypatch.setattr(library, "dispatch_attention_fn", wrong)
+    seconds, why_not = attention_trial.times(("_native_math",), SHAPE, torch.device("cpu"), torch.float32)
+    assert (list(seconds), why_not) == (["native"], {"_native_math": "its output differs from native's by 0.1"})
+
+
+def test_the_fastest_backend_with_which_the_model_gives_nearly_the_same_is_taken() -> None:
+    used: list[str] = []
+
+    def step() -> torch.Tensor:
+        if used[-1] == "flash":
+            raise ValueError("`attn_mask` is not supported")
+        return torch.full((4,), {"native": 1.0, "_flash_3": 1.5, "sage": 1.01}[used[-1]])
+
+    seconds = {"native": 1.0, "sage": 0.9, "_flash_3": 0.5, "flash": 0.6, "slow": 0.99}
+    chosen, refused = attention_trial.choose(seconds, used.append, step, torch.device("cpu"))
+    assert (chosen, used) == ("sage", ["native", "_flash_3", "flash", "sage"])
+    assert refused == {"_flash_3": "a step's latents differ from native's by 0.5", "flash": "`attn_mask` is not supported"}
+    assert attention_trial.choose({"native": 1.0, "slow": 0.99}, used.append, step, torch.device("cpu")) == ("native", {})
+    text = attention_trial.reason("sage", {"native": 0.002, "sage": 0.001}, {"flash": "is not installed"})
+    assert text == "fastest of a trial: sage 1 ms, native 2 ms; flash: is not installed"
+
+
+def test_the_models_own_trial_sets_a_backend_in_every_denoiser(tiny_wan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trial of a GPU, with the CPU's backends: the denoiser is really run for a step with each."""
+    pipeline = load(tiny_wan)
+    attention = next(one for one in pipeline._speed_ups if isinstance(one, Attention))
+    monkeypatch.setattr(attention_trial, "candidates", lambda *_: ("_native_math", "_native_efficient"))
+    monkeypatch.setattr(attention_trial, "WORTHWHILE", 1e9)
+    chosen, why = attention._choose(pipeline._loaded)
+    assert chosen in ("native", "_native_math")
+    assert pipeline.effective()["attention"] == chosen
+    assert "_native_efficient: No viable backend" in why
+
+
+def test_only_half_precision_on_a_gpu_has_candidates() -> None:
+    assert attention_trial.candidates(torch.device("cpu"), torch.bfloat16) == ()
+    assert attention_trial.candidates(torch.device("cuda"), torch.float32) == ()
+    assert "_native_cudnn" in attention_trial.candidates(torch.device("cuda"), torch.bfloat16) or torch.version.hip
+
+
+@pytest.mark.gpu
+@pytest.mark.feature("diffusers_t2v", "attention: the fastest of a trial")
+def test_on_a_gpu_the_fastest_backend_is_chosen_and_named() -> None:
+    options = {**EMBEDDED, "dtype": "bfloat16"}
+    pipeline, native = (load("embedded", torch.device("cuda"), **options, attention=name) for name in (None, "native"))
+    assert "trial: " in pipeline.effective()["attention_choice"]
+    assert pipeline.fallbacks() == []
+    assert np.abs(generate(pipeline) - generate(native)).mean() < 8  # of 255, as below
 
 
 @pytest.mark.gpu

@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from configs.registry import make
 from configs.settings import ParallelSettings
+from pipelines.diffusers.speedups import guidance
 from pipelines.diffusers.t2v import DiffusersT2V
 from pipelines.distributed.replica import Replica
 from tests.pipelines.diffusers.conftest import CPU, SMALL
-from tests.pipelines.diffusers.speedups.conftest import generate, load, refusal
+from tests.pipelines.diffusers.speedups.conftest import EMBEDDED, generate, load, refusal
 
 
 @pytest.mark.feature("diffusers_t2v", "guidance passes in one batch")
@@ -50,6 +52,47 @@ def test_one_batch_is_refused_where_there_are_no_two_passes_to_join(tiny_wan: Pa
     pipeline: DiffusersT2V = make("pipelines", "diffusers_t2v", {"model": str(tiny_wan), **SMALL, "guidance_batch": True, **options})
     pipeline.replica = replica
     assert why in refusal(lambda: pipeline.load(CPU))
+
+
+@pytest.mark.parametrize(("together_s", "result"), [(0.5, "one batch"), (0.99, "two passes"), (float("inf"), "two passes")])
+def test_on_a_gpu_both_passes_are_one_batch_where_a_trial_says_so(
+    tiny_wan: Path, plain: Any, monkeypatch: pytest.MonkeyPatch, together_s: float, result: str
+) -> None:
+    times = iter((1.0, together_s))
+    monkeypatch.setattr(guidance, "chooses", lambda _: True)
+    monkeypatch.setattr(guidance, "seconds_each", lambda step, *_: step() is not None and next(times))
+    pipeline = load(tiny_wan, batch_size=2)
+    effective = pipeline.effective()
+    assert effective["guidance_choice"].startswith(f"{result}: a step takes 1e+03 ms with two passes and ")
+    assert effective.get("guidance") == ("both passes in one batch" if result == "one batch" else None)
+    assert np.abs(generate(pipeline, 2) - plain).max() <= 1
+    assert pipeline.fallbacks() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"guidance_scale": 1.0}, "does not make two passes a step"),
+        ({"cache": {"name": "first_block", "threshold": 0.1}}, "a cache keeps the state of each pass"),
+        ({"batch_size": 10_000}, "a pass has more than 16384 tokens"),
+    ],
+)
+def test_there_is_no_trial_of_one_batch_where_it_cannot_help(
+    tiny_wan: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], why: str
+) -> None:
+    monkeypatch.setattr(guidance, "chooses", lambda _: True)
+    assert load(tiny_wan, **options).effective()["guidance_choice"] == f"two passes, no trial: {why}".replace(
+        "does", "this pipeline does", 1
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.feature("diffusers_t2v", "guidance passes in one batch: chosen by a trial")
+def test_a_gpu_tries_both_passes_in_one_batch() -> None:
+    pipeline = load("embedded", torch.device("cuda"), **EMBEDDED)
+    assert "a step takes " in pipeline.effective()["guidance_choice"]
+    generate(pipeline)
+    assert pipeline.fallbacks() == []
 
 
 def test_no_step_with_both_passes_in_one_batch_is_a_fallback(tiny_wan: Path) -> None:
