@@ -27,10 +27,21 @@ CHECKPOINT_BYTES = 4e9  # of 1.419 B parameters and the small parts in 16 bits, 
 FULL: dict[str, Any] = {"num_frames": 33, "height": 480, "width": 832, "max_sequence_length": 512}
 SHRUNK: dict[str, Any] = {"num_frames": 5, "height": 32, "width": 48, "max_sequence_length": 16}
 GUIDANCE = 5.0
+# What a GPU would choose by itself is off, so that a row differs from the baseline in its own option alone.
+PLAIN: dict[str, Any] = {
+    "attention": "native",
+    "compile": False,
+    "guidance_batch": False,
+    "vae_decode": "library",
+    "vae_channels_last": False,
+}
 
 
 class Denoiser:
-    """Makes pipelines from one checkpoint, and keeps the first one's frames and seconds as the baseline."""
+    """Makes pipelines from one checkpoint, and keeps the first one's frames and seconds as the baseline.
+
+    last_effective: the effective settings of the last row.
+    """
 
     def __init__(self, job: Job, num_steps: int) -> None:
         import torch
@@ -41,13 +52,14 @@ class Denoiser:
         self._model = str(checkpoint(job, self.device))
         self._options = {**(SHRUNK if job.shrink else FULL), "num_inference_steps": num_steps, "guidance_scale": GUIDANCE}
         self._baseline: tuple[float, Any] | None = None
+        self.last_effective: Mapping[str, str] = {}
 
     @contextmanager
     def loaded(self, **settings: Any) -> Iterator[DiffusersT2V]:
         """A pipeline with these settings, whose memory is freed afterwards. Raises ConfigError for settings that are not possible."""
         from pipelines.diffusers.t2v import DiffusersT2V
 
-        pipeline = DiffusersT2V(model=self._model, **self._options, **settings)
+        pipeline = DiffusersT2V(model=self._model, **self._options, **PLAIN | settings)
         try:
             pipeline.load(self.device)
             yield pipeline
@@ -85,7 +97,9 @@ class Denoiser:
         """The figures with these settings, or why they cannot be run. setting: the name of the effective setting to report."""
         try:
             with self.loaded(**settings) as pipeline:
-                return self.measure(pipeline, warm) | {setting: pipeline.effective()[setting]}
+                figures = self.measure(pipeline, warm)
+                self.last_effective = pipeline.effective()
+                return figures | {setting: self.last_effective[setting]}
         except Exception as error:  # a refusal, or whatever a library raises if it lacks a kernel
             check_device(self.device, error)
             return not_run(f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}")

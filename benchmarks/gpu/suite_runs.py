@@ -29,13 +29,14 @@ FEW = (
 
 
 class SuiteRun(NamedTuple):
-    """quality: the figure of quality. settings: changes to the preset. on_cpu: hide the GPU."""
+    """quality: the figure of quality. settings: changes to the preset. on_cpu: hide the GPU. variant: of the preset."""
 
     name: str
     preset: str
     quality: str
     settings: Sequence[str] = ()
     on_cpu: bool = False
+    variant: str | None = None
 
 
 def run_all(runs: Sequence[SuiteRun], job: Job, keep: Keep) -> dict[str, Any]:
@@ -51,6 +52,7 @@ def run_all(runs: Sequence[SuiteRun], job: Job, keep: Keep) -> dict[str, Any]:
 def run(one: SuiteRun, folder: Path) -> dict[str, Any]:
     words = [word for change in one.settings for word in ("--set", change)]
     command = [sys.executable, "suite.py", "--config", one.preset, "--output", str(folder), *words]
+    command += ["--variant", one.variant] if one.variant else []
     env = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
     if one.on_cpu:
         env |= dict.fromkeys(("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"), "-1")

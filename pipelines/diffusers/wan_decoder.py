@@ -123,19 +123,25 @@ def enter(x: torch.Tensor, before: torch.Tensor | None, norm: Any, activation: A
 
 
 def enter_compiled(x: torch.Tensor, before: torch.Tensor | None, norm: Any, activation: Any) -> torch.Tensor:
-    """The same by one kernel, where the norm is Wan's without a bias and the activation SiLU, as in its released models."""
+    """The same with channels last and by one kernel, where the norm has no bias and the activation is SiLU, as in Wan's own models."""
     if before is None or norm is None or not isinstance(activation, torch.nn.SiLU) or isinstance(norm.bias, torch.Tensor):
         return enter(x, before, norm, activation)
-    return _kernel()(x, before, norm.gamma.float() * norm.scale)
+    past, (batch, channels, num, height, width) = before.shape[2], x.shape
+    x_BTHWC = x.permute(0, 2, 3, 4, 1).contiguous()  # no copy where channels are last already
+    out_BTHWC = x.new_empty((batch, past + num, height, width, channels))
+    out_BTHWC[:, :past] = before.permute(0, 2, 3, 4, 1)
+    weight_C = norm.gamma.float().flatten() * norm.scale
+    for clip, into in zip(x_BTHWC, out_BTHWC[:, past:], strict=True):
+        _kernel()(clip.view(-1, channels), into.view(-1, channels), weight_C)
+    return out_BTHWC.permute(0, 4, 1, 2, 3)
 
 
 @functools.cache
-def _kernel() -> Callable[..., torch.Tensor]:
-    """Compiled once a process, for any size. Its arguments are tensors alone: a module or a number would be compiled for each of them."""
+def _kernel() -> Callable[..., None]:
+    """Compiled once a process, for any size. Its arguments are tables: one with five dimensions is compiled for each order of strides."""
 
-    def normalised(x: torch.Tensor, before: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        inside = F.silu(F.normalize(x.float(), dim=1) * weight)
-        return torch.cat([before, inside.to(x.dtype)], dim=2)
+    def normalised(x_NC: torch.Tensor, into_NC: torch.Tensor, weight_C: torch.Tensor) -> None:
+        into_NC.copy_(F.silu(F.normalize(x_NC.float(), dim=1) * weight_C))
 
     return torch.compile(normalised, dynamic=True)
 

@@ -88,6 +88,11 @@ def test_the_rehearsal_runs_every_part(tmp_path: Path) -> None:
     backends = figures["attention"]["backends"]
     assert (backends["_native_flash"]["attention"], backends["_native_flash"]["mean_pixel_difference"]) == ("_native_flash", 0)
     assert "No viable backend" in backends["_native_cudnn"]["why"]
+    chosen = figures["attention"]["chosen"]
+    assert all(row["ran"] and row["fallbacks"] == [] for row in chosen.values())
+    ways = figures["wan"]["decoding"]
+    assert [way for way, row in ways.items() if row["ran"] and row["difference"] < 1e-4] == list(ways)[:4]
+    assert "--only wan" in ways["compiled, channels last"]["why"]
     assert "--only compiled" in figures["compiled"]["denoiser"]["compiled"]["why"]
     assert line["panels"] == {"llm/toy": "VALID"}
     (cached,) = figures["quality"]["beside"].values()

@@ -107,7 +107,16 @@ def test_an_unknown_variant_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"unknown variant 'shrunken' \(did you mean 'shrunk'\?\); known: 8xmi325x, 8xmi355x, shrunk"):
         load_config(None, "llm/llama2-70b", variant="shrunken")
     with pytest.raises(ConfigError, match="has no variants"):
-        load_config(None, "llm/embedded", variant="shrunk")
+        load_config(None, "llm/toy", variant="shrunk")
+
+
+@pytest.mark.parametrize("preset", ["t2v/embedded", "llm/embedded", "llm/embedded-moe", "vlm/embedded"])
+def test_an_embedded_panel_has_a_variant_for_a_gpu_with_larger_batches_and_a_longer_warm_up(preset: str) -> None:
+    plain, gpu = (load_config(None, preset, variant=variant) for variant in (None, "gpu"))
+    assert gpu.pipeline_options["batch_size"] > plain.pipeline_options["batch_size"]
+    assert gpu.warmup_batches > plain.warmup_batches
+    same = {"batch_size": 0}
+    assert gpu.pipeline_options | same == plain.pipeline_options | same
 
 
 @pytest.mark.parametrize(

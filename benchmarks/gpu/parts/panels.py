@@ -1,4 +1,4 @@
-"""Runs the embedded panels as a user does."""
+"""Runs the embedded panels as a user does, with their variant for a GPU."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from benchmarks.gpu.part import Job, Keep
 from benchmarks.gpu.suite_runs import FEW, LONGER, SuiteRun, row, run_all
 
 FULL = (
-    SuiteRun("t2v/embedded", "t2v/embedded", "world_score", LONGER),
-    SuiteRun("llm/embedded", "llm/embedded", "exact_match", LONGER),
+    SuiteRun("t2v/embedded", "t2v/embedded", "world_score", LONGER, variant="gpu"),
+    SuiteRun("llm/embedded", "llm/embedded", "exact_match", LONGER, variant="gpu"),
     SuiteRun("llm/embedded, CPU", "llm/embedded", "exact_match", LONGER, on_cpu=True),
-    SuiteRun("llm/embedded-moe", "llm/embedded-moe", "exact_match", LONGER),
-    SuiteRun("vlm/embedded", "vlm/embedded", "exact_match", LONGER),
+    SuiteRun("llm/embedded-moe", "llm/embedded-moe", "exact_match", LONGER, variant="gpu"),
+    SuiteRun("vlm/embedded", "vlm/embedded", "exact_match", LONGER, variant="gpu"),
 )
 SHRUNK = (SuiteRun("llm/toy", "llm/toy", "exact_match", FEW),)  # the embedded video model runs in benchmarks/gpu/parts/quality.py
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.gpu import mfu
+from benchmarks.gpu import decoding, mfu
 from benchmarks.gpu.part import Job, Keep
 
 if TYPE_CHECKING:
@@ -59,12 +59,17 @@ def measure(job: Job, keep: Keep) -> None:
     keep("stages", stages)
     keep("other_s", response.stages["other"])
     keep("finite", response.finite)
+    sizes = {name: options[name] for name in ("num_frames", "height", "width")}
+    decode_flops = costs["vae"].flops + costs["vae"].attention_flops
     if device.type != "cpu":
         keep("peak_memory_bytes", torch.cuda.max_memory_allocated(device))
+    decoding.rows(pipeline._pipe, job, sizes, decode_flops, ceiling, lambda rows: keep("decoding", rows))
 
 
 def summary(figures: Mapping[str, Any]) -> str:
-    return "; ".join(f"{name} {s['seconds']:.3g} s, MFU {mfu.percent(s['mfu'])}" for name, s in figures.get("stages", {}).items())
+    stages = "; ".join(f"{name} {s['seconds']:.3g} s, MFU {mfu.percent(s['mfu'])}" for name, s in figures.get("stages", {}).items())
+    ways = ", ".join(f"{name} {row['speed_up']:.2f}x" for name, row in figures.get("decoding", {}).items() if row["ran"])
+    return f"{stages}; decoding: {ways}" if ways else stages
 
 
 def trace_costs(options: Mapping[str, Any]) -> Mapping[str, Cost]:

@@ -111,18 +111,18 @@ class VaeChannelsLast(SpeedUp):
         if offloads_layers(self.options):
             raise ConfigError("option 'vae_channels_last' cannot be combined with offload 'sequential' or 'group'. Leave one out.")
         if self.value:
-            _lay_out(vae, True)
+            lay_out(vae, True)
             return
         try:
             expected = decode_small(vae, loaded.device)
-            _lay_out(vae, True)
+            lay_out(vae, True)
             found, why = difference(expected, decode_small(vae, loaded.device)), ""
         except Exception as error:  # a VAE that takes more than latents, or a layout that a kernel does not take
             found, why = float("inf"), f": {first_line(error)}"
         found = agreed([found], loaded.device)[0]
         self._choice = f"channels last; a small clip differs by {found:.2g}"
         if found > CLOSE:
-            _lay_out(vae, False)
+            lay_out(vae, False)
             self._choice = f"as loaded: with channels last a small clip differs by {found:.2g}{why}"
 
     def effective(self, loaded: Loaded) -> str | None:
@@ -226,7 +226,8 @@ def _convolutions(vae: Any) -> list[Any]:
     return [layer for layer in vae.modules() if isinstance(layer, torch.nn.Conv3d)]
 
 
-def _lay_out(vae: Any, last: bool) -> None:
+def lay_out(vae: Any, last: bool) -> None:
+    """Store the weights of all convolutions with channels last, or as they are loaded."""
     for layer in vae.modules():
         if isinstance(layer, torch.nn.Conv3d | torch.nn.Conv2d):
             formats = (torch.channels_last_3d if layer.weight.ndim == 5 else torch.channels_last, torch.contiguous_format)

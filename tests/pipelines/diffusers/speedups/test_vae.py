@@ -36,7 +36,7 @@ def test_several_latent_frames_at_once_give_the_librarys_frames(family: dict[str
     z = torch.randn((2, vae.config.z_dim, 5, 4, 6), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected = vae.decode(z).sample
-        options._lay_out(vae, last)
+        options.lay_out(vae, last)
         for most, size in ((1, 1), (3, 2), (9, 4)):
             decoder, chunks = WanDecoder(vae, most, compiled=False), list[int]()
             hook = vae.decoder.mid_block.attentions[0].register_forward_hook(lambda _m, x, _o, c=chunks: c.append(x[0].shape[2]))
@@ -49,7 +49,7 @@ def test_several_latent_frames_at_once_give_the_librarys_frames(family: dict[str
         decoder = WanDecoder(vae, 4, compiled=False)
         assert (vae.decode(z[:, :, :1]).sample - first_alone).abs().max() < CLOSE
         decoder.restore()
-    options._lay_out(vae, False)
+    options.lay_out(vae, False)
 
 
 def test_chunks_have_one_shape_and_fit_into_memory(family: dict[str, DiffusersT2V]) -> None:
@@ -69,7 +69,7 @@ def test_chunks_and_channels_last_are_effective_and_give_the_same_clip(tiny_wan:
     effective = pipeline.effective()
     assert effective["vae_decode"].startswith("chunks, up to ")
     assert effective["vae_layout"].startswith("channels last in ")
-    options._lay_out(pipeline._pipe.vae, False)
+    options.lay_out(pipeline._pipe.vae, False)
     assert "convolutions are not" in pipeline.fallbacks()[0]
 
 
