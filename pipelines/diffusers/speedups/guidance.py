@@ -157,13 +157,13 @@ class GuidanceBatch(SpeedUp):
         def step() -> torch.Tensor:
             return loaded.step(size)
 
-        expected, separate = step(), seconds_each(step, loaded.device, BUDGET_S)
-        self._passes = [BatchedPasses(denoiser) for denoiser in loaded.denoisers.values()]
-        why = ""
+        expected, separate, found, together, why = torch.empty(0), float("inf"), float("inf"), float("inf"), ""
         try:
+            expected, separate = step(), seconds_each(step, loaded.device, BUDGET_S)
+            self._passes = [BatchedPasses(denoiser) for denoiser in loaded.denoisers.values()]
             found, together = difference(expected, step()), seconds_each(step, loaded.device, BUDGET_S)
-        except RuntimeError as error:  # out of memory, or arguments that cannot be joined
-            found, together, why = float("inf"), float("inf"), f": {first_line(error)}"
+        except Exception as error:  # out of memory, arguments that cannot be joined, or a scheduler that cannot make one step
+            together, why = float("inf"), f": {first_line(error)}"
         separate, together, found = agreed([separate, together, found], loaded.device)
         figures = f"a step takes {1e3 * separate:.3g} ms with two passes and {1e3 * together:.3g} ms with one batch{why}"
         if together < WORTHWHILE * separate and found <= CLOSE:

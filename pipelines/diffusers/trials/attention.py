@@ -88,7 +88,13 @@ def choose(
     if not faster:
         return NATIVE, refused
     use(NATIVE)
-    expected = step()
+    failed, expected = "", torch.empty(0)
+    try:
+        expected = step()
+    except Exception as error:  # a scheduler that cannot make one step, say; the warm-up shows what is wrong, if anything is
+        failed = first_line(error)
+    if agreed([bool(failed)], device)[0]:
+        return NATIVE, {"a step with native": failed or "another rank cannot"}
     for name in faster:
         try:
             use(name)

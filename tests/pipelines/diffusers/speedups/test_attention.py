@@ -108,6 +108,8 @@ def test_the_fastest_backend_with_which_the_model_gives_nearly_the_same_is_taken
     assert (chosen, used) == ("sage", ["native", "_flash_3", "flash", "sage"])
     assert refused == {"_flash_3": "a step's latents differ from native's by 0.5", "flash": "`attn_mask` is not supported"}
     assert attention_trial.choose({"native": 1.0, "slow": 0.99}, used.append, step, torch.device("cpu")) == ("native", {})
+    broken = attention_trial.choose(seconds, lambda _: None, lambda: torch.zeros(1 // 0), torch.device("cpu"))
+    assert broken == ("native", {"a step with native": "integer division or modulo by zero"})
     text = attention_trial.reason("sage", {"native": 0.002, "sage": 0.001}, {"flash": "is not installed"})
     assert text == "fastest of a trial: sage 1 ms, native 2 ms; flash: is not installed"
 

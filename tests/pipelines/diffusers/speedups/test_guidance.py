@@ -69,6 +69,14 @@ def test_on_a_gpu_both_passes_are_one_batch_where_a_trial_says_so(
     assert pipeline.fallbacks() == []
 
 
+def test_a_model_that_cannot_make_one_step_keeps_its_two_passes(tiny_wan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guidance, "chooses", lambda _: True)
+    monkeypatch.setattr(DiffusersT2V, "_step", lambda *_: torch.zeros(1 // 0))
+    pipeline = load(tiny_wan)
+    assert "integer division" in pipeline.effective()["guidance_choice"]
+    assert "forward" not in vars(pipeline._pipe.transformer)
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [
