@@ -70,7 +70,7 @@ def main() -> None:
 
 def _honest(short: bool, folders: Sequence[Path]) -> Iterator[tuple[str, list[Video]]]:
     rng = np.random.default_rng(0)
-    clips = [render(sample_scene(rng, grade), rng) for grade in ("simple", "rich") for _ in range(50 if short else 3000)]
+    clips = [render(sample_scene(rng, grade), rng) for grade in ("simple", "rich") for _ in range(50 if short else 2500)]
     yield "the world", clips
     yield "the world, in motion", [c for c in clips if int(np.abs(c[-1].astype(int) - c[0]).max()) > 30][:: 1 if short else 20]
     yield "the embedded model", list(_embedded(8 if short else 128))
@@ -97,6 +97,8 @@ def _fakes() -> Iterator[tuple[str, Callable[[Video], Video]]]:
     yield "half of the frames, there and back", _there_and_back
     for factor, way in itertools.product((1.5, 2, 4), WAYS):
         yield f"enlarged x{factor}, {way}", lambda video, factor=factor, way=way: _enlarge(video, factor, way)  # type: ignore[misc]
+    yield "enlarged x2 in width alone, bilinear", lambda video: _enlarge(video, 2, "bilinear", both=False)
+    yield "mirror image as the right half", _mirrored
     yield "enlarged x2, bilinear, H.264 at CRF 23", lambda video: _coded(_enlarge(video, 2, "bilinear"), 23)
 
 
@@ -188,9 +190,14 @@ def _read(path: Path) -> Video | None:
     return None if image is None or min(image.shape[:2]) < 200 else np.ascontiguousarray(image[..., ::-1], np.uint8)
 
 
-def _enlarge(video_THWC: Video, factor: float, way: str) -> Video:
+def _mirrored(video_THWC: Video) -> Video:
+    half = video_THWC[:, :, : video_THWC.shape[2] // 2]
+    return np.concatenate([half, half[:, :, ::-1]], axis=2)
+
+
+def _enlarge(video_THWC: Video, factor: float, way: str, both: bool = True) -> Video:
     height, width = video_THWC.shape[1:3]
-    size = (round(width / factor), round(height / factor))
+    size = (round(width / factor), round(height / factor) if both else height)
     small = [cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in video_THWC]
     return np.asarray(np.stack([cv2.resize(frame, (width, height), interpolation=WAYS[way]) for frame in small]), np.uint8)
 

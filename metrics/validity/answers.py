@@ -5,7 +5,8 @@ A video that was saved many times is decoded once: equal content is known by its
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,6 +99,16 @@ def thumbnail(video_THWC: NDArray[np.uint8]) -> NDArray[np.float32] | None:
     if float(small.std()) < MIN_CONTRAST:
         return None
     return np.asarray(small / np.sqrt((small**2).sum()), np.float32).ravel()
+
+
+def turned(thumbnails_NK: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    """The thumbnails of the same videos as they are, mirrored, upside down and played backwards, in all combinations."""
+    if thumbnails_NK.shape[1] != NUM_MOMENTS * SIDE * SIDE * 3:  # of frames with less than SIDE pixels
+        yield thumbnails_NK
+        return
+    thumbnails_NTHWC = thumbnails_NK.reshape(-1, NUM_MOMENTS, SIDE, SIDE, 3)
+    for backwards, upside_down, mirrored in itertools.product((1, -1), repeat=3):
+        yield thumbnails_NTHWC[:, ::backwards, ::upside_down, ::mirrored].reshape(len(thumbnails_NK), -1)
 
 
 def are_alike(one: Look, two: Look) -> bool:

@@ -2,13 +2,13 @@
 
 For all answers:
 nan        the pipeline's own numbers contain NaN or infinity
-identical  two different prompts have the same answer, or videos that are the same to the eye
+identical  two different prompts have the same answer, or videos that are the same to the eye, turned or played backwards
 For videos:
 black      every frame is one flat dark tone
 frozen     all frames are the same, although the prompt requests motion or does not mention it
 noise      neighbouring pixels are unrelated
 repeated_frames  frames are copies or means of other frames
-upscaled   frames were enlarged from fewer pixels
+upscaled   frames were enlarged from fewer pixels, or half of each is a copy of the other half
 unreadable the saved file is missing or damaged
 For texts that are not the expected answer:
 empty      there is no visible character
@@ -25,6 +25,7 @@ that answer the few new prompts of the replays, which are hardly sentences, more
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import re
@@ -35,7 +36,7 @@ from typing import Any
 import numpy as np
 
 from metrics.base import Run
-from metrics.validity.answers import ALIKE, GivenAnswer, given_answers, look_at
+from metrics.validity.answers import ALIKE, GivenAnswer, given_answers, look_at, turned
 from metrics.validity.text_canaries import check_text
 
 VIDEO_CANARIES = ("nan", "black", "frozen", "noise", "repeated_frames", "upscaled", "identical", "unreadable")
@@ -143,7 +144,10 @@ def _identical_videos(run: Run, answers: Iterable[GivenAnswer]) -> Iterator[str]
 
 
 def _alike(run: Run, videos: Iterable[GivenAnswer]) -> set[str]:
-    """Digests of videos that look like one of another prompt. Not where images are given: alike ones have videos that are alike."""
+    """Digests of videos that look like one of another prompt, turned or not.
+
+    Not where images are given: alike ones have videos that are alike.
+    """
     digests, questions, thumbnails = [], [], []
     for answer in videos:
         if answer.sample.images:
@@ -162,7 +166,8 @@ def _alike(run: Run, videos: Iterable[GivenAnswer]) -> set[str]:
         stacked, asked = np.stack([thumbnails[i] for i in these]), np.array([questions[i] for i in these])
         for first in range(0, len(these), ROWS):
             rows = slice(first, first + ROWS)
-            same = (stacked[rows] @ stacked.T >= ALIKE) & (asked[rows, None] != asked[None])
+            likest = functools.reduce(np.maximum, (stacked[rows] @ other.T for other in turned(stacked)))
+            same = (likest >= ALIKE) & (asked[rows, None] != asked[None])
             found |= {digests[these[first + i]] for i in np.flatnonzero(same.any(1))}
     return found
 

@@ -6,7 +6,7 @@ the period then leaves much less than one that is fitted to all pixels. In other
 
 Whatever is the same in all frames is subtracted first: a drawn pattern at rest can have a period of its own. Predictors are fitted to one
 half of the picture and tested on the other one. Both directions must show it, each with a period of its own, because shapes that move along
-one axis keep their edges on the other.
+one axis keep their edges on the other; one direction suffices where nearly all pixels change.
 Source: Popescu and Farid, Exposing Digital Forgeries by Detecting Traces of Resampling (2005), where one predictor is fitted to a subset.
 """
 
@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 
 # Measured in benchmarks/audits/video_canaries.py. A small clip of a few shapes has few edges, which may share a phase by chance.
 LIMIT, LIMIT_SMALL, SMALL = 0.5, 0.3, 128  # of the remaining error; pixels of the shorter side
+# Of videos that change nearly everywhere, as filmed ones do: the error left in one direction alone, and the difference of two halves, as a
+# share of what unrelated ones have.
+MOSTLY_CHANGING, LIMIT_ONE, COPIED = 0.75, 0.3, 0.05
 REACH = 4  # pixels on each side that predict one
 PERIODS = (2, 3, 4, 5)
 FACTOR, PHASES, LARGE = 1280 / 832, 6, 400  # from 480p to 720p: its period of 20 is too long, so in 6 phases; pixels of the shorter side
@@ -36,26 +39,58 @@ Doubles = NDArray[np.float64]
 
 
 def is_upscaled(video_THWC: NDArray[np.uint8]) -> bool:
-    """Whether the video was enlarged. False where that cannot be said."""
-    left = remaining_error(video_THWC)
-    return left is not None and left < (LIMIT_SMALL if min(video_THWC.shape[1:3]) < SMALL else LIMIT)
+    """Whether the video was enlarged, or half of it is a copy or the mirror image of the other half. False where that cannot be said."""
+    luma_THW = _changes(video_THWC)
+    if luma_THW is None:
+        return False
+    errors = [error for error in _errors(luma_THW) if error is not None]
+    limit = LIMIT_SMALL if min(luma_THW.shape[1:]) < SMALL else LIMIT
+    in_both = len(errors) == 2 and max(errors) < limit
+    if in_both or _share_changing(luma_THW) < MOSTLY_CHANGING:
+        return in_both
+    return (bool(errors) and min(errors) < LIMIT_ONE) or _has_copied_half(luma_THW - luma_THW.mean((1, 2), keepdims=True))
 
 
 def remaining_error(video_THWC: NDArray[np.uint8]) -> float | None:
     """What predictors for each phase leave of the squared error of one for all pixels: near 0 of an enlarged video, near 1 of others.
 
-    None where that cannot be said: fewer than 3 frames or 32 pixels a side, or a flat video, or one in which nothing changes.
+    Of the direction in which it is larger. None where that cannot be said: fewer than 3 frames or 32 pixels a side, or a flat video, or one
+    in which little changes.
     """
+    luma_THW = _changes(video_THWC)
+    errors = [None] if luma_THW is None else _errors(luma_THW)
+    known = [error for error in errors if error is not None]
+    return max(known) if len(known) == len(errors) else None
+
+
+def _changes(video_THWC: NDArray[np.uint8]) -> Floats | None:
+    """Luma of some frames without what is the same in all of them; None where too little is left to judge."""
     num_frames, height, width = video_THWC.shape[:3]
     if num_frames < 3 or min(height, width) < MIN_SIDE:
         return None
     frames = np.linspace(0, num_frames - 1, min(num_frames, MAX_FRAMES)).round().astype(int)
     luma_THW: Floats = video_THWC[frames] @ LUMA
     luma_THW -= luma_THW.mean(0)
-    if (np.abs(luma_THW).max(0) > CHANGE).mean() < MIN_CHANGING:
-        return None
-    ratios = [min(_ratios(along), default=None) for along in (luma_THW, luma_THW.transpose(0, 2, 1))]
-    return None if any(ratio is None for ratio in ratios) else max(ratio for ratio in ratios if ratio is not None)
+    return luma_THW if _share_changing(luma_THW) >= MIN_CHANGING else None
+
+
+def _share_changing(luma_THW: Floats) -> float:
+    return float((np.abs(luma_THW).max(0) > CHANGE).mean())
+
+
+def _errors(luma_THW: Floats) -> list[float | None]:
+    return [min(_ratios(along), default=None) for along in (luma_THW, luma_THW.transpose(0, 2, 1))]
+
+
+def _has_copied_half(luma_THW: Floats) -> bool:
+    """Whether the right half moves as the left one does, or the lower as the upper one: equally or mirrored."""
+    for along in (luma_THW, luma_THW.transpose(0, 2, 1)):
+        half = along.shape[2] // 2
+        first, second = along[..., :half], along[..., -half:]
+        least = COPIED**2 * float((first**2).mean() + (second**2).mean())
+        if any(float(((first - other) ** 2).mean()) < least for other in (second, second[..., ::-1])):
+            return True
+    return False
 
 
 def _ratios(luma_TYX: Floats) -> Iterator[float]:

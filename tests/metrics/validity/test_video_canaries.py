@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 import suite as command
+from metrics.base import Run
 from metrics.report.html import page
+from metrics.validity.canaries import scan
 from metrics.validity.video_canaries import check_video
 from metrics.validity.video_canaries.repeated_frames import repeats_frames
 from metrics.validity.video_canaries.upscaling import is_upscaled, remaining_error
@@ -21,6 +23,7 @@ from tests.metrics.validity.resampling_saboteurs import Video, Way, enlarge, int
 from workloads.run_folder.media import read_mp4
 from workloads.world.scenes import Group, Scene, render, sample_scene
 
+MakeRun = Callable[..., Run]
 PLUGIN = str(Path(__file__).with_name("resampling_saboteurs.py"))
 
 
@@ -150,6 +153,25 @@ def test_what_is_added_after_enlarging_does_not_hide_it(moving: Video) -> None:
     assert is_upscaled(np.asarray(np.clip(large + np.random.default_rng(0).integers(-1, 2, large.shape), 0, 255), np.uint8))
 
 
+def test_one_direction_alone_is_found(moving: Video) -> None:
+    import cv2
+
+    height, width = moving.shape[1:3]
+    for size in ((width // 2, height), (width, height // 2)):
+        small = [cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in moving[:9]]
+        large = np.stack([cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR) for frame in small])
+        assert check_video(np.asarray(large, np.uint8)) == ["upscaled"]
+
+
+def test_halves_that_are_copies_or_mirror_images_are_found(moving: Video) -> None:
+    left, upper = moving[:9, :, :80], moving[:9, :72]
+    assert check_video(np.concatenate([left, left[:, :, ::-1]], axis=2)) == ["upscaled"]
+    assert check_video(np.concatenate([left, with_noise(left)], axis=2)) == ["upscaled"]
+    assert check_video(np.concatenate([upper, upper], axis=1)) == ["upscaled"]
+    flicker = np.asarray(np.clip(np.arange(9)[:, None, None, None] * 9 + with_noise(squares(0, 9)), 0, 255), np.uint8)
+    assert not is_upscaled(flicker)  # all of it changes alike
+
+
 @pytest.mark.parametrize("crf", [18, 30])
 def test_coded_videos_are_not_upscaled(moving: Video, crf: int) -> None:
     assert not is_upscaled(coded(moving[:9], crf))
@@ -171,6 +193,13 @@ def test_shapes_over_a_pattern_are_not_upscaled() -> None:
     rng = np.random.default_rng(7)
     for _ in range(150):
         assert not is_upscaled(render(sample_scene(rng, "rich"), rng))
+
+
+def test_one_video_turned_for_each_prompt_is_identical(make_run: MakeRun) -> None:
+    clip = texture(9, 48, 48)
+    turns = [clip, clip[:, :, ::-1], clip[:, ::-1], clip[::-1], clip[::-1, ::-1, ::-1]]
+    assert scan(make_run(turns)) == {f"query {i}": ["identical"] for i in range(5)}
+    assert scan(make_run([texture(9, 48, 48, seed=i) for i in range(5)])) == {}
 
 
 @pytest.mark.parametrize(
