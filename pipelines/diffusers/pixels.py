@@ -20,11 +20,8 @@ class Clip(NamedTuple):
 def to_pixels(frames_BTCHW: torch.Tensor) -> list[Clip]:
     """Frames from 0 to 1, of diffusers' output type `pt`, in any dtype on any device. NaN becomes black."""
     finite_B = torch.stack([one.isfinite().all() for one in frames_BTCHW])
-    pixels_BTHWC = [_rounded(one) for one in frames_BTCHW]
-    if frames_BTCHW.device.type != "cpu":  # into pinned memory, and the device is waited for once
-        pinned = [torch.empty(one.shape, dtype=torch.uint8, pin_memory=True) for one in pixels_BTHWC]
-        pixels_BTHWC = [host.copy_(one, non_blocking=True) for host, one in zip(pinned, pixels_BTHWC, strict=True)]
-        torch.accelerator.synchronize(frames_BTCHW.device)
+    # Not into pinned memory: clips are kept until their files are written, and each would pin its own.
+    pixels_BTHWC = [_rounded(one).cpu() for one in frames_BTCHW]
     return [Clip(pixels.numpy(), finite) for pixels, finite in zip(pixels_BTHWC, finite_B.tolist(), strict=True)]
 
 
