@@ -1,11 +1,15 @@
-"""Data from outside, decoded by types: files, messages and logs. Whatever goes wrong in reading them becomes one sentence."""
+"""Data from outside: files, messages and logs are decoded by types, and configurations hold what JSON can hold.
+
+Whatever is wrong with them becomes one sentence.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -14,6 +18,8 @@ from configs.errors import ConfigError, first_line
 T = TypeVar("T")
 FORM: tuple[type[Exception], ...] = (KeyError, IndexError, TypeError, AttributeError, ArithmeticError)  # of values that have another form
 ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, RecursionError)
+MAX_VALUES = 100_000  # a few lines of YAML with aliases of aliases describe billions
+MAX_DEPTH = 50
 SHOWN = 200  # characters of a library's own message, which may repeat what it read
 
 
@@ -62,3 +68,44 @@ def read_document(path: Path, kind: type[T], what: object = None, failure: type[
         document = msgspec.json.decode(path.read_bytes())
         msgspec.convert(document, kind)
         return document  # type: ignore[no-any-return]
+
+
+def check_json_values(values: Mapping[str, Any], source: str) -> None:
+    """Raises ConfigError naming a value that JSON cannot hold: NaN, infinity, bytes, dates, sets, a list within itself.
+
+    The files of a run and the messages between its processes hold its configuration.
+    """
+    waiting: list[tuple[str, Any, int]] = [("", values, 0)]
+    seen = 0
+    while waiting:
+        where, value, depth = waiting.pop()
+        seen += 1
+        if seen > MAX_VALUES or depth > MAX_DEPTH:
+            raise ConfigError(
+                f"{source}: option {where!r:.80} is nested too deeply, or has too many values; write it without aliases (&, *)"
+            )
+        if isinstance(value, Mapping):
+            for key, inner in value.items():
+                if not isinstance(key, str | int | float | bool | None):
+                    raise ConfigError(f"{source}: option {where!r:.80} has the name {key!r:.80}, which is no text")
+                _check_text(str(key), where, source)
+                waiting.append((f"{where}.{key}".removeprefix("."), inner, depth + 1))
+        elif isinstance(value, list | tuple):
+            waiting += [(where, inner, depth + 1) for inner in value]
+        elif isinstance(value, str):
+            _check_text(value, where, source)
+        elif isinstance(value, float):
+            if not math.isfinite(value):
+                raise ConfigError(f"{source}: option {where!r:.80} is {value}; it must be a finite number")
+        elif not isinstance(value, int | None):
+            raise ConfigError(
+                f"{source}: option {where!r:.80} is of type {type(value).__name__}, which the files of a run cannot hold; "
+                "write a number, a text, true, false, a list or a mapping"
+            )
+
+
+def _check_text(text: str, where: str, source: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{source}: option {where!r:.80} has a lone surrogate, which is no character: {text!r:.80}") from None

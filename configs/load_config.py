@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from configs.decode import check_json_values
 from configs.errors import ConfigError, unknown
 from configs.registry import explain, find, names
 from configs.run_config import RunConfig
@@ -112,6 +113,7 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 def parse_config(values: Mapping[str, Any], source: str) -> RunConfig:
     """Check the values and build the RunConfig. Raises ConfigError naming the option, its value and what is allowed."""
+    check_json_values(values, source)
     for key in values:
         if key not in RunConfig.model_fields:
             raise ConfigError(f"{source} has {unknown('option', key, RunConfig.model_fields)}")
@@ -127,7 +129,7 @@ def parse_config(values: Mapping[str, Any], source: str) -> RunConfig:
     allowed_names = values.get("allow_fallback") or []
     if not isinstance(allowed_names, list):
         raise ConfigError(
-            f"{source}: option 'allow_fallback' must be a list of names, got {allowed_names!r}, such as --set allow_fallback=[dtype]; "
+            f"{source}: option 'allow_fallback' must be a list of names, got {allowed_names!r:.80}, such as --set allow_fallback=[dtype]; "
             f"known: {', '.join(get_args(Fallback))}"
         )
     for name in allowed_names:

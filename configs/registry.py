@@ -188,9 +188,9 @@ def explain(error: Any) -> str:
         where = ".".join(str(part) for part in detail["loc"])
         message = detail["msg"].removeprefix("Value error, ")
         if detail["type"] == "missing":
-            problems.append(f"option {where!r} is required")
+            problems.append(f"option {where!r:.80} is required")
         elif where:
-            problems.append(f"option {where!r} is {detail['input']!r}: {message[0].lower() + message[1:]}")
+            problems.append(f"option {where!r:.80} is {detail['input']!r:.200}: {message[0].lower() + message[1:]}")
         else:
             problems.append(message)
     return "; ".join(problems)

@@ -35,7 +35,7 @@ class ExactMatch(SampleMetric):
         """Each score, also under the names of the parts of the data set that its sample belongs to."""
         found = super().scores(run)
         meta = {r.query_id: run.samples[r.sample_index].meta for r in run.judged if r.query_id in found}
-        several_tasks = len({m.get("task") for m in meta.values()}) > 1
+        several_tasks = len({str(m.get("task")) for m in meta.values()}) > 1
         two_splits = len({bool(m.get("held_out")) for m in meta.values()}) > 1
         named: dict[int, Mapping[str, float]] = {}
         for query_id, scores in found.items():

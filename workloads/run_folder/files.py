@@ -125,7 +125,7 @@ def read_run(folder: Path) -> tuple[RunConfig, list[Sample], list[Record], dict[
             raise ConfigError(f"{folder / 'records.jsonl'}: query {record.query_id} has sample {record.sample_index} of {len(samples)}")
         if record.media is not None and not _MEDIA.fullmatch(record.media):
             raise ConfigError(
-                f"{folder / 'records.jsonl'}: query {record.query_id} names the file {record.media!r}, which is not in media/"
+                f"{folder / 'records.jsonl'}: query {record.query_id} names the file {record.media!r:.80}, which is not in media/"
             )
     return config, samples, records, read_outcome(folder)
 
@@ -179,7 +179,7 @@ def check_unlocked(folder: Path) -> None:
 def _sample(folder: Path, line: SampleLine) -> Sample:
     for name in line.images:
         if not re.fullmatch(r"inputs/[0-9]+-[0-9]+\.[a-z]+", name):  # no file outside the run folder is read
-            raise ConfigError(f"{folder / 'samples.jsonl'}: sample {line.index} names the image {name!r}, which is not in inputs/")
+            raise ConfigError(f"{folder / 'samples.jsonl'}: sample {line.index} names the image {name!r:.80}, which is not in inputs/")
     return Sample(line.index, line.prompt, line.meta, tuple(_read_image(folder / name) for name in line.images))
 
 

@@ -6,7 +6,7 @@ Files of older versions lack some names and have further ones.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, Required, TypedDict
 
 from msgspec import Meta
 
@@ -28,12 +28,12 @@ class Inspection(TypedDict, total=False):
 class RankOutcome(TypedDict, total=False):
     """What a rank reported; of a replica, its first one."""
 
-    rank: int
-    device: str
+    rank: Required[int]
+    device: Required[str]
     batch_size: int
     warmup_sample_s: Seconds
-    effective: dict[str, str]
-    fallbacks: list[str]
+    effective: Required[dict[str, str]]
+    fallbacks: Required[list[str]]
     repeats: str
     rests: bool
     requested: dict[str, Any]
