@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.decode import reading
+from configs.decode import FORM, reading
 from configs.errors import ConfigError
 
 SUFFIXES = (".parquet", ".arrow", ".jsonl", ".json")
@@ -111,14 +111,14 @@ def _arrow_values(file: Path, fix: str) -> Iterator[Any]:
         import pyarrow.parquet
     except ImportError:
         raise ConfigError(f"reading {str(file)!r} requires pyarrow: pip install pyarrow (or the suite's extra [datasets])") from None
-    with reading(repr(str(file)), fix, also=(pyarrow.ArrowException,)):
+    with reading(repr(str(file)), fix, also=(pyarrow.ArrowException, *FORM)):
         if file.suffix == ".parquet":
             with pyarrow.parquet.ParquetFile(file) as table:
                 wanted = [name for name in table.schema_arrow.names if not name.startswith(_TOKENS)]
                 for batch in table.iter_batches(BATCH, columns=wanted):
                     yield from batch.to_pylist()
             return
-        with pyarrow.memory_map(str(file)) as source:
+        with pyarrow.OSFile(str(file)) as source:  # not mapped: beyond the end of a damaged file a read would end the process
             try:
                 batches = iter(pyarrow.ipc.open_stream(source))
             except pyarrow.ArrowInvalid:
@@ -126,4 +126,5 @@ def _arrow_values(file: Path, fix: str) -> Iterator[Any]:
                 opened = pyarrow.ipc.open_file(source)
                 batches = (opened.get_batch(i) for i in range(opened.num_record_batches))
             for batch in batches:
+                batch.validate(full=True)  # else a damaged offset ends the process
                 yield from batch.to_pylist()
