@@ -3,12 +3,14 @@
 python benchmarks/audits/canary_margins.py [RUN ..]
 
 Of the toy pipeline's videos, for 300 captions of each grade and two seeds each, and of the videos of run folders: the correlation of the
-two thumbnails that are most alike, of different prompts (the bound is ALIKE) and of one prompt with another seed (ALIKE_SEEDS), and the
-least correlation of neighbours in the changes between frames where the prompt asks for motion (GRAIN_CORRELATION). The last line is JSON.
+two thumbnails that are most alike, of different prompts, turned or not (the bound is ALIKE), and of one prompt with another seed
+(ALIKE_SEEDS), and the least correlation of neighbours in the changes between frames where the prompt asks for motion (GRAIN_CORRELATION).
+The last line is JSON.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +23,7 @@ from numpy.typing import NDArray
 
 from benchmarks.outcome import conclude
 from metrics.report.load_run import load_run
-from metrics.validity.answers import ALIKE, thumbnail
+from metrics.validity.answers import ALIKE, thumbnail, turned
 from metrics.validity.video_canaries import GRAIN_CORRELATION, grain_correlation
 from workloads.t2v import TextToVideo
 from workloads.world.scenes import parse_caption, render
@@ -53,7 +55,7 @@ def _row(
 ) -> dict[str, Any]:
     """others: of the same prompts, with other seeds."""
     looks = np.stack([look for video in videos if (look := thumbnail(video)) is not None])
-    alike = looks @ looks.T
+    alike = functools.reduce(np.maximum, (looks @ other.T for other in turned(looks)))
     np.fill_diagonal(alike, 0)
     changes = [grain_correlation(video) for video, moves in zip(videos, moving, strict=True) if moves]
     row = {"name": name, "videos": len(videos), "pairs": len(looks) * (len(looks) - 1) // 2, "most_alike": round(float(alike.max()), 4)}

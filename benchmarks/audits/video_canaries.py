@@ -29,7 +29,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import beta
 
-from benchmarks.outcome import conclude
+from benchmarks.outcome import conclude, line
 from metrics.validity.video_canaries.repeated_frames import repeats_frames
 from metrics.validity.video_canaries.upscaling import is_upscaled
 from pipelines.diffusers.t2v import DiffusersT2V
@@ -41,38 +41,42 @@ from workloads.run_folder.media import read_mp4
 from workloads.world.scenes import caption, render, sample_scene
 
 Video = NDArray[np.uint8]
+UNIT = "false alarms per video, at most"
 HEIGHT, WIDTH, NUM_FRAMES = 240, 416, 17
 EMBEDDED = {"num_frames": 9, "height": 48, "width": 48, "num_inference_steps": 8, "max_sequence_length": 64, "guidance_scale": 2.0}
+IN_MOTION = "the world, in motion"  # videos of the world from which fakes are made
 WAYS = {"nearest": cv2.INTER_NEAREST, "bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC, "Lanczos": cv2.INTER_LANCZOS4}
 CANARIES: Mapping[str, Callable[[Video], bool]] = {"repeated_frames": repeats_frames, "upscaled": is_upscaled}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--short", action="store_true", help="a few videos of each kind")
+    parser.add_argument("--short", action="store_true", help="a few videos of each kind; nothing is written")
     parser.add_argument("--images", nargs="*", type=Path, default=[], metavar="FOLDER", help="folders of photographs to pan over")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     made = dict(_honest(arguments.short, arguments.images))
-    honest = {name: _alarms(videos) for name, videos in made.items()}
-    originals = ("the world, in motion", "the embedded model", "noise as in photographs", "photographs")
+    honest = {name: _alarms(videos) for name, videos in made.items() if name != IN_MOTION}
+    originals = (IN_MOTION, "the embedded model", "noise as in photographs", "photographs")
     sources = {name: made[name] for name in originals if name in made}
     fakes = {f"{kind}: {name}": _alarms(map(fake, videos)) for name, videos in sources.items() for kind, fake in _fakes()}
     num_videos = sum(counts["n"] for counts in honest.values())
     bounds = {name: _at_most(sum(counts[name] for counts in honest.values()), num_videos) for name in CANARIES}
-    conclude(
-        "video_canaries", max(bounds.values()), "false alarms per video, at most", 0.01, max(bounds.values()) < 0.01,
-        command=" ".join(["python", "benchmarks/audits/video_canaries.py", *(["--short"] if arguments.short else [])]),
-        num_honest=num_videos, bounds=bounds, honest=honest, fakes=fakes, seconds_480p=_cost(),
-    )  # fmt: skip
+    worst, goal = max(bounds.values()), 0.03 if arguments.short else 0.01
+    facts = {"num_honest": num_videos, "bounds": bounds, "honest": honest, "fakes": fakes, "seconds_480p": _cost()}
+    if arguments.short:
+        print(json.dumps(line("video_canaries", worst, UNIT, goal, worst < goal, **facts)))
+        return
+    command = "python benchmarks/audits/video_canaries.py" + " --images FOLDER" * bool(arguments.images)
+    conclude("video_canaries", worst, UNIT, goal, worst < goal, command=command, **facts)
 
 
 def _honest(short: bool, folders: Sequence[Path]) -> Iterator[tuple[str, list[Video]]]:
     rng = np.random.default_rng(0)
     clips = [render(sample_scene(rng, grade), rng) for grade in ("simple", "rich") for _ in range(50 if short else 2500)]
     yield "the world", clips
-    yield "the world, in motion", [c for c in clips if int(np.abs(c[-1].astype(int) - c[0]).max()) > 30][:: 1 if short else 20]
+    yield IN_MOTION, [c for c in clips if int(np.abs(c[-1].astype(int) - c[0]).max()) > 30][:: 1 if short else 20]
     yield "the embedded model", list(_embedded(8 if short else 128))
     for name in tiny_families.TEXT_TO_VIDEO:
         yield f"{name}, random weights", list(_family(name, 1 if short else 3))
@@ -157,9 +161,9 @@ def _field(rng: np.random.Generator, slope: float) -> Video:
 
 def _text(rng: np.random.Generator) -> Video:
     page = np.full((2 * HEIGHT, 2 * WIDTH, 3), int(rng.integers(180, 255)), np.uint8)
-    for line in range(16, len(page), 22):
+    for baseline in range(16, len(page), 22):
         words = "".join(chr(c) for c in rng.integers(97, 123, WIDTH // 5))
-        cv2.putText(page, words, (4, line), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (40, 20, 60), 1, cv2.LINE_AA)
+        cv2.putText(page, words, (4, baseline), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (40, 20, 60), 1, cv2.LINE_AA)
     return _warped(page, np.stack([np.eye(2)] * NUM_FRAMES), rng.uniform(0.3, 2.5, 2), cv2.INTER_LINEAR)
 
 
