@@ -86,7 +86,7 @@ def _listed(index: Path) -> set[str]:
     names = set(_read_json(index, _Index).weight_map.values())
     for name in names:
         if Path(name).name != name or "\0" in name:
-            raise ConfigError(f"checkpoint file {str(index)!r} is damaged: it names {name!r}, which is no file beside it; {FIX}")
+            raise ConfigError(f"checkpoint file {str(index)!r} is damaged: it names {name!r:.80}, which is no file beside it; {FIX}")
     return names
 
 
@@ -110,7 +110,7 @@ def _check_weights(part: Path) -> None:
     files = sorted(part.glob("*.safetensors"))
     for index in part.glob("*.safetensors.index.json"):
         if missing := sorted(_listed(index) - {f.name for f in files}):
-            raise ConfigError(f"checkpoint {str(part)!r} is incomplete: {missing[0]} is missing; {FIX}")
+            raise ConfigError(f"checkpoint {str(part)!r} is incomplete: {missing[0]:.80} is missing; {FIX}")
     if not files:
         raise ConfigError(f"checkpoint {str(part)!r} is incomplete: it has no .safetensors file; {FIX}")
     for file in files:
