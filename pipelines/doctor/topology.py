@@ -83,6 +83,7 @@ def parse_nvidia_smi(text: str) -> list[Link]:
         for cells in lines
         if cells and re.fullmatch(r"GPU\d+", cells[0]) and len(cells) > 1 and not re.fullmatch(r"GPU\d+", cells[1])
         for column in range(int(cells[0][3:]) + 1, _num_gpus(lines))
+        if column + 1 < len(cells)  # a line that was cut off
     ]
 
 

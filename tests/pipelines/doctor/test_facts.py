@@ -40,6 +40,7 @@ def test_the_vendors_programs_are_understood() -> None:
     nvidia = "\tGPU0\tGPU1\tNIC0\tCPU Affinity\nGPU0\t X \tNV18\tPIX\t0-7\nGPU1\tNV18\t X \tSYS\t0-7\nNIC0\tPIX\tSYS\t X \n\nLegend:\n"
     assert parse_nvidia_smi(nvidia) == [Link((0, 1), "NV18")]
     assert parse_nvidia_smi("\tGPU0\tCPU Affinity\nGPU0\t X \t0-7\n") == []
+    assert parse_nvidia_smi("\tGPU0\tGPU1\nGPU0\n X\nGPU1\tNV18\t X\nGPU0\tX\n") == []
 
 
 def test_gpus_are_counted_by_the_kernels_drivers(tmp_path: Path) -> None:
