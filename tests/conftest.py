@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -106,6 +106,16 @@ class ForkedRank(NamedTuple):
 
     process: ForkServerProcess
     outputs: Sequence[Path]
+
+
+@pytest.fixture(autouse=True)
+def signals_stay() -> Iterator[None]:
+    """A run that fails ignores signals to its end; in the process of the tests that would go on, and pass to what later tests start."""
+    kept = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.getsignal(number) for number in kept]
+    yield
+    for number, handler in zip(kept, before, strict=True):
+        signal.signal(number, handler)
 
 
 @pytest.fixture
