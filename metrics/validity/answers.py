@@ -82,7 +82,6 @@ def look_at(path: Path) -> Look:
         video_THWC = read_video(path)
         alarms = tuple(check_video(video_THWC))
         by_motion = {True: alarms, False: tuple(name for name in alarms if name != "frozen")}
-        by_motion = {True: alarms, False: tuple(name for name in alarms if name != "frozen")}
         _looks[content] = Look(digest_of_pixels(video_THWC), by_motion, thumbnail(video_THWC))
     return _looks[content]
 

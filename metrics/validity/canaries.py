@@ -72,12 +72,13 @@ def scan(run: Run) -> dict[str, list[str]]:
 def failures(run: Run, triggered: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     """Canaries that trigger on more answers than they tolerate, with these answers. triggered: the result of `scan`."""
     tolerated = {name: 1.0 if share == "off" else share for name, share in _tolerated(run).items()}
-    answers = given_answers(run)
+    groups: dict[bool, list[GivenAnswer]] = {False: [], True: []}  # by whether they are fresh
+    for answer in given_answers(run):
+        groups[answer.fresh].append(answer)
     found: dict[str, list[str]] = {}
     for name in canaries_for(run):
         limit = tolerated.get(name, 0.0)
-        for fresh in (False, True):
-            group = [answer for answer in answers if answer.fresh == fresh]
+        for fresh, group in groups.items():
             hits = [answer.label for answer in group if name in triggered.get(answer.label, ())]
             least = max(limit, FRESH_SHARE) if fresh and run.workload.unit == "tokens" else limit
             if hits and _share(group, set(hits)) > least:

@@ -44,6 +44,17 @@ class Target(NamedTuple):
     share: int = 1
 
 
+def from_file(place: Path, use: Callable[[Path], object]) -> Callable[[str, bytes], object]:
+    """A target's `read` that puts the input into a file of its name under `place` and has `use` read that."""
+
+    def read(name: str, content: bytes) -> object:
+        file = place / name
+        file.write_bytes(content)
+        return use(file)
+
+    return read
+
+
 class Finding(NamedTuple):
     """place: the innermost line of the suite's own code, `file:line function`."""
 

@@ -41,7 +41,11 @@ def install() -> None:
     def lazy_imports(implementation: str | None, *args: Any, **kwargs: Any) -> tuple[Callable[..., Any], ...]:
         if implementation not in (TORCH, FA3):
             return known(implementation, *args, **kwargs)  # type: ignore[no-any-return]
-        varlen = _fa3_varlen() if implementation == FA3 else flash_attn_varlen_func
+        varlen: Callable[..., Any] = flash_attn_varlen_func
+        if implementation == FA3:
+            import fa3_fwd_interface
+
+            varlen = fa3_fwd_interface.flash_attn_varlen_func
         return flash_attn_func, varlen, flash_attn_with_kvcache, module._pad_input, module._unpad_input
 
     lazy_imports.knows_triptych = True  # type: ignore[attr-defined]
@@ -115,25 +119,6 @@ def flash_attn_with_kvcache(
         keys, values = (cache[pages].flatten(0, 1)[None, : length + 1] for cache in (k_cache, v_cache))
         out[b : b + 1] = flash_attn_func(q[b : b + 1], keys, values, softmax_scale)
     return out
-
-
-def _fa3_varlen() -> Callable[..., Any]:
-    from fa3_fwd_interface import flash_attn_varlen_func as varlen
-
-    def fa3_varlen(
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        cu_seqlens_q: torch.Tensor,
-        cu_seqlens_k: torch.Tensor,
-        max_seqlen_q: int,
-        max_seqlen_k: int,
-        softmax_scale: float | None = None,
-        causal: bool = False,
-    ) -> Any:
-        return varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, softmax_scale=softmax_scale, causal=causal)
-
-    return fa3_varlen
 
 
 def _last_sees_all(num_queries: int, num_keys: int, device: torch.device) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from configs.load_config import PRESETS, load_config
@@ -10,7 +9,7 @@ from configs.registry import make
 from pipelines.plan.device_peaks import SHIPPED, read_devices
 from pipelines.plan.plan import PlanRequest, plan
 from pipelines.plan.table import plain
-from tests.fuzz.fuzzing import Target
+from tests.fuzz.fuzzing import Target, from_file
 from workloads.run_folder.files import write_config
 from workloads.t2v import TextToVideo
 
@@ -47,14 +46,6 @@ require={torch: '>=2'}
 def targets(place: Path) -> list[Target]:
     presets = {f"{name.replace('/', '-')}.yaml": (PRESETS / f"{name}.yaml").read_bytes() for name in PRESET_NAMES}
 
-    def read_file(use: Callable[[Path], object]) -> Callable[[str, bytes], object]:
-        def read(name: str, content: bytes) -> object:
-            file = place / name
-            file.write_bytes(content)
-            return use(file)
-
-        return read
-
     def configured(file: Path) -> None:
         config = load_config(None, str(file), variant="small" if b"small" in file.read_bytes() else None)
         write_config(place, config)
@@ -75,8 +66,8 @@ def targets(place: Path) -> list[Target]:
 
     plans = {name: content for name, content in presets.items() if name.startswith(tuple(p.replace("/", "-") for p in PLANNED))}
     return [
-        Target("configuration", {**presets, "toy.yaml": TOY.encode()}, read_file(configured), 14),
-        Target("--set", {"changes.txt": CHANGES.encode()}, read_file(changed), 5),
-        Target("plan", plans, read_file(planned), 1),
-        Target("devices file", {"devices.yaml": SHIPPED.read_bytes()}, read_file(lambda file: read_devices(file)), 2),
+        Target("configuration", {**presets, "toy.yaml": TOY.encode()}, from_file(place, configured), 14),
+        Target("--set", {"changes.txt": CHANGES.encode()}, from_file(place, changed), 5),
+        Target("plan", plans, from_file(place, planned), 1),
+        Target("devices file", {"devices.yaml": SHIPPED.read_bytes()}, from_file(place, lambda file: read_devices(file)), 2),
     ]

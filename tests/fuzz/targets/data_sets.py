@@ -6,13 +6,12 @@ import base64
 import json
 import pickle
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from configs.registry import make
-from tests.fuzz.fuzzing import Refused, Target
+from tests.fuzz.fuzzing import Refused, Target, from_file
 from workloads.mlperf import vbench_prompts
 from workloads.mlperf.datasets import _SHIPPED, SOURCES
 from workloads.mlperf.livecodebench import read_problems
@@ -41,26 +40,17 @@ def targets(place: Path) -> list[Target]:
     (place / "one.png").write_bytes(image)
     tables = {f"{name}+{file.name}": file.read_bytes() for name in SOURCES for file in _SHIPPED.glob(f"{name}.*")}
     return [
-        Target("prompts", PROMPTS, _from_file(place, lambda file: read_entries(str(file), ("answer", "scored_by"))), 12),
-        Target("prompts of a workload", {**PROMPTS, "questions.jsonl": QUESTIONS}, _from_file(place, _workloads), 6),
+        Target("prompts", PROMPTS, from_file(place, lambda file: read_entries(str(file), ("answer", "scored_by"))), 12),
+        Target("prompts of a workload", {**PROMPTS, "questions.jsonl": QUESTIONS}, from_file(place, _workloads), 6),
         Target("image", {"one.png": image}, _image, 8),
-        Target("MLPerf's data sets", {**tables, **_arrow_files(place)}, _from_file(place, _table), 12),
+        Target("MLPerf's data sets", {**tables, **_arrow_files(place)}, from_file(place, _table), 12),
         Target(
             "LiveCodeBench",
             {"test6.jsonl": json.dumps(PROBLEM).encode() + b"\n"},
-            _from_file(place, lambda file: list(read_problems(file, {"q1"}))),
+            from_file(place, lambda file: list(read_problems(file, {"q1"}))),
             3,
         ),
     ]
-
-
-def _from_file(place: Path, use: Callable[[Path], object]) -> Callable[[str, bytes], object]:
-    def read(name: str, content: bytes) -> object:
-        file = place / name
-        file.write_bytes(content)
-        return use(file)
-
-    return read
 
 
 def _workloads(file: Path) -> None:

@@ -21,16 +21,14 @@ FLOAT = VIDEO.astype(np.float32) / 255
 
 
 def of_videos(**options: Any) -> ResponseCheck:
-    pipeline = ToyT2V()
-    pipeline.workload = "t2v"
-    for name, value in options.items():
-        setattr(pipeline, name, value)
-    return ResponseCheck(pipeline)
+    return check_of(ToyT2V(), workload="t2v", **options)
 
 
 def of_texts(**options: Any) -> ResponseCheck:
-    pipeline = ToyLLM()
-    pipeline.workload = "llm"
+    return check_of(ToyLLM(), workload="llm", **options)
+
+
+def check_of(pipeline: Pipeline, **options: Any) -> ResponseCheck:
     for name, value in options.items():
         setattr(pipeline, name, value)
     return ResponseCheck(pipeline)
