@@ -1,32 +1,34 @@
 """Efficiency of the dispatch to uneven replicas, Offline, compared with static slices.
 
-python benchmarks/dispatch.py [--replicas 8 96 1024] [--seconds 20]
+python benchmarks/dispatch.py [--short] [--replicas 8 96 1024] [--seconds 20]
 
 The conductor is the real one, with LoadGen and its messages; the replicas are simulated and answer every batch after the time that their
 speed requires. Speeds differ by +- 15 %, batches by +- 3 %; one replica is three times slower than it reports, and one stalls for a tenth
 of the run in the middle of a batch. Efficiency is the time of a perfect schedule, which knows all speeds and ends on all replicas at once,
 over the time from the first query to the last answer. Static slices are computed from the same speeds: equal ones, and ones in proportion
-to the speeds that replicas report. Prints a table; the last line is JSON.
+to the speeds that replicas report. The last line is JSON.
+--short: 8 replicas for two seconds.
 """
 
 from __future__ import annotations
 
-import argparse
 import heapq
 import json
 import resource
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import zmq
 
-from benchmarks.outcome import conclude
+from benchmarks.outcome import Figure, arguments, conclude
 from configs.load_config import parse_config
 from configs.run_config import RunConfig
 from pipelines.launcher import messages
@@ -52,33 +54,22 @@ class Simulated:
     stall_after: float = float("inf")  # seconds into the run
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = arguments(__doc__)
     parser.add_argument("--replicas", type=int, nargs="+", default=[8, 96, 1024])
     parser.add_argument("--seconds", type=float, default=20.0, help="of a perfect schedule")
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
+    if given.short:
+        given.replicas, given.seconds = [8], 2.0
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    print(f"{'replicas':>8} {'samples':>8} {'perfect':>8} {'taken':>8} {'efficiency':>11} {'equal slices':>13} {'by claimed speed':>17}")
-    results = {}
-    for count in given.replicas:
-        results[count] = measure(count, given.seconds, np.random.default_rng((given.seed, count)))
-    at = 96 if 96 in results else given.replicas[-1]
-    efficiency, equal, claimed = results[at]
-    conclude(
-        "dispatch",
-        efficiency,
-        f"of a perfect schedule, {at} replicas",
-        GOAL,
-        efficiency >= GOAL and equal < 0.9,
-        equal_slices=round(equal, 4),
-        slices_by_claimed_speed=round(claimed, 4),
-        by_replicas={str(n): round(e, 4) for n, (e, _, _) in results.items()},
-    )
+    rows = [measure(count, given.seconds, np.random.default_rng((given.seed, count))) for count in given.replicas]
+    figures = {f"{row['replicas']} replicas": Figure(row["dispatch"], "of a perfect schedule", goal=GOAL) for row in rows}
+    conclude("dispatch", figures, given, rows, {"equal slices are below 0.9": all(row["equal slices"] < 0.9 for row in rows)})
 
 
-def measure(count: int, seconds: float, rng: np.random.Generator) -> tuple[float, float, float]:
+def measure(count: int, seconds: float, rng: np.random.Generator) -> dict[str, Any]:
     """Return the efficiencies of the dispatch, of equal slices, and of slices by claimed speed."""
     claimed_s = SAMPLE_S * rng.uniform(1 - SPREAD, 1 + SPREAD, count)
     sample_s = claimed_s.copy()
@@ -92,12 +83,15 @@ def measure(count: int, seconds: float, rng: np.random.Generator) -> tuple[float
     stalls = np.where(np.arange(count) == STALLED, stall_s, 0.0)
     equal_s = (num_samples / count * sample_s + stalls).max()
     claimed_slices_s = (num_samples * (1 / claimed_s) / (1 / claimed_s).sum() * sample_s + stalls).max()
-    dispatched, equal, claimed = float(perfect_s / taken_s), float(perfect_s / equal_s), float(perfect_s / claimed_slices_s)
-    print(
-        f"{count:8} {num_samples:8,} {perfect_s:6.1f} s {taken_s:6.1f} s {dispatched:11.2%} {equal:13.2%} {claimed:17.2%}",
-        flush=True,
-    )
-    return dispatched, equal, claimed
+    return {
+        "replicas": count,
+        "samples": num_samples,
+        "perfect, s": round(float(perfect_s), 2),
+        "taken, s": round(taken_s, 2),
+        "dispatch": float(perfect_s / taken_s),
+        "equal slices": float(perfect_s / equal_s),
+        "slices by claimed speed": float(perfect_s / claimed_slices_s),
+    }
 
 
 def _run(

@@ -1,9 +1,9 @@
 """Tokens a second of `transformers_llm` under each kind of batching, compared with `generate` for one prompt at a time.
 
-python benchmarks/llm_batching.py [--model embedded] [--prompts 128]
+python benchmarks/llm_batching.py [--short] [--model embedded] [--prompts 528]
 
 Every round runs each way once, in turn; the best round of each counts, because other work on the machine only slows it down.
-Prints a table; the last line is JSON.
+Prints tables; the last line is JSON. --short: 4 prompts, one round, one way.
 
 Under transformers' own `sdpa` path continuous batching attends over all requests' keys at once, with work that grows with the square of
 the batch; on a CPU the pipeline attends request by request instead (pipelines/transformers/paged_attention.py).
@@ -11,9 +11,9 @@ the batch; on a CPU the pipeline attends request by request instead (pipelines/t
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from benchmarks.outcome import conclude
+from benchmarks.outcome import Figure, arguments, conclude
 from pipelines.transformers.llm import TransformersLLM
 from workloads.llm import Language
 from workloads.records import Query, Sample, query_seed
@@ -38,14 +38,17 @@ PRESET = "continuous, 64"
 ALONE = "generate, one at a time"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = arguments(__doc__)
     parser.add_argument("--model", default="embedded", help="as the pipeline's option of that name")
     parser.add_argument("--prompts", type=int, default=528)
     parser.add_argument("--alone", type=int, default=33, help="the number of them that are answered one at a time")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
+    if given.short:
+        given.prompts, given.alone, given.rounds = 4, 1, 1
+    ways = {PRESET: WAYS[PRESET]} if given.short else WAYS
     torch.set_num_threads(given.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     samples = list(Language(num_prompts=given.prompts).samples())
@@ -54,7 +57,7 @@ def main() -> None:
     answers: dict[str, list[str | None]] = {}
     for _ in range(given.rounds):
         rates.setdefault(ALONE, []).append(alone(given.model, samples[: given.alone], device))
-        for name, options in WAYS.items():
+        for name, options in ways.items():
             pipeline = TransformersLLM(model=given.model, **options)
             pipeline.load(device)
             pipeline.generate(samples[:4], queries[:4])
@@ -64,14 +67,11 @@ def main() -> None:
             answers[name] = [r.text for r in responses]
             pipeline.close()
     best = {name: max(values) for name, values in rates.items()}
-    print(f"{'way':26} {'tokens/s':>9} {'ratio':>6}")
-    for name, rate in best.items():
-        print(f"{name:26} {rate:9.0f} {rate / best[ALONE]:6.1f}")
+    rows = [{"way": name, "tokens/s": round(rate), "times one at a time": rate / best[ALONE]} for name, rate in best.items()]
+    repeats = [of / alone for of, alone in zip(rates[PRESET], rates[ALONE], strict=True)]
+    figures = {PRESET: Figure(best[PRESET] / best[ALONE], "times one at a time", goal=GOAL, repeats=repeats)}
     same = len({tuple(texts) for texts in answers.values()}) == 1
-    print(f"answers are the same in every way of batching: {same}")
-    ratios = {name: round(rate / best[ALONE], 2) for name, rate in best.items()}
-    more = {"device": str(device), "threads": given.threads, "model": given.model, "same_answers": same, "ratios": ratios}
-    conclude("llm_batching", ratios[PRESET], f"times one at a time ({PRESET})", GOAL, ratios[PRESET] >= GOAL and same, **more)
+    conclude("llm_batching", figures, given, rows, {"every way gives the same answers": same}, device=str(device))
 
 
 def alone(model: str, samples: list[Sample], device: torch.device) -> float:

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import msgspec
 import numpy as np
 
-from benchmarks.outcome import conclude
+from benchmarks.outcome import Figure, arguments, conclude
 from workloads.records import Record
 
 if TYPE_CHECKING:
@@ -55,15 +55,15 @@ class Trial:
         return float(np.percentile(self.ttft_s, 99))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = arguments(__doc__)
     parser.add_argument("--rates", type=int, nargs="+", default=RATES, help="queries a second, ascending; the first INVALID one ends it")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each test")
     parser.add_argument("--repeats", type=int, default=3, help="tests at each rate; the one with the median p99 counts")
     parser.add_argument("--policy", default="least_tokens", help="least_tokens, shortest_queue or round_robin")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--picture", type=Path, help="file (.png) for the histogram at the highest rate that holds")
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
     if "RANK" not in os.environ:
         launcher = Path(sys.executable).with_name("accelerate")
         config = ROOT / "configs/accelerate/cpu_2.yaml"
@@ -154,10 +154,8 @@ def report(given: argparse.Namespace, middle: Mapping[int, Trial], p99_ms: Mappi
             draw_histogram(given.picture, best, middle[best])
     conclude(
         "rate",
-        best,
-        "queries/s",
-        GOAL_QPS,
-        best >= GOAL_QPS,
+        {"rate": Figure(best, "queries/s", goal=GOAL_QPS)},
+        given,
         ttft_p50_ms=round(float(np.median(middle[best].ttft_s)) * 1e3, 2) if best else None,
         ttft_p99_ms={str(rate): list(values) for rate, values in p99_ms.items()},
         tokens_per_s=round(middle[best].completed_per_s * NUM_TOKENS) if best else 0,

@@ -251,9 +251,9 @@ def carried_on(num: int, rng: np.random.Generator) -> list[dict[str, Any]]:
             first += more == -1
             if more is not None and more > 0:
                 went_on += 1
-                x, y, _ = rng.multinomial(more, chances)
-                pooled += score_statistic(n + more, b + x, c + y, -margin) >= critical(n + more, -margin, ALPHA)
-                fresh += score_statistic(more, x, y, -margin) >= critical(more, -margin, ALPHA)
+                x, y, _ = map(int, rng.multinomial(more, chances))
+                pooled += int(score_statistic(n + more, b + x, c + y, -margin) >= critical(n + more, -margin, ALPHA))
+                fresh += int(score_statistic(more, x, y, -margin) >= critical(more, -margin, ALPHA))
         rows.append(
             {
                 "kind": f"{differing:.0%} differ, margin {margin:.0%}, 64 pairs",

@@ -6,13 +6,12 @@ For means of normal, heavy-tailed, skewed and few-valued differences and for sha
 300 pairs: how often a candidate that is worse by exactly the margin passes, how often the 95 % interval contains the true value, and
 whether the planned number of pairs gives the planned power. Then ratios over batches, several metrics under Holm, and
 audits that are continued. Prints tables and draws a picture; the last line is JSON. Half an hour on one core. --short: rare collapses
-under jitter, several seeds a prompt and normal differences with 64 pairs, in ten seconds; no picture, and no file of results.
+under jitter, several seeds a prompt and normal differences with 64 pairs and, unless --simulations is given, 100 simulations; no picture.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -39,26 +38,24 @@ from benchmarks.audits.audit_simulations import (
     share_powers,
     share_row,
 )
-from benchmarks.outcome import conclude, line
+from benchmarks.outcome import Figure, arguments, conclude, print_table
 
 RATE = "highest rate of false PASS or FAIL at the margin"
+NUM_SIMULATIONS, FEW_SIMULATIONS = 2000, 100
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--simulations", type=int, default=2000, help="of each setting")
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--simulations", type=int, help=f"of each setting (default: {NUM_SIMULATIONS}, with --short {FEW_SIMULATIONS})")
     parser.add_argument("--picture", type=Path, default=Path(__file__).resolve().parents[2] / "docs/audit_statistics.png")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--short", action="store_true", help="three settings of means with 64 pairs, and nothing else")
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
     rng = np.random.default_rng(given.seed)
-    num = given.simulations
+    num = given.simulations or (FEW_SIMULATIONS if given.short else NUM_SIMULATIONS)
     if given.short:
         rows = [mean_row(name, 64, num, rng) for name in SHORT]
-        print_rows("means", rows)
         highest = max(max(row["false_pass"], row["false_fail"]) for row in rows)
-        found = {"simulations": num, "rows": [rounded(row) for row in rows]}
-        print(json.dumps(line("audit_statistics", highest, RATE, ALPHA, highest <= allowed(num), **found)))
+        conclude("audit_statistics", {RATE: Figure(highest, "of audits", better="lower", goal=allowed(num))}, given, rows, simulations=num)
         return
     parts: dict[str, Callable[[], list[dict[str, Any]]]] = {
         "means": lambda: [mean_row(name, n, num, rng) for name in SHAPES for n in PAIRS],
@@ -71,27 +68,12 @@ def main() -> None:
     results = {}
     for name, part in parts.items():
         results[name] = part()
-        print_rows(name, results[name])
+        print(f"\n{name.replace('_', ' ')}")
+        print_table([{key: value for key, value in row.items() if key != "beyond"} for row in results[name]])
     worst = largest_size()
     print(f"\nshares, by summing all outcomes: largest false PASS rate over n of 30 to 300 and all rates of disagreement {worst:.4f}")
     draw_picture(results, given.picture)
-    judge(results, worst, num)
-
-
-def print_rows(name: str, rows: Sequence[dict[str, Any]]) -> None:
-    keys = [key for key in rows[0] if key != "beyond"]
-    width = max(len(str(row["kind"])) for row in rows) + 2
-    print(f"\n{name.replace('_', ' ')}\n" + "".join(f"{key:{width}}" if key == "kind" else f"{key:>17}" for key in keys))
-    for row in rows:
-        cells = (
-            f"{row[key]:{width}}" if key == "kind" else f"{row[key]:17.3f}" if isinstance(row[key], float) else f"{row[key]:>17}"
-            for key in keys
-        )
-        print("".join(cells), flush=True)
-
-
-def rounded(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
+    judge(given, results, worst, num)
 
 
 def allowed(num: int) -> float:
@@ -99,7 +81,7 @@ def allowed(num: int) -> float:
     return ALPHA + 2 * math.sqrt(ALPHA * (1 - ALPHA) / num)
 
 
-def judge(results: dict[str, list[dict[str, Any]]], worst: float, num: int) -> None:
+def judge(given: argparse.Namespace, results: dict[str, list[dict[str, Any]]], worst: float, num: int) -> None:
     """Conclude. A rate may miss its goal by two standard deviations of the simulation."""
     rows = results["means"] + results["shares"]
     highest = max(max(row["false_pass"], row["false_fail"]) for row in rows)
@@ -110,19 +92,17 @@ def judge(results: dict[str, list[dict[str, Any]]], worst: float, num: int) -> N
         print(f"\ncoverage {title} 95 % +- 1.5:", *(cases or ["none"]), sep="\n  ")
     conclude(
         "audit_statistics",
-        highest,
-        RATE,
-        ALPHA,
-        highest <= allowed(num) and worst <= ALPHA + 1e-4 and not low and short >= -0.03,
+        {
+            RATE: Figure(highest, "of audits", better="lower", goal=allowed(num)),
+            "largest false PASS rate of shares, exact": Figure(worst, "of audits", better="lower", goal=ALPHA + 1e-4),
+            "power above the planned one, least": Figure(short, "of audits", goal=-0.03),
+        },
+        given,
+        conditions={"no coverage below 95 % - 1.5": not low},
         simulations=num,
-        shares_largest_size=round(worst, 4),
         coverage_below=low,
         coverage_above=high,
-        power_least_minus_planned=round(short, 4),
-        allowed=round(allowed(num), 4),
-        rows={part: [rounded(row) for row in results[part]] for part in ("means", "shares", "power", "ratios")},
-        several={row["kind"]: {k: v for k, v in row.items() if k != "kind"} for row in results["several"]},
-        carried_on={row["kind"]: {k: round(v, 4) for k, v in row.items() if k != "kind"} for row in results["carried_on"]},
+        parts=results,
     )
 
 

@@ -9,17 +9,17 @@ the exact matches of ten times as many prompts. Ten minutes on one core.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.audits.audited_speedups import ROOT, TIMES, print_row, slug, suite
-from benchmarks.outcome import conclude
+from benchmarks.outcome import Figure, arguments, conclude
 from metrics.statistics.paired import compare_shares, verdicts
 
 METRIC = "exact_match"
@@ -38,12 +38,12 @@ CANDIDATES = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = arguments(__doc__)
     parser.add_argument("--prompts", type=int, default=100, help="of the audits; the runs for comparison have ten times as many")
     parser.add_argument("--margin", default="5%", help="of the reference's exact matches")
     parser.add_argument("--folder", type=Path, default=ROOT / "outputs/audited_llm", help="the folder of models, runs and audits")
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
     folder = given.folder.resolve()
     make_models(folder / "models")
     few, many = (folder / str(num) for num in (given.prompts, TIMES * given.prompts))
@@ -56,8 +56,8 @@ def main() -> None:
         print_row(rows[-1], first=len(rows) == 1)
     wrong = [row["candidate"] for row in rows if row["agrees"] is False]
     settled = sum(row["agrees"] is not None for row in rows)
-    more = {"prompts": given.prompts, "margin": given.margin, "settled": settled, "audits": len(rows), "wrong": wrong, "rows": rows}
-    conclude("audited_llm", len(wrong), "verdicts that a run ten times as long contradicts", 0, not wrong and settled > 0, **more)
+    figures = {"verdicts that a run ten times as long contradicts": Figure(len(wrong), f"of {len(rows)}", better="lower", goal=0)}
+    conclude("audited_llm", figures, given, rows, {"any audit was settled": settled > 0}, wrong=wrong)
 
 
 def make_models(folder: Path) -> None:

@@ -11,20 +11,20 @@ in FOLDER are not repeated, so that the benchmark can be interrupted. Prints a t
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.outcome import conclude
-from benchmarks.quantised_checkpoints import EXPERTS, write_gguf, write_quark
+from benchmarks.audits.quantised_checkpoints import EXPERTS, write_gguf, write_quark
+from benchmarks.outcome import Figure, arguments, conclude
 from metrics.statistics.paired import compare_shares, verdicts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,13 +107,13 @@ def write_checkpoints(folder: Path, selected: dict[str, Candidate]) -> None:
         write_quark(folder / "quark")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = arguments(__doc__)
     parser.add_argument("--prompts", type=int, default=64, help="of the audits; the runs for comparison have ten times as many")
     parser.add_argument("--margin", default="10%", help="of the reference's world score")
     parser.add_argument("--folder", type=Path, default=ROOT / "outputs/audited_speedups", help="the folder of runs and audits")
     parser.add_argument("--only", nargs="+", default=[], metavar="CANDIDATE", help="only these")
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
     folder = given.folder.resolve()
     few, many = (folder / str(num) for num in (given.prompts, TIMES * given.prompts))
     every = candidates(folder / "checkpoints")
@@ -146,16 +146,9 @@ def main() -> None:
         )
         print_row(rows[-1], first=len(rows) == 1)
     wrong = [row["candidate"] for row in rows if row.get("agrees") is False]
-    settled = sum(row.get("agrees") is not None for row in rows)
-    more = {"prompts": given.prompts, "margin": given.margin, "settled": settled, "audits": len(rows), "wrong": wrong, "rows": rows}
-    conclude(
-        "audited_speedups",
-        len(wrong),
-        "verdicts that a run ten times as long contradicts",
-        0,
-        not wrong and (settled > 0 or all("agrees" not in row for row in rows)),
-        **more,
-    )
+    figures = {"verdicts that a run ten times as long contradicts": Figure(len(wrong), f"of {len(rows)}", better="lower", goal=0)}
+    settled = any(row.get("agrees") is not None for row in rows) or all("agrees" not in row for row in rows)
+    conclude("audited_speedups", figures, given, rows, {"any audit with a longer run was settled": settled}, wrong=wrong)
 
 
 def long_run(many: Path, name: str, result: dict[str, Any]) -> dict[str, Any]:

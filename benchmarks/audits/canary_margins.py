@@ -1,11 +1,11 @@
 """How far honest videos are from the bounds of the canaries `identical` and `frozen`.
 
-python benchmarks/audits/canary_margins.py [RUN ..]
+python benchmarks/audits/canary_margins.py [--short] [RUN ..]
 
 Of the toy pipeline's videos, for 300 captions of each grade and two seeds each, and of the videos of run folders: the correlation of the
 two thumbnails that are most alike, of different prompts, turned or not (the bound is ALIKE), and of one prompt with another seed
 (ALIKE_SEEDS), and the least correlation of neighbours in the changes between frames where the prompt asks for motion (GRAIN_CORRELATION).
-The last line is JSON.
+The last line is JSON. --short: 24 captions.
 """
 
 from __future__ import annotations
@@ -21,33 +21,38 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.outcome import conclude
+from benchmarks.outcome import Figure, arguments, conclude
 from metrics.report.load_run import load_run
 from metrics.validity.answers import ALIKE, thumbnail, turned
 from metrics.validity.video_canaries import GRAIN_CORRELATION, grain_correlation
 from workloads.t2v import TextToVideo
 from workloads.world.scenes import parse_caption, render
 
-COUNT = 300
+COUNT, FEW = 300, 24
 
 
-def main() -> None:
-    rows = []
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="a folder of a run")
+    given = parser.parse_args(argv)
+    count, rows = FEW if given.short else COUNT, list[dict[str, Any]]()
     for grade in ("simple", "rich"):
-        samples = TextToVideo(grade=grade, num_prompts=COUNT).samples()  # type: ignore[arg-type]
-        seeds = [[render(parse_caption(s.prompt), np.random.default_rng(COUNT * n + s.index)) for s in samples] for n in (0, 1)]
+        samples = TextToVideo(grade=grade, num_prompts=count).samples()
+        seeds = [[render(parse_caption(s.prompt), np.random.default_rng(count * n + s.index)) for s in samples] for n in (0, 1)]
         moving = [bool(s.meta["expects_motion"]) for s in samples]
         rows.append(_row(f"toy, {grade}", seeds[0], moving, seeds[1]))
-    for folder in sys.argv[1:]:
-        run = load_run(Path(folder))
+    for folder in given.runs:
+        run = load_run(folder)
         first = [r for r in run.judged if r.status == "done"]
         moving = [bool(run.samples[r.sample_index].meta.get("expects_motion", True)) for r in first]
-        rows.append(_row(Path(folder).name, [run.video(r) for r in first], moving))
-    for row in rows:
-        print(row, file=sys.stderr)
+        rows.append(_row(folder.name, [run.video(r) for r in first], moving))
     worst = max(row["most_alike"] for row in rows)
     least = min(row["least_change"] for row in rows)
-    conclude("canary_margins", worst, "correlation", ALIKE, worst < ALIKE and least > GRAIN_CORRELATION, rows=rows)
+    figures = {
+        "most alike": Figure(worst, "correlation", better="lower", goal=ALIKE),
+        "least change": Figure(least, "correlation", goal=GRAIN_CORRELATION),
+    }
+    conclude("canary_margins", figures, given, rows)
 
 
 def _row(

@@ -9,7 +9,6 @@ interrupted. Runs that are INVALID for another reason, such as LoadGen's on a bu
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import os
@@ -17,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scipy.stats import beta
 
-from benchmarks.outcome import conclude
+from benchmarks.outcome import Figure, arguments, conclude
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = ["load.min_duration_s=0.5", "load.min_query_count=64", "report_videos=0", "metrics=[throughput]"]
@@ -59,12 +59,12 @@ EMBEDDED: dict[str, tuple[int, list[str]]] = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = arguments(__doc__)
     parser.add_argument("--toy", type=int, default=100, help="runs of toys")
     parser.add_argument("--embedded", type=int, default=30, help="runs of the embedded models")
     parser.add_argument("--folder", type=Path, default=ROOT / "outputs/honest_runs", help="the folder of runs and results")
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
     folder = given.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "honest_runs.jsonl"
@@ -82,9 +82,14 @@ def main() -> None:
     broken = [line for line in runs if line["verdict"] is None]
     by_case = {case: sum(line["case"] == case for line in runs) for case in dict.fromkeys(line["case"] for line in runs)}
     other = sum(line["verdict"] == "INVALID" and not line["alarms"] for line in runs)
-    more = {"runs": len(runs), "share_at_most_95": round(_at_most(len(alarms), len(runs)), 4), "invalid_otherwise": other}
-    more |= {"broken": len(broken), "by_case": by_case, "alarms": [[line["case"], line["alarms"]] for line in alarms]}
-    conclude("honest_runs", len(alarms), "false alarms", 0, not alarms and not broken, **more)
+    rows = [{"case": case, "runs": count, "false alarms": sum(line["case"] == case for line in alarms)} for case, count in by_case.items()]
+    figures = {
+        "false alarms": Figure(len(alarms), f"of {len(runs)} runs", better="lower", goal=0),
+        "share of runs with one, at most (95 % confidence)": Figure(_at_most(len(alarms), len(runs)), "of runs", better="lower"),
+        "runs without a report": Figure(len(broken), f"of {len(runs)} runs", better="lower", goal=0),
+    }
+    more = {"invalid_otherwise": other, "alarms": [[line["case"], line["alarms"]] for line in alarms]}
+    conclude("honest_runs", figures, given, rows, **more)
 
 
 def _cases(cases: dict[str, tuple[int, list[str]]], changes: list[str], count: int) -> list[tuple[str, int, int, list[str]]]:

@@ -9,10 +9,8 @@ noise with the spectrum of photographs, text, and pans that turn and zoom over t
 
 from __future__ import annotations
 
-import argparse
 import io
 import itertools
-import json
 import sys
 import tempfile
 import time
@@ -29,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import beta
 
-from benchmarks.outcome import conclude, line
+from benchmarks.outcome import Figure, arguments, conclude
 from metrics.validity.video_canaries.repeated_frames import repeats_frames
 from metrics.validity.video_canaries.upscaling import is_upscaled
 from pipelines.diffusers.t2v import DiffusersT2V
@@ -41,35 +39,38 @@ from workloads.run_folder.media import read_mp4
 from workloads.world.scenes import caption, render, sample_scene
 
 Video = NDArray[np.uint8]
-UNIT = "false alarms per video, at most"
 HEIGHT, WIDTH, NUM_FRAMES = 240, 416, 17
-EMBEDDED = {"num_frames": 9, "height": 48, "width": 48, "num_inference_steps": 8, "max_sequence_length": 64, "guidance_scale": 2.0}
+EMBEDDED: dict[str, Any] = {
+    "num_frames": 9,
+    "height": 48,
+    "width": 48,
+    "num_inference_steps": 8,
+    "max_sequence_length": 64,
+    "guidance_scale": 2.0,
+}
 IN_MOTION = "the world, in motion"  # videos of the world from which fakes are made
 WAYS = {"nearest": cv2.INTER_NEAREST, "bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC, "Lanczos": cv2.INTER_LANCZOS4}
 CANARIES: Mapping[str, Callable[[Video], bool]] = {"repeated_frames": repeats_frames, "upscaled": is_upscaled}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--short", action="store_true", help="a few videos of each kind; nothing is written")
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = arguments(__doc__)
     parser.add_argument("--images", nargs="*", type=Path, default=[], metavar="FOLDER", help="folders of photographs to pan over")
-    arguments = parser.parse_args()
+    given = parser.parse_args(argv)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    made = dict(_honest(arguments.short, arguments.images))
+    made = dict(_honest(given.short, given.images))
     honest = {name: _alarms(videos) for name, videos in made.items() if name != IN_MOTION}
     originals = (IN_MOTION, "the embedded model", "noise as in photographs", "photographs")
     sources = {name: made[name] for name in originals if name in made}
     fakes = {f"{kind}: {name}": _alarms(map(fake, videos)) for name, videos in sources.items() for kind, fake in _fakes()}
     num_videos = sum(counts["n"] for counts in honest.values())
     bounds = {name: _at_most(sum(counts[name] for counts in honest.values()), num_videos) for name in CANARIES}
-    worst, goal = max(bounds.values()), 0.03 if arguments.short else 0.01
-    facts = {"num_honest": num_videos, "bounds": bounds, "honest": honest, "fakes": fakes, "seconds_480p": _cost()}
-    if arguments.short:
-        print(json.dumps(line("video_canaries", worst, UNIT, goal, worst < goal, **facts)))
-        return
-    command = "python benchmarks/audits/video_canaries.py" + " --images FOLDER" * bool(arguments.images)
-    conclude("video_canaries", worst, UNIT, goal, worst < goal, command=command, **facts)
+    goal = 0.03 if given.short else 0.01
+    figures = {f"false alarms of {name}, at most": Figure(bound, "of videos", better="lower", goal=goal) for name, bound in bounds.items()}
+    rows = [{"videos": name, **counts} for name, counts in (honest | fakes).items()]
+    cost = None if given.short else _cost()
+    conclude("video_canaries", figures, given, rows, num_honest=num_videos, honest=honest, fakes=fakes, seconds_480p=cost)
 
 
 def _honest(short: bool, folders: Sequence[Path]) -> Iterator[tuple[str, list[Video]]]:
@@ -117,7 +118,6 @@ def _alarms(videos: Any) -> dict[str, int]:
         counts["n"] += 1
         for name, triggers in CANARIES.items():
             counts[name] += triggers(video)
-    print(json.dumps(counts), flush=True)
     return counts
 
 

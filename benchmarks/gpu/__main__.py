@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.gpu.conduct import Proof, ask_device, conduct, describe
 from benchmarks.gpu.goals import judge
 from benchmarks.gpu.part import PARTS, Part
-from benchmarks.outcome import RESULTS, line
+from benchmarks.outcome import RESULTS
 from configs.errors import ConfigError, unknown
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,7 +100,7 @@ def conclusion(proof: Proof, parts: list[Part]) -> dict[str, Any]:
         "headline": headline(figures),
         "file": str(proof.output),
     }
-    return line("gpu", ran, "parts that ran", len(parts), holds, **more)
+    return {"name": "gpu", "value": ran, "unit": "parts that ran", "goal": len(parts), "holds": holds, **more}
 
 
 def headline(figures: dict[str, dict[str, Any]]) -> dict[str, float | None]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.quantised_checkpoints import EXPERTS, write_gguf, write_quark
+from benchmarks.audits.quantised_checkpoints import EXPERTS, write_gguf, write_quark
 from configs.errors import ConfigError
 from configs.registry import make
 from pipelines.diffusers.t2v import DiffusersT2V
