@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import functools
 import json
-import multiprocessing
 import os
-import runpy
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from multiprocessing.context import ForkServerProcess
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # here and in what tests start: workers side by side, each with all cores, take twice as long
 os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
@@ -33,6 +29,7 @@ from numpy.typing import NDArray
 from configs.load_config import parse_config
 from metrics.base import Run
 from tests import features
+from tests.forked_ranks import start_ranks
 from workloads.records import Record, Sample
 from workloads.run_folder.media import write_video
 from workloads.t2v import TextToVideo
@@ -41,6 +38,8 @@ ROOT = Path(__file__).parent.parent
 ACCELERATE = [str(Path(sys.executable).with_name("accelerate")), "launch"]
 TWO_RANKS = [*ACCELERATE, "--config_file", str(ROOT / "configs/accelerate/cpu_2.yaml"), "--main_process_port", "0"]
 QUICK = ["--set", "load.min_duration_s=0.2", "--set", "load.min_query_count=8", "--set", "dataset.num_prompts=8"]
+
+BRIEF = [*QUICK, "--set", "metrics=[throughput]", "--set", "report_videos=0"]  # half of a short run's time are scores and clips
 
 TIMEOUT_S = 240
 
@@ -92,22 +91,6 @@ def suite_env() -> dict[str, str]:
     return env | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-_forked = multiprocessing.get_context("forkserver")
-_forked.set_forkserver_preload(
-    [
-        *("torch", "accelerate", "diffusers", "transformers", "scipy.stats", "matplotlib.figure", "imageio.v3", "av", "cv2", "PIL.Image"),
-        *("typer", "rich.console", "rich.progress", "pydantic", "zmq", "msgspec", "psutil", "jinja2"),
-    ]
-)
-
-
-class ForkedRank(NamedTuple):
-    """outputs: the files of stdout and stderr."""
-
-    process: ForkServerProcess
-    outputs: Sequence[Path]
-
-
 @pytest.fixture(autouse=True)
 def signals_stay() -> Iterator[None]:
     """A run that fails ignores signals to its end; in the process of the tests that would go on, and pass to what later tests start."""
@@ -131,11 +114,11 @@ def suite_in(tmp_path: Path) -> SuiteRun:
     """
 
     def run(
-        *arguments: str, launcher: Sequence[str] = (), ranks: int = 1, env: dict[str, str] | None = None
+        *arguments: str, launcher: Sequence[str] = (), ranks: int = 1, env: dict[str, str] | None = None, path: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
         assert ranks == 1 or not (launcher or env), "several ranks are forked, with the environment that the fork server has"
         command = [*(launcher or (sys.executable,)), str(ROOT / "suite.py"), *arguments]
-        environment = suite_env() | (env or {})
+        environment = suite_env() | (env or {}) | ({"PYTHONPATH": str(path)} if path else {})
         if launcher or env:
             return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S)
         started = start_ranks(tmp_path, arguments, ranks, environment)[::-1]  # rank 0 is the last: its output ends what all have printed
@@ -151,45 +134,6 @@ def suite_in(tmp_path: Path) -> SuiteRun:
         return subprocess.CompletedProcess(command, code, *texts)
 
     return run
-
-
-def start_ranks(
-    folder: Path, arguments: Sequence[str], ranks: int, environment: Mapping[str, str], script: Path = ROOT / "suite.py"
-) -> list[ForkedRank]:
-    """The script on so many ranks, forked; rank 0 first."""
-    port = _free_port() if ranks > 1 else 0
-    started = []
-    for rank in range(ranks):
-        outputs = [folder.parent / f"{folder.name}.{rank}.{name}" for name in ("out", "err")]
-        place = _rank_environment(rank, ranks, port) if ranks > 1 else {}
-        process = _forked.Process(target=_run_script, args=(script, arguments, folder, {**environment, **place}, outputs))
-        process.start()
-        started.append(ForkedRank(process, outputs))
-    return started
-
-
-def _free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-        return port
-
-
-def _rank_environment(rank: int, ranks: int, port: int) -> dict[str, str]:
-    """What `accelerate launch` sets for one of several ranks on one host."""
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_PORT": port}
-    return {"MASTER_ADDR": "127.0.0.1"} | {name: str(value) for name, value in place.items()}
-
-
-def _run_script(script: Path, arguments: Sequence[str], folder: Path, environment: dict[str, str], outputs: Sequence[Path]) -> None:
-    """What `python SCRIPT` does in that folder, its output in files."""
-    os.environ.clear()
-    os.environ.update(environment)
-    os.chdir(folder)
-    for number, file in enumerate(outputs, 1):
-        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
-    sys.argv = [script.name, *arguments]
-    runpy.run_path(str(script), run_name="__main__")
 
 
 def last_line(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:

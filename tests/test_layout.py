@@ -34,6 +34,8 @@ ORDER: Mapping[str, str] = {
     "metrics/report": "load_run, report_diff, html/render, html/plots | figures, html/token_plots | cautions | report | "
     "run_facts, recompute, html/text_answers, terminal | html/page | html/combined, finish",
 }
+pytestmark = pytest.mark.xdist_group("layout")  # every file is parsed once
+
 NO_TORCH = ("torch", "diffusers", "transformers", "accelerate")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import suite as command
-from tests.conftest import QUICK, ROOT, SuiteRun, last_line, read_report, suite_in
+from tests.conftest import BRIEF, QUICK, ROOT, SuiteRun, last_line, read_report, suite_in
 from workloads.loadgen.logs import read_answers
 from workloads.run_folder.files import read_run
 
@@ -54,6 +54,7 @@ def toy_run(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedPro
     return done
 
 
+@pytest.mark.xdist_group("embedded-run")
 def test_the_embedded_model_runs_and_is_scored(embedded_run: subprocess.CompletedProcess[str]) -> None:
     report = read_report(embedded_run)
     assert report["verdict"] == "VALID"
@@ -66,6 +67,7 @@ def test_the_embedded_model_runs_and_is_scored(embedded_run: subprocess.Complete
     assert sum(report["canaries"].values()) == 0
 
 
+@pytest.mark.xdist_group("embedded-run")
 def test_one_step_clearly_lowers_the_score(suite: SuiteRun, embedded_run: subprocess.CompletedProcess[str]) -> None:
     changes = ["pipeline.num_inference_steps=1", "dataset.num_prompts=8", "metrics=[world_score]", "report_videos=0", "truth.replays=0"]
     done = suite("--workload", "t2v", "--mode", "accuracy", *(word for change in changes for word in ("--set", change)))
@@ -92,6 +94,8 @@ def test_every_scenario_is_valid_under_loadgen(suite: SuiteRun, scenario: str) -
         "load.min_duration_s=0.5",
         "load.target_latency_s=5",
         "pipeline.seconds=0.01",
+        "metrics=[throughput, latency]",
+        "report_videos=0",
     ]
     changes = [word for setting in settings for word in ("--set", setting)]
     done = suite("--config", "t2v/toy", "--scenario", scenario, "--set", "dataset.num_prompts=8", *changes)
@@ -101,6 +105,7 @@ def test_every_scenario_is_valid_under_loadgen(suite: SuiteRun, scenario: str) -
     assert report["verdict"] == "VALID", report["reasons"]
 
 
+@pytest.mark.xdist_group("toy-run")
 def test_both_modes_measure_speed_in_one_test_and_quality_in_the_other(toy_run: subprocess.CompletedProcess[str]) -> None:
     report = read_report(toy_run)
     assert report["verdict"] == "VALID", report["reasons"]
@@ -112,6 +117,7 @@ def test_both_modes_measure_speed_in_one_test_and_quality_in_the_other(toy_run: 
     assert not any(a.data for a in read_answers(folder / "performance/mlperf_log_accuracy.json"))
 
 
+@pytest.mark.xdist_group("toy-run")
 def test_a_report_is_rebuilt_from_its_folder(suite: SuiteRun, toy_run: subprocess.CompletedProcess[str]) -> None:
     first = read_report(toy_run)
     again = read_report(suite("report", last_line(toy_run)["run"]))
@@ -133,6 +139,7 @@ def test_the_html_report_is_self_contained_and_escaped(suite: SuiteRun, tmp_path
     assert page.count("<svg") == 3
 
 
+@pytest.mark.xdist_group("toy-run")
 def test_the_manifest_has_what_a_repeat_needs(toy_run: subprocess.CompletedProcess[str]) -> None:
     folder = Path(last_line(toy_run)["run"])
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
@@ -144,7 +151,7 @@ def test_the_manifest_has_what_a_repeat_needs(toy_run: subprocess.CompletedProce
 
 
 def test_a_canary_makes_a_fast_but_broken_pipeline_invalid(suite: SuiteRun) -> None:
-    done = suite("--config", "t2v/toy", "--set", "pipeline.fault=nan", *QUICK)
+    done = suite("--config", "t2v/toy", "--set", "pipeline.fault=nan", *BRIEF)
     assert done.returncode == 3
     report = read_report(done)
     assert report["verdict"] == "INVALID"
@@ -174,8 +181,7 @@ def test_an_installed_package_adds_a_pipeline_by_entry_point(suite: SuiteRun, tm
     (tmp_path / "site/grey_video.py").write_text(PLUGIN, encoding="utf-8")
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: grey-video\nVersion: 1.0\n", encoding="utf-8")
     (info / "entry_points.txt").write_text("[triptych.pipelines]\nplain_grey = grey_video:PlainGrey\n", encoding="utf-8")
-    env = {"PYTHONPATH": str(tmp_path / "site")}
-    done = suite("--config", "t2v/toy", "--set", "pipeline={name: plain_grey}", "--output", "run", *QUICK, env=env)
+    done = suite("--config", "t2v/toy", "--set", "pipeline={name: plain_grey}", *BRIEF, "--output", "run", path=tmp_path / "site")
     assert done.returncode == 0, done.stderr
     manifest = json.loads((tmp_path / "run/manifest.json").read_text(encoding="utf-8"))
     assert manifest["plugins"] == {"pipeline plain_grey": "package grey-video 1.0"}

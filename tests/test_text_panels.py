@@ -99,7 +99,15 @@ def test_two_ranks_stream_at_the_same_time(suite: SuiteRun) -> None:
 
 def test_a_prompt_beyond_the_context_fails_and_the_run_goes_on(suite: SuiteRun, tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("count from 1 to 5.\n" + "far too long " * 300 + "\ncount from 2 to 6.\n", encoding="utf-8")
-    done = suite("--workload", "llm", "--mode", "accuracy", *sets(dataset__prompts="p.txt"), "--output", "run")
+    done = suite(
+        "--workload",
+        "llm",
+        "--mode",
+        "accuracy",
+        *sets(dataset__prompts="p.txt", pipeline__max_new_tokens=4, truth__replays=0),
+        "--output",
+        "run",
+    )
     assert done.returncode == 3
     report = read_report(done)
     assert report["num_queries"] == {"issued": 3, "done": 2, "failed": 1}

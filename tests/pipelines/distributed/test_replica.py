@@ -20,7 +20,8 @@ from configs.settings import ParallelSettings
 from pipelines.diffusers.t2v import DiffusersT2V
 from pipelines.distributed.replica import Replica, check_parallelism
 from pipelines.transformers.tensor_parallel import check_heads
-from tests.conftest import QUICK, ROOT, TIMEOUT_S, SuiteRun, last_line, read_report, start_ranks, suite_env
+from tests.conftest import BRIEF, QUICK, ROOT, TIMEOUT_S, SuiteRun, last_line, read_report, suite_env
+from tests.forked_ranks import start_ranks
 from tests.pipelines.distributed.replica_ranks import CASES, CLIP, answer
 
 # The pass of a step, and the tokens of a clip, are computed by the same kernels on the same numbers: only sums that are taken in
@@ -131,6 +132,7 @@ def test_context_and_cfg_together_and_two_replicas_side_by_side(
     assert texts[0] == texts[1] == answer("static", str(tiny_llama), Replica())["texts"]
 
 
+@pytest.mark.slow
 def test_a_run_on_one_replica_of_two_ranks_is_valid(suite: SuiteRun) -> None:
     done = suite(
         "--workload",
@@ -203,7 +205,7 @@ class Frail(Pipeline):
 def test_a_follower_that_breaks_ends_the_run_by_name(suite: SuiteRun, tmp_path: Path, way: str, message: str) -> None:
     (tmp_path / "frail.py").write_text(FRAIL)
     done = suite(
-        *("--workload", "t2v", "--plugin", "frail.py", *QUICK, "--set", "pipeline={name: frail, way: " + way + "}"),
+        *("--workload", "t2v", "--plugin", "frail.py", *BRIEF, "--set", "pipeline={name: frail, way: " + way + "}"),
         *("--set", "parallel.tensor=2", "--set", "heartbeat_timeout_s=4", "--output", "run"),
         ranks=2,
     )

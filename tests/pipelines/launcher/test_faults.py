@@ -14,7 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.conftest import ROOT, TWO_RANKS, ForkedRank, start_ranks, suite_env
+from tests.conftest import ROOT, TWO_RANKS, suite_env
+from tests.forked_ranks import ForkedRank, start_ranks
 
 FRAIL = '''
 import ctypes, os, time
@@ -152,7 +153,7 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Launch]]:
 
 
 def test_a_killed_rank_is_named(launch: Callable[..., Launch]) -> None:
-    run = launch(launcher=TWO_RANKS)
+    run = launch(ranks=2)
     run.strike(run.ranks[1].kill)
     run.end()
     run.check(f"rank 1 on {HERE} died: its process was killed")

@@ -15,7 +15,7 @@ import pytest
 from configs.errors import ConfigError
 from configs.load_config import parse_config
 from pipelines.launcher.launch import _make_pipeline
-from tests.conftest import ACCELERATE, QUICK, ROOT, TWO_RANKS, SuiteRun, last_line, read_report, suite_env
+from tests.conftest import ACCELERATE, BRIEF, ROOT, TWO_RANKS, SuiteRun, last_line, read_report, suite_env
 
 BROKEN = '''
 from dataclasses import dataclass
@@ -61,8 +61,7 @@ def records(folder: Path) -> list[dict[str, object]]:
 
 
 def test_two_ranks_share_the_work_agree_with_loadgen_and_give_the_answers_of_one(suite: SuiteRun) -> None:
-    brief = [*QUICK, "--set", "metrics=[throughput, latency]", "--set", "report_videos=0"]
-    done = suite("--config", "t2v/toy", "--set", "pipeline.seconds=0.1", *brief, "--output", "run", launcher=TWO_RANKS)
+    done = suite("--config", "t2v/toy", "--set", "pipeline.seconds=0.1", *BRIEF, "--output", "run", launcher=TWO_RANKS)
     assert done.returncode == 0, done.stderr
     report = read_report(done)
     assert (report["verdict"], report["device"]) == ("VALID", "2 x cpu")
@@ -70,7 +69,7 @@ def test_two_ranks_share_the_work_agree_with_loadgen_and_give_the_answers_of_one
     timed = records(Path(last_line(done)["run"]))
     ranks = [r["rank"] for r in timed]
     assert min(ranks.count(0), ranks.count(1)) >= len(ranks) // 4
-    alone = suite("--config", "t2v/toy", "--mode", "accuracy", *brief, "--output", "alone")
+    alone = suite("--config", "t2v/toy", "--mode", "accuracy", *BRIEF, "--output", "alone")
     digests = {r["sample_index"]: r["digest"] for r in records(Path(last_line(alone)["run"]))}
     assert len(digests) == 8
     assert {r["digest"] == digests[r["sample_index"]] for r in timed} == {True}

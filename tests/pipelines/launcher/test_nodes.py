@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import QUICK, ROOT, TIMEOUT_S, TWO_RANKS, suite_env
+from tests.forked_ranks import start_ranks
 
 HEAD, OTHER, PORT = "10.203.7.1", "10.203.7.2", "29533"
 
@@ -69,13 +70,28 @@ def launch_on(
     return [subprocess.CompletedProcess(p.args, p.returncode, *output) for p, output in zip(started, outputs, strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="network namespaces are Linux's")
-@pytest.mark.parametrize("panel", [pytest.param("t2v", marks=pytest.mark.slow), "llm"])
-def test_two_nodes_answer_one_run(nodes: tuple[str, str], tmp_path: Path, panel: str) -> None:
-    paced = {"t2v": "pipeline.seconds=0.1", "llm": "pipeline.token_s=0.005"}[panel]
-    head, other = launch_on(nodes, tmp_path, "--config", f"{panel}/toy", *QUICK, "--set", paced, "--output", "run")
+def test_two_nodes_launched_as_documented_answer_one_run(nodes: tuple[str, str], tmp_path: Path) -> None:
+    head, other = launch_on(nodes, tmp_path, "--config", "t2v/toy", *QUICK, "--set", "pipeline.seconds=0.1", "--output", "run")
     assert head.returncode == 0, head.stderr
     assert other.returncode == 0, other.stderr
+    assert_shared(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="network namespaces are Linux's")
+def test_two_nodes_answer_one_run(nodes: tuple[str, str], tmp_path: Path) -> None:
+    """A rank a node, forked: a third of what two launchers take."""
+    arguments = ["--config", "llm/toy", *QUICK, "--set", "pipeline.token_s=0.005", "--output", "run"]
+    place = {"MASTER_ADDR": HEAD, "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "GLOO_SOCKET_IFNAME": "cable"}
+    ranks = start_ranks(tmp_path, arguments, 2, suite_env() | {"OMP_NUM_THREADS": "1"}, place=place, namespaces=nodes)
+    for rank in ranks:
+        rank.process.join(TIMEOUT_S)
+    assert [rank.process.exitcode for rank in ranks] == [0, 0], [rank.outputs[1].read_text(encoding="utf-8") for rank in ranks]
+    assert_shared(tmp_path)
+
+
+def assert_shared(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "run/report.json").read_text(encoding="utf-8"))
     assert (report["verdict"], report["device"]) == ("VALID", "2 x cpu")
     records = [json.loads(line) for line in (tmp_path / "run/records.jsonl").read_text(encoding="utf-8").splitlines()]

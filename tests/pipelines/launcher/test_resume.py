@@ -16,7 +16,8 @@ from configs.load_config import parse_config
 from configs.run_config import RunConfig
 from pipelines.launcher.provenance import write_manifest, write_system
 from pipelines.launcher.resume import prepare_rest, resumed_config
-from tests.conftest import SuiteRun, read_report, record, start_ranks, suite_env
+from tests.conftest import SuiteRun, read_report, record, suite_env
+from tests.forked_ranks import start_ranks
 from workloads.records import Sample
 from workloads.run_folder.files import write_config, write_json, write_samples
 

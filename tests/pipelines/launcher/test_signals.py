@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, start_ranks, suite_env
+from tests.conftest import ROOT, suite_env
+from tests.forked_ranks import start_ranks
 
 WAITS = """
 import ctypes, os, sys, time

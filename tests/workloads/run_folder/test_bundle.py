@@ -17,7 +17,7 @@ from metrics.report.report import build_report
 from metrics.report.report_diff import report_bytes
 from pipelines.launcher.provenance import seal
 from pipelines.launcher.resume import prepare_rest
-from tests.conftest import QUICK, SuiteRun, last_line, read_report
+from tests.conftest import BRIEF, QUICK, SuiteRun, last_line, read_report
 from workloads.run_folder.bundle import unpack, write_bundle
 from workloads.run_folder.files import read_run
 from workloads.run_folder.manifest import changes, read_manifest
@@ -116,7 +116,7 @@ def test_an_edited_report_differs_from_the_recomputed_one(suite: SuiteRun, run: 
 
 def test_an_aborted_run_is_sealed_bundled_and_can_be_resumed(suite: SuiteRun, tmp_path: Path) -> None:
     (tmp_path / "frail.py").write_text(FRAIL, encoding="utf-8")
-    options = ["--config", "t2v/toy", "--mode", "accuracy", "--plugin", "frail.py", "--set", "metrics=[throughput]", *QUICK]
+    options = ["--config", "t2v/toy", "--mode", "accuracy", "--plugin", "frail.py", *BRIEF]
     (tmp_path / "frail").touch()
     cut = suite(*options, "--set", "pipeline={name: frail, batch_size: 2}", "--output", "run")
     assert cut.returncode == 130, cut.stderr

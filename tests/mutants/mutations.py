@@ -1,4 +1,4 @@
-"""What can be mutated: statements and conditions of the packages, and the faults that each can have. tests/mutants.py runs the tests.
+"""What can be mutated: statements and conditions of the packages, and the faults that each can have. __main__.py runs the tests.
 
 A unit is a simple statement, the condition of a compound one, or a module's constant; of a long table each part. Units and faults are
 compared as ast.unparse writes them, so that neither the file nor its line breaks matter.

@@ -1,8 +1,8 @@
 """Mutation testing: how many of 60 small faults, put into the code one at a time, make a test fail?
 
-    python -m tests.mutants choose --output mutants.json                      # a new list; tests/mutants.json holds 60
-    python -m tests.mutants find tests/mutants.json --tree ../other           # where they are in that checkout
-    python -m tests.mutants run tests/mutants.json --output results.jsonl     # the tests against each; one to two hours
+    python -m tests.mutants choose --output mutants.json                      # a new list; tests/mutants/mutants.json holds 60
+    python -m tests.mutants find tests/mutants/mutants.json --tree ../other           # where they are in that checkout
+    python -m tests.mutants run tests/mutants/mutants.json --output results.jsonl     # the tests against each; one to two hours
 
 A fault (a mutant) changes a sign, a bound or a number, or drops a line. It is known by its function and its statement, not by its file, so
 that the same list can be run before and after files are moved. Where a statement has been reworded, `find` and `run` print the most similar
@@ -34,9 +34,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.mutations import Mutant, Place, choose, locate, mutated, noted, units
+from tests.mutants.mutations import Mutant, Place, choose, locate, mutated, noted, units
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 VERDICTS = ("caught", "survived", "not reached", "not found")
 GROUP = r"@[\w-]+$"  # which xdist appends to a test's name
 SUITE_S = 3 * 3600  # the whole suite, at most
