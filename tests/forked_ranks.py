@@ -20,7 +20,7 @@ CLONE_NEWNET = 0x40000000  # sched.h
 _forked = multiprocessing.get_context("forkserver")
 _forked.set_forkserver_preload(
     [
-        *("torch", "accelerate", "diffusers", "transformers", "scipy.stats", "matplotlib.figure", "imageio.v3", "av", "cv2", "PIL.Image"),
+        *("torch", "accelerate", "diffusers", "transformers", "scipy.stats", "matplotlib.figure", "av", "cv2", "PIL.Image"),
         *("typer", "rich.console", "rich.progress", "pydantic", "zmq", "msgspec", "psutil", "jinja2"),
     ]
 )

@@ -17,6 +17,7 @@ from workloads.base import Workload, check_num_prompts
 from workloads.mlperf.datasets import check_options, read_source
 from workloads.readers.prompt_file import Entry, read_entries
 from workloads.records import Sample
+from workloads.run_folder.media import png_of
 from workloads.world.scenes import Split
 from workloads.world.vision import ANSWERS, TASKS, Item, draw_item
 
@@ -94,9 +95,7 @@ def draw_items(tasks: Sequence[str], count: int, split: Split, seed: int = _DATA
 
 def encode_png(frames_THWC: NDArray[np.uint8]) -> tuple[bytes, ...]:
     """Each frame as the bytes of a PNG file."""
-    import imageio.v3 as iio
-
-    return tuple(iio.imwrite("<bytes>", frame, extension=".png") for frame in frames_THWC)
+    return tuple(png_of(frame) for frame in frames_THWC)
 
 
 def read_questions(path: str) -> list[Sample]:

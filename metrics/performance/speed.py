@@ -14,12 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from metrics.base import Run
 from metrics.performance.latency import query_latencies
 from metrics.performance.token_latency import first_token_waits, output_token_times
-from metrics.statistics.intervals import min_queries, percentile
+from metrics.statistics.intervals import min_queries, percentile, student_t
 from workloads.records import Record
 
 NUM_BLOCKS, MIN_BLOCKS = 10, 5
@@ -105,7 +104,7 @@ def rate(run: Run, unit: str, amount: Callable[[Record], float]) -> Speed | None
     how = f"within the run: {num_blocks} blocks of time"
     at_once = work * num_blocks / (end - begin)
     unsteady = ""
-    if not run.config.is_server and 2 * float(stats.t.ppf(0.975, num_blocks - 1)) * log_se > math.log(UNSTEADY):
+    if not run.config.is_server and 2 * student_t(0.975, num_blocks - 1) * log_se > math.log(UNSTEADY):
         unsteady = (
             f"unsteady: {at_once.min():.3g} to {at_once.max():.3g} {unit}/s in {num_blocks} equal parts of the test's time, "
             f"{speed.value:.3g} over all of it"
@@ -188,7 +187,7 @@ def _welch(parts: Sequence[tuple[float | None, float]]) -> tuple[float | None, f
 def _interval(value: float, log_se: float | None, dof: float) -> tuple[float, float] | None:
     if log_se is None:
         return None
-    half = float(stats.t.ppf(0.975, dof)) * log_se
+    half = student_t(0.975, dof) * log_se
     return value * math.exp(-half), value * math.exp(half)
 
 

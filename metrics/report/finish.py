@@ -19,9 +19,7 @@ def write_report(folder: Path, brief: bool = False) -> Report:
     """Write report.json and report.html. brief: verdict and reasons only, as for an aborted run."""
     from metrics.report.html.page import write_html
     from metrics.report.report import build_report
-    from workloads.run_folder.media import spare_loaded_objects
 
-    spare_loaded_objects()
     built = build_report(folder, brief)
     write_html(built)
     return built

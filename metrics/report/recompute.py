@@ -13,7 +13,6 @@ from metrics.report.figures import compute_figures, plain_figure
 from metrics.report.report import Report, make_report
 from metrics.report.report_diff import ROUNDING, differences, read_report_file, relative
 from metrics.validity.verdict import changed
-from workloads.run_folder.media import spare_loaded_objects
 
 
 def recompute(folder: Path) -> Report:
@@ -25,7 +24,6 @@ def recompute(folder: Path) -> Report:
         raise ConfigError(f"{str(folder)!r} is a file, not a run folder; unpack a bundle with: suite.py report {folder}")
     if not folder.is_dir():
         raise ConfigError(f"run folder {str(folder)!r} does not exist")
-    spare_loaded_objects()
     report = make_report(folder)
     if not changed(report.run):  # else the run is INVALID, and its reasons name it
         _check_file(folder / "report.json", report.data)

@@ -9,7 +9,8 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+
+from metrics.statistics.intervals import student_t
 
 ARTICLES, PUNCTUATION = ("a", "an", "the"), ".,;:!?\"'()"
 
@@ -48,7 +49,7 @@ def clustered_interval(
     mean = float(scores.mean())
     parts = np.bincount(labels, scores - mean)
     variance = num / (num - 1) * float((parts**2).sum()) / n**2
-    t = float(stats.t.ppf((1 + confidence) / 2, num - 1))
+    t = student_t((1 + confidence) / 2, num - 1)
     if not is_share:
         return mean - t * math.sqrt(variance), mean + t * math.sqrt(variance)
     simple = mean * (1 - mean)

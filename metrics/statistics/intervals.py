@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 
-from scipy import stats
+from scipy import special
 
 CONFIDENCE = 0.99  # LoadGen's, for early stopping
 
@@ -15,8 +15,14 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
     """Interval of a share. Source: E. B. Wilson, JASA 22 (1927), 209-212."""
     if n == 0:
         return 0.0, 1.0
-    low, high = stats.binomtest(successes, n).proportion_ci(confidence, method="wilson")
-    return float(low), float(high)
+    z, share = float(special.ndtri((1 + confidence) / 2)), successes / n
+    middle, half = (2 * successes + z * z) / (2 * (n + z * z)), z * math.sqrt(z * z + 4 * n * share * (1 - share)) / (2 * (n + z * z))
+    return 0.0 if successes == 0 else middle - half, 1.0 if successes == n else middle + half
+
+
+def student_t(level: float, dof: float) -> float:
+    """The quantile of Student's t distribution, as `scipy.stats.t.ppf`, whose import takes 0.6 s longer."""
+    return float(special.stdtrit(dof, level))
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
@@ -26,7 +32,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[fl
         return None
     mean = math.fsum(values) / n
     error = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n)
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * error
+    half = student_t((1 + confidence) / 2, n - 1) * error
     return mean - half, mean + half
 
 
@@ -42,12 +48,14 @@ def percentile_bound(values: Sequence[float], share: float) -> float | None:
     LoadGen's early-stopping estimate: the t-th largest of n values is reported, with the largest t for which n values
     suffice. Source: mlcommons/inference, loadgen/early_stopping.cc (d = 0).
     """
-    t = 0
-    if len(values) < min_queries(share, 1):
+    n = len(values)
+    if n < min_queries(share, 1):
         return None
-    while min_queries(share, t + 1) <= len(values):
-        t += 1
-    return sorted(values)[len(values) - t]
+    t, too_many = 1, n  # a million queries allow about 100,000 of them to be over: bisection, not one after another
+    while t + 1 < too_many:
+        middle = (t + too_many) // 2
+        t, too_many = (middle, too_many) if _suffices(n, middle, share) else (t, middle)
+    return sorted(values)[n - t]
 
 
 @lru_cache(maxsize=4096)
@@ -64,4 +72,4 @@ def min_queries(share: float, num_over: int) -> int:
 
 def _suffices(n: int, num_over: int, share: float) -> bool:
     """Whether `num_over` of n queries would be unlikely (under 1 %) if more than 1 - share of all were over."""
-    return bool(stats.binom.cdf(num_over, n, 1 - share) < 1 - CONFIDENCE)
+    return bool(special.bdtr(num_over, n, 1 - share) < 1 - CONFIDENCE)

@@ -18,8 +18,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from scipy.stats import mannwhitneyu
-
 from metrics.base import Run
 from metrics.validity import answer_counts, effective_settings
 from metrics.validity.answers import GivenAnswer, given_answers, label_of, look_at
@@ -142,4 +140,8 @@ def _chance(run: Run, records: Sequence[Record]) -> float | None:
     chosen = {r.sample_index for r in records}
     lengths = {r.sample_index: len(run.samples[r.sample_index].prompt) for r in run.judged}
     these, others = ([n for i, n in lengths.items() if (i in chosen) == wanted] for wanted in (True, False))
-    return float(mannwhitneyu(these, others, alternative="greater").pvalue) if these and others else None
+    if not these or not others:
+        return None
+    from scipy.stats import mannwhitneyu  # here: few runs need it, and its import takes half of a report's time
+
+    return float(mannwhitneyu(these, others, alternative="greater").pvalue)

@@ -18,7 +18,7 @@ PACKAGES = (
     "accelerate",
     "vllm",
     "mlcommons_loadgen",
-    "imageio",
+    "pillow",
     "av",
     "numpy",
     "opencv-python-headless",

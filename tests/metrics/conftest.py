@@ -16,13 +16,6 @@ from pipelines.launcher.provenance import seal
 from workloads.llm import Language
 from workloads.records import Record, Sample
 from workloads.run_folder.files import write_config, write_samples, write_text
-from workloads.run_folder.media import spare_loaded_objects
-
-
-@pytest.fixture(autouse=True)
-def _no_full_garbage_collections() -> None:
-    spare_loaded_objects()
-
 
 TOKEN_LIMITS = {"load": {"target_ttft_s": 1.0, "target_tpot_s": 0.1}}
 

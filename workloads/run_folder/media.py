@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import hashlib
 import io
 import math
@@ -23,6 +22,13 @@ MAX_WAITING = 64  # videos held in memory before `put` waits for the disk
 MISSING = 1.5  # frames at the end of a whole video that its header may count and its packets not
 MICROSECONDS = 1e6  # PyAV's unit of a container's duration
 SMALL = 128 * 128  # pixels: starting threads takes longer than to decode smaller frames
+MAX_DENOMINATOR = 65535  # of a rate in frames a second: the largest that MPEG-4 can hold
+BROWSER_QUALITY = {
+    "deadline": "realtime",
+    "cpu-used": "5",
+    "crf": "20",
+    "b": "0",
+}  # a quarter of the default's time, twice as large
 BROWSER_SIZE = 192  # pixels: smaller videos are enlarged by a whole factor, without smoothing
 
 
@@ -35,7 +41,6 @@ class MediaWriter:
         self._waiting: set[str] = set()  # videos that were put and are not on disk yet
         self._failed: dict[str, str] = {}
         self.disk_full: str | None = None  # why nothing more is written
-        spare_loaded_objects()
         _encode(np.zeros((2, 16, 16, 3), np.uint8), 1.0)  # imports and opens codecs now, not beside the first query
         self._thread = threading.Thread(target=self._work, daemon=True, name="media")
         self._thread.start()
@@ -82,14 +87,6 @@ class MediaWriter:
                 self._waiting.discard(name)
 
 
-def spare_loaded_objects() -> None:
-    """Leave what is loaded by now out of all garbage collections.
-
-    imageio's PyAV plugin collects garbage on every close: 0.2 s a video with torch's objects, 2 ms without.
-    """
-    gc.freeze()
-
-
 def write_video(path: Path, video_THWC: NDArray[np.uint8], fps: float) -> None:
     """Write lossless FFV1 in Matroska, the whole file or nothing: an incomplete file never has the final name."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,23 +100,27 @@ def write_video(path: Path, video_THWC: NDArray[np.uint8], fps: float) -> None:
 
 
 def _encode(video_THWC: NDArray[np.uint8], fps: float) -> bytes:
-    import imageio.v3 as iio
-
-    content: bytes = iio.imwrite("<bytes>", video_THWC, extension=".mkv", plugin="pyav", codec="ffv1", fps=fps, out_pixel_format="bgr0")
-    return content
+    return encode(video_THWC, fps, "matroska", "ffv1", "bgr0", {})
 
 
 def mp4_of(video_THWC: NDArray[np.uint8], fps: float) -> bytes:
     """An MP4 file without loss: H.264 of RGB frames, which every FFmpeg reads, and no browser."""
+    return encode(video_THWC, fps, "mp4", "libx264rgb", "rgb24", {"qp": "0", "preset": "ultrafast"})
+
+
+def encode(video_THWC: NDArray[np.uint8], fps: float, container: str, codec: str, pixels: str, options: dict[str, str]) -> bytes:
+    """The content of a video file. pixels, options: FFmpeg's names of the pixel format, and of what the codec is given."""
     import av
 
     content = io.BytesIO()
-    with av.open(content, "w", format="mp4") as container:
-        stream = container.add_stream("libx264rgb", rate=Fraction(fps).limit_denominator(1000), options={"qp": "0", "preset": "ultrafast"})
-        stream.height, stream.width, stream.pix_fmt = *video_THWC.shape[1:3], "rgb24"
+    with av.open(content, "w", format=container) as file:
+        stream: Any = file.add_stream(codec, rate=Fraction(fps).limit_denominator(MAX_DENOMINATOR), options=options)
+        stream.height, stream.width, stream.pix_fmt = *video_THWC.shape[1:3], pixels
+        if stream.width * stream.height < SMALL:
+            stream.thread_count = 1
         for frame in video_THWC:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        file.mux(stream.encode())
     return content.getvalue()
 
 
@@ -142,10 +143,7 @@ def read_mp4(content: bytes) -> tuple[NDArray[np.uint8], float]:
 
 
 def read_video(path: Path) -> NDArray[np.uint8]:
-    """video_THWC, uint8. Raises ValueError, naming the file, if it is missing, incomplete or not a video.
-
-    Uses PyAV directly: imageio's plugin runs the garbage collector whenever it closes a file, which takes longer than reading a small one.
-    """
+    """video_THWC, uint8. Raises ValueError, naming the file, if it is missing, incomplete or not a video."""
     import av
 
     try:
@@ -250,12 +248,16 @@ def video_form(path: Path) -> Form:
 
 def browser_video(video_THWC: NDArray[np.uint8], fps: float) -> bytes:
     """Encode a WebM (VP9) that every current browser plays; small videos are enlarged."""
-    import imageio.v3 as iio
-
     factor = max(1, round(BROWSER_SIZE / max(video_THWC.shape[1:3])))
     large = video_THWC.repeat(factor, axis=1).repeat(factor, axis=2)
-    large = large[:, : large.shape[1] // 2 * 2, : large.shape[2] // 2 * 2]
-    content: bytes = iio.imwrite(
-        "<bytes>", large, extension=".webm", plugin="pyav", codec="libvpx-vp9", fps=fps, out_pixel_format="yuv420p"
-    )
-    return content
+    large = np.ascontiguousarray(large[:, : large.shape[1] // 2 * 2, : large.shape[2] // 2 * 2])
+    return encode(large, fps, "webm", "libvpx-vp9", "yuv420p", BROWSER_QUALITY)
+
+
+def png_of(image_HWC: NDArray[np.uint8]) -> bytes:
+    """The content of a PNG file."""
+    from PIL import Image
+
+    content = io.BytesIO()
+    Image.fromarray(image_HWC).save(content, "PNG")
+    return content.getvalue()

@@ -18,6 +18,7 @@ import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -78,7 +79,7 @@ def sample_scene(rng: np.random.Generator, grade: Grade, split: Split = "any") -
     if grade not in get_args(Grade):
         raise ValueError(f"unknown grade {grade!r}; known: {', '.join(get_args(Grade))}")
     while True:
-        scene = _simple_scene(rng) if grade == "simple" else _rich_scene(rng)
+        scene = Scene((_random_group(rng),)) if grade == "simple" else _rich_scene(rng)
         held_out = any(is_held_out(g) for g in scene.groups)
         if split == "any" or held_out == (split == "held_out"):
             return scene
@@ -175,17 +176,13 @@ def parse_caption(text: str) -> Scene:
     ground = re.search(r"\b(?:over|on) an? (\w+) (?:background|floor)$", words)
     background = None
     if ground:
-        background = _one_of(ground[1], {b: (b,) for b in BACKGROUNDS}, "background", text)
+        background = _one_of(ground[1], "background", text)
         words = words[: ground.start()]
     clauses = re.split(r"\b(?:while|and)\b", words)
     groups = tuple(_parse_clause(c, text) for c in clauses)
     if len({g.colour for g in groups}) < len(groups):
         raise ValueError(f"caption {text!r} names one colour twice; objects must differ in colour")
     return Scene(groups, background)
-
-
-def _simple_scene(rng: np.random.Generator) -> Scene:
-    return Scene((_random_group(rng),))
 
 
 def _rich_scene(rng: np.random.Generator) -> Scene:
@@ -208,8 +205,7 @@ def _place(scene: Scene, rng: np.random.Generator) -> list[tuple[float, NDArray[
     """For each group the size of its objects and their centres in frame 0, (count, 2) as x, y."""
     if len(scene.groups) == 1:
         (group,) = scene.groups
-        size = SINGLE_SIZE if group.count == 1 else GROUP_SIZE
-        size += rng.uniform(-0.7, 0.7)
+        size = (SINGLE_SIZE if group.count == 1 else GROUP_SIZE) + rng.uniform(-0.7, 0.7)
         return [(size, _group_starts(group, size, rng))]
     sizes = [PAIR_SIZE + rng.uniform(-0.7, 0.7) for _ in scene.groups]
     spread = 7.0
@@ -254,11 +250,7 @@ def _ground(background: str, rng: np.random.Generator) -> NDArray[np.float64]:
     level, contrast = rng.uniform(34, 58), 30.0
     half = BACKGROUND_PERIOD // 2
     y, x = np.mgrid[:SIZE, :SIZE] + rng.integers(0, BACKGROUND_PERIOD, 2)[:, None, None]
-    pattern = {
-        "plain": np.zeros((SIZE, SIZE)),
-        "striped": (x // half) % 2,
-        "checked": (x // half + y // half) % 2,
-    }[background]
+    pattern = {"plain": np.zeros((SIZE, SIZE)), "striped": (x // half) % 2, "checked": (x // half + y // half) % 2}[background]
     return np.repeat((level + contrast * pattern)[..., None], 3, axis=2)
 
 
@@ -278,20 +270,31 @@ def _plural(noun: str) -> str:
 
 
 def _parse_clause(clause: str, text: str) -> Group:
-    colour = _one_of(clause, {c: (c,) for c in COLOURS}, "colour", text)
-    shape = _one_of(clause, {s: (*w, *map(_plural, w)) for s, w in _SHAPE_WORDS.items()}, "shape", text)
-    counts = {str(n): (w, "an", "one") if n == 1 else (w,) for n, w in _COUNT_WORDS.items()}
-    count = int(_one_of(clause, counts, "count", text))
-    if any(re.search(rf"\b{w.split()[0]}s? {w.split(' ', 1)[1]}\b", clause) for w in _STILL_WORDS):
-        return Group(colour, shape, "still", "still", count)
-    direction = _one_of(clause, {k: (*w, k) for k, w in _DIRECTION_WORDS.items()}, "direction", text)
-    return Group(colour, shape, direction, _one_of(clause, _SPEED_WORDS, "speed", text), count)
+    colour, shape, count = (_one_of(clause, what, text) for what in ("colour", "shape", "count"))
+    if _patterns("still")["still"].search(clause):
+        return Group(colour, shape, "still", "still", int(count))
+    return Group(colour, shape, _one_of(clause, "direction", text), _one_of(clause, "speed", text), int(count))
 
 
-def _one_of(clause: str, words: Mapping[str, tuple[str, ...]], what: str, text: str) -> str:
-    matches = [key for key, forms in words.items() if any(re.search(rf"\b{re.escape(f)}\b", clause) for f in forms)]
+def _one_of(clause: str, what: str, text: str) -> str:
+    matches = [key for key, pattern in _patterns(what).items() if pattern.search(clause)]
     if len(matches) != 1:
-        known = ", ".join(forms[0] for forms in words.values())
-        problem = "names no" if not matches else "names more than one"
-        raise ValueError(f"caption {text!r} {problem} {what}; known: {known}")
+        known = ", ".join(forms[0] for forms in _FORMS[what].values())
+        raise ValueError(f"caption {text!r} names {'more than one' if matches else 'no'} {what}; known: {known}")
     return matches[0]
+
+
+@cache
+def _patterns(what: str) -> dict[str, re.Pattern[str]]:
+    return {key: re.compile(rf"\b(?:{'|'.join(map(re.escape, forms))})\b") for key, forms in _FORMS[what].items()}
+
+
+_FORMS: dict[str, Mapping[str, tuple[str, ...]]] = {
+    "background": {b: (b,) for b in BACKGROUNDS},
+    "colour": {c: (c,) for c in COLOURS},
+    "shape": {s: (*w, *map(_plural, w)) for s, w in _SHAPE_WORDS.items()},
+    "count": {str(n): (w, "an", "one") if n == 1 else (w,) for n, w in _COUNT_WORDS.items()},
+    "direction": {k: (*w, k) for k, w in _DIRECTION_WORDS.items()},
+    "speed": _SPEED_WORDS,
+    "still": {"still": tuple(form for w in _STILL_WORDS for form in (w, w.replace(" ", "s ", 1)))},
+}

@@ -18,7 +18,7 @@ from metrics.base import Figure, Run
 from metrics.report.load_run import load_run
 from metrics.validity.gates import GateResult, evaluate
 from workloads.mlperf.rules import Gate
-from workloads.run_folder.media import read_video
+from workloads.run_folder.media import encode, read_video, video_form
 
 FOLDERS = {"offline": "Offline", "server": "Server", "interactive": "Interactive", "single_stream": "SingleStream"}
 SCENARIOS = {folder: scenario for scenario, folder in FOLDERS.items()}
@@ -109,11 +109,6 @@ def sha256(content: bytes) -> str:
 
 def write_mp4(source: Path, target: Path) -> None:
     """Encode a video of the run as H.264. Raises ValueError if it cannot be read."""
-    import av
-    import imageio.v3 as iio
-
     video_THWC = read_video(source)
-    with av.open(str(source)) as container:
-        fps = float(container.streams.video[0].average_rate or 8)
     target.parent.mkdir(parents=True, exist_ok=True)
-    iio.imwrite(target, video_THWC, plugin="pyav", codec="libx264", fps=fps, out_pixel_format="yuv420p")
+    target.write_bytes(encode(video_THWC, video_form(source).fps or 8, "mp4", "libx264", "yuv420p", {}))

@@ -19,7 +19,7 @@ from metrics.report.html.render import png_uri, render, report_link
 from metrics.report.html.text_answers import text_plots, thumbnail, worst_answers
 from metrics.report.report import Report
 from workloads.run_folder.files import write_text
-from workloads.run_folder.media import browser_video
+from workloads.run_folder.media import browser_video, png_of, video_form
 from workloads.run_folder.search import read_search
 
 SHEET_CLIPS, SHEET_FRAMES = 12, 5  # rows and columns of the contact sheet
@@ -100,7 +100,7 @@ def _clips(report: Report) -> list[dict[str, Any]]:
     for sample in _videos(report)[: report.run.config.report_videos]:
         video = _frames(report, sample)
         if video is not None:
-            content = base64.b64encode(browser_video(video, _fps(report, sample))).decode()
+            content = base64.b64encode(browser_video(video, video_form(report.run.folder / str(sample["media"])).fps)).decode()
             marks = {k.removeprefix("world_"): v > 0 for k, v in sample["scores"].items() if k.startswith("world_") and k != "world_score"}
             image = next(iter(report.run.samples[sample["sample_index"]].images), None)
             given = None if image is None else thumbnail(image)
@@ -110,8 +110,6 @@ def _clips(report: Report) -> list[dict[str, Any]]:
 
 def _contact_sheet(report: Report) -> str:
     """Write contact_sheet.png, one row per video with frames from first to last. Returns a data URI; empty where the run made no videos."""
-    import imageio.v3 as iio
-
     rows = []
     for sample in sorted(_videos(report), key=lambda s: s["sample_index"])[:SHEET_CLIPS]:
         video = _frames(report, sample)
@@ -125,7 +123,7 @@ def _contact_sheet(report: Report) -> str:
     gap = np.full((tall, 12, 3), 255, np.uint8)
     padded = [np.pad(c, ((0, tall - c.shape[0]), (0, 0), (0, 0)), constant_values=255) for c in columns]
     sheet = padded[0] if len(padded) == 1 else np.concatenate([padded[0], gap, padded[1]], axis=1)
-    content: bytes = iio.imwrite("<bytes>", sheet, extension=".png")
+    content = png_of(sheet)
     (report.run.folder / "contact_sheet.png").write_bytes(content)
     return png_uri(content)
 
@@ -153,9 +151,3 @@ def _frames(report: Report, sample: Mapping[str, Any]) -> NDArray[np.uint8] | No
         return report.run.video(record)
     except ValueError:
         return None
-
-
-def _fps(report: Report, sample: Mapping[str, Any]) -> float:
-    import imageio.v3 as iio
-
-    return float(iio.immeta(report.run.folder / str(sample["media"]), plugin="pyav")["fps"])

@@ -15,8 +15,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scipy.stats import mannwhitneyu
-
 from metrics.base import Run
 from metrics.validity.answers import are_alike, look_at, replays_of
 from metrics.validity.check import Check, differs, holds, not_made
@@ -102,8 +100,7 @@ def _cached(run: Run, answers: Sequence[Answer]) -> Check:
         one = f"rank {rank}: {_median(seconds[0])} for repeated queries, {_median(seconds[1])} for new ones, {len(new)} of each"
         compared.append(one)
         if looks_cached([*before, *new]):
-            sure = len(before) >= SURE_PAIRS and mannwhitneyu(seconds[0], seconds[1], alternative="less").pvalue < BY_CHANCE
-            (bad if sure else unsure).append(one)
+            (bad if len(before) >= SURE_PAIRS and _chance_of_less(*seconds) < BY_CHANCE else unsure).append(one)
     if bad:
         return differs("cached_answers", f"repeated queries are more than {CACHE_FACTOR:g} times as fast: " + "; ".join(bad))
     if unsure:
@@ -111,6 +108,12 @@ def _cached(run: Run, answers: Sequence[Answer]) -> Check:
     if max(a.answer_s or 0.0 for a in fresh) < TOO_SHORT_S:
         return not_made("cached_answers", f"answers take less than {TOO_SHORT_S:g} s, too short for a verdict: " + "; ".join(compared))
     return holds("cached_answers", "; ".join(compared))
+
+
+def _chance_of_less(these: Sequence[float], others: Sequence[float]) -> float:
+    from scipy.stats import mannwhitneyu  # here: few runs need it, and its import takes half of a report's time
+
+    return float(mannwhitneyu(these, others, alternative="less").pvalue)
 
 
 def _same_video(run: Run, fresh: Answer) -> bool:

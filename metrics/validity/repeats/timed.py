@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from scipy.stats import binomtest
+from scipy import special
 
 from configs.registry import find, make
 from metrics.base import Run, SampleMetric
@@ -99,7 +99,7 @@ def _later_scores(run: Run, repeated: Sequence[Sequence[Record]]) -> Check:
         sign = 1 if metric.better == "higher" else -1
         worse, better = sum(sign * c < 0 for c in changes), sum(sign * c > 0 for c in changes)
         text = f"{metric.name}: {worse} later answers score lower than the first to their sample, {better} higher, of {len(changes)}"
-        if worse and binomtest(worse, worse + better, alternative="greater").pvalue < BY_CHANCE / len(metrics):
+        if worse and _chance_of_more(worse, worse + better) < BY_CHANCE / len(metrics):
             return differs("later_answers", text)
         compared += [text] if changes else []
     if not unlike:
@@ -122,11 +122,16 @@ def cached_when_timed(run: Run) -> str:
         slower = sum(ratio > 1 for ratio in ratios)
         if not ratios or statistics.median(ratios) <= FASTER:
             continue
-        if binomtest(slower, len(ratios), alternative="greater").pvalue < BY_CHANCE:
+        if _chance_of_more(slower, len(ratios)) < BY_CHANCE:
             bad.append(
                 f"rank {rank}: {len(ratios)} new ones took {statistics.median(ratios):.3g} times as long as a repeated one beside them"
             )
     return f"repeated queries are more than {FASTER:g} times as fast while they are timed: {'; '.join(bad)}" if bad else ""
+
+
+def _chance_of_more(num: int, n: int) -> float:
+    """The probability of at least `num` heads in `n` throws of a coin (sign test)."""
+    return float(special.bdtrc(num - 1, n, 0.5))
 
 
 def _batches(records: Sequence[Record]) -> list[tuple[bool, float]]:

@@ -30,7 +30,7 @@ from pipelines.launcher.worker.power_sampler import PowerSampler
 from pipelines.launcher.worker.replayer import Replayer, busy_s
 from pipelines.models.response_check import reported_settings
 from workloads.records import Query, Sample, without_meta
-from workloads.run_folder.media import MediaWriter, spare_loaded_objects
+from workloads.run_folder.media import MediaWriter
 
 if TYPE_CHECKING:
     import torch
@@ -59,6 +59,7 @@ class Worker:
     ) -> None:
         self.rank, self.pipeline, self.samples = rank, pipeline, without_meta(samples)
         self._sampler, self._required = sampler, required
+        gc.freeze()  # libraries that are imported by now: to search them for garbage before the first query takes 0.3 s
         self._context = zmq.Context()
         self._socket = connect(self._context, address, f"worker-{rank}")
         self._clock, self._writer = ConductorClock(), MediaWriter(folder)
@@ -81,7 +82,7 @@ class Worker:
             raise
         self._begin_sampling()
         gc.collect()
-        spare_loaded_objects()  # the model too: videos are written while queries are timed
+        gc.freeze()  # the model and its libraries: collections while queries are timed would take 0.2 s each
         self._send(
             messages.Ready(
                 self.rank,
