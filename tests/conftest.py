@@ -19,6 +19,9 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # here and in what tests start: workers side by side, each with all cores, take twice as long
 os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read once, when the hub's library is imported
+# Container images set this; without saved bytecode each short run compiles the suite's own modules twice again, a fifth of its time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job; processes that tests interrupt would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

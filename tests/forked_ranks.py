@@ -21,7 +21,8 @@ _forked = multiprocessing.get_context("forkserver")
 _forked.set_forkserver_preload(
     [
         *("torch", "accelerate", "diffusers", "transformers", "scipy.stats", "matplotlib.figure", "av", "cv2", "PIL.Image"),
-        *("typer", "rich.console", "rich.progress", "pydantic", "zmq", "msgspec", "psutil", "jinja2"),
+        *("typer", "rich.console", "rich.progress", "pydantic", "zmq", "msgspec", "psutil", "jinja2", "matplotlib.backends.backend_svg"),
+        *("pipelines.launcher.launch", "metrics.report.report", "metrics.report.html.page", "metrics.report.terminal"),
     ]
 )
 
