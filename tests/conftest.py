@@ -21,7 +21,6 @@ os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read once, when the hub's library is imported
 # Container images set this; without saved bytecode each short run compiles the suite's own modules twice again, a fifth of its time.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-sys.dont_write_bytecode = False
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job; processes that tests interrupt would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -36,6 +35,8 @@ from tests.forked_ranks import start_ranks
 from workloads.records import Record, Sample
 from workloads.run_folder.media import write_video
 from workloads.t2v import TextToVideo
+
+sys.dont_write_bytecode = False  # of this process, which read the variable before
 
 ROOT = Path(__file__).parent.parent
 ACCELERATE = [str(Path(sys.executable).with_name("accelerate")), "launch"]
