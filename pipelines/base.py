@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from pipelines.distributed.replica import Replica
 from workloads.records import Query, Sample
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # numpy too: the conductor imports this module and has no use for it
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
 
 class Response(msgspec.Struct, frozen=True):

@@ -15,13 +15,15 @@ import math
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from pipelines.base import Response
 from pipelines.launcher.messages import Again, Answer, Replay, Replayed
 from workloads.records import Query, Record
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 REPLAY, FRESH = -5, -6  # in the place of a sample's index when a seed is drawn
 LAST_PART = 0.1  # of the timed queries: one of each rank's replays at least is from there

@@ -5,11 +5,15 @@ Workers share a pair of keys that is new for every test; connections with any ot
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import zmq
-from zmq.auth.thread import ThreadAuthenticator
 
 from configs.errors import RunError
 from pipelines.launcher.messages import Address
+
+if TYPE_CHECKING:
+    from zmq.auth.thread import ThreadAuthenticator
 
 
 def listen(router: zmq.Socket[bytes], folder: str) -> Address:
@@ -24,6 +28,8 @@ def listen_across_nodes(router: zmq.Socket[bytes], host: str, port: int | None) 
 
     host: the name by which other nodes reach this one. port: any free one where None. Raises RunError where it is not available.
     """
+    from zmq.auth.thread import ThreadAuthenticator  # here: it imports asyncio, which one node does not need
+
     conductor_public, conductor_secret = zmq.curve_keypair()
     worker_public, worker_secret = zmq.curve_keypair()
     authenticator = ThreadAuthenticator(router.context)
