@@ -20,14 +20,15 @@ if TYPE_CHECKING:  # numpy too: the conductor imports this module and has no use
 class Response(msgspec.Struct, frozen=True):
     """One answer: a video or a text, and how long its stages took.
 
-    video_THWC: uint8. fps: its frame rate. stages: seconds by stage name, of the batch; step_s: seconds of each denoising
+    video_THWC: uint8. fps: its frame rate. stages: seconds by stage name, of the batch; the stage `after_answer` is not part of the
+    answer, whose latency ends before it. step_s: seconds of each denoising
     step. num_units: frames, or tokens of the answer; 0 where the suite is to count the video's frames or the token_ids.
-    num_input_tokens: tokens of the prompt, images included.
+    num_input_tokens: tokens of the prompt, images included. thoughts: what was generated beside the text and counts as tokens.
     first_token_id: for checks that two runs give the same answer. token_ids: all of the answer's, end token included, where the engine
     reports them; compliance tests count them. finish_reason: `stop` at an end token, `length` where it was cut off; `abort`, `error` and
     `content_filter` fail the query, and the report shows other words. token_gap_s:
     seconds between one token and the next, num_units - 1 of them, where the engine reports them.
-    finite: False where the pipeline's own numbers contained NaN or infinity.
+    finite: False where the pipeline's own numbers contained NaN or infinity. client_lag_s: of a client of servers: as in Record.
     error: why there is no answer; the query then counts as failed.
 
     Every Response is checked where it enters (pipelines/models/response_check.py); one that cannot be used counts as failed.
@@ -36,6 +37,7 @@ class Response(msgspec.Struct, frozen=True):
     video_THWC: NDArray[np.uint8] | None = None
     fps: float = 8.0
     text: str | None = None
+    thoughts: str = ""
     stages: Mapping[str, float] = {}
     step_s: Sequence[float] = ()
     num_units: int = 0
@@ -45,6 +47,7 @@ class Response(msgspec.Struct, frozen=True):
     finish_reason: str | None = None
     token_gap_s: Sequence[float] = ()
     finite: bool = True
+    client_lag_s: float | None = None
     error: str | None = None
 
 
@@ -130,6 +133,9 @@ class StreamingPipeline(Pipeline):
     @abstractmethod
     def step(self, timeout_s: float) -> Sequence[Event]:
         """What has happened since the last call; waits up to `timeout_s` for the first event. Raises where the engine is broken."""
+
+    def watch(self, descriptor: int | None) -> None:
+        """Have `step` return early when this file descriptor becomes readable: there may be new queries. None: no longer."""
 
     def generate(self, samples: Sequence[Sample], queries: Sequence[Query]) -> Sequence[Response]:
         self.submit(samples, queries)

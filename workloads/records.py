@@ -88,6 +88,7 @@ class Query(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 Status = Literal["done", "failed"]
+AFTER_ANSWER = "after_answer"  # the stage between the end of an answer and its Response, such as waiting for a server's usage
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -123,10 +124,16 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     finite: bool = True  # False if the pipeline's own numbers contain NaN or infinity
     error: str | None = None
     worked_s: tuple[Seconds, Seconds] | None = None  # start and end on the rank's own clock, converted to the run's
+    client_lag_s: Seconds | None = None  # how late a server's client was when the first token came, or a whole answer
 
     @property
     def latency_s(self) -> float:
         return self.completed_s - self.issued_s
+
+    @property
+    def closed_s(self) -> float:
+        """When LoadGen was told of the answer: its number of tokens may be known only some time after its end."""
+        return self.completed_s + self.stages.get(AFTER_ANSWER, 0.0)
 
     @property
     def ttft_s(self) -> float | None:

@@ -6,13 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from configs.decode import reading
 from configs.errors import ConfigError
 from metrics.base import Run
 from metrics.performance.latency import query_latencies
 from metrics.statistics.intervals import percentile
 from workloads.loadgen.load_test import read_summary
-from workloads.records import Record
+from workloads.records import AFTER_ANSWER, Record
 
 TOLERANCE = 0.01  # relative
 CLOCK_SLACK_S = 0.005  # between our reading of the clock and LoadGen's; matters in runs under half a second
@@ -42,6 +44,7 @@ def compare(run: Run) -> list[Comparison]:
     records = run.of_mode("performance")
     if not summary or not records:
         return []
+    records = [msgspec.structs.replace(r, completed_s=r.closed_s) if AFTER_ANSWER in r.stages else r for r in records]
     own = _samples(records, run.config.scenario) + (_tokens(records, run.config.scenario) if run.workload.unit == "tokens" else [])
     return [
         Comparison(name.removesuffix(" (ns)"), unit, _number(run, summary, name) * (1e-9 if name.endswith("(ns)") else 1.0), value, slack)

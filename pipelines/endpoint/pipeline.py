@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import queue
 import re
 import urllib.parse
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from workloads.records import Query, Sample
 if TYPE_CHECKING:
     import torch
 
+PATHS = {"chat": "chat/completions", "completions": "completions", "videos": "videos", "video_generations": "videos/generations"}
 WORKLOADS = {"chat": ("llm", "vlm"), "completions": ("llm",), "videos": ("t2v",), "video_generations": ("t2v",)}
 TEXT_OPTIONS = ("max_new_tokens", "top_p", "top_k", "system_prompt", "tokenizer")
 VIDEO_OPTIONS = (
@@ -40,10 +40,11 @@ NOT_REPORTED = "not known: the server does not report it"
 class Endpoint(StreamingPipeline):
     """Options that are None are not sent, so the server's defaults apply.
 
-    url: of the server, without the path, or several, among which `dispatch` distributes. api: chat (/v1/chat/completions), completions
-    (bare prompts), video_generations (/v1/videos/generations, which returns the video) or videos (/v1/videos, polled every poll_s).
-    model: by default the only one that /v1/models lists. stream: tokens as they come; without it, the first token counts when the whole
-    answer arrives. temperature: 0 takes the likeliest token; otherwise every query sends its seed. Options of videos
+    url: of the server, with or without the path of `api`, or several, among which `dispatch` distributes. api: chat
+    (/v1/chat/completions), completions (bare prompts), video_generations (/v1/videos/generations, which returns the video) or videos
+    (/v1/videos, polled every poll_s). model: by default the only one that /v1/models lists. stream: tokens as they come; without it, the
+    first token counts when the whole answer arrives. temperature: 0 takes the likeliest token; otherwise every query sends its seed.
+    Options of videos
     have diffusers' names. extra: further fields of every request's body.
     concurrency: connections to each url. batch_size: queries taken at the same time; 0 means one for each connection. Waiting for a
     connection is the stage `client_queue`. timeout_s: of one query, from its connection on, retries included; keep it below the run's
@@ -117,16 +118,12 @@ class Endpoint(StreamingPipeline):
             raise ConfigError("pipeline 'endpoint': width and height need each other; give both")
         if self.api_key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
             raise ConfigError("pipeline 'endpoint': api_key_env is not the name of a variable; give a name, never the key itself")
-        self._urls = [_base(url) for url in ([self.url] if isinstance(self.url, str) else self.url)]
+        self._urls = [_base(url, PATHS[self.api]) for url in ([self.url] if isinstance(self.url, str) else self.url)]
         if not self._urls:
             raise ConfigError("pipeline 'endpoint': url is empty; give one, such as http://127.0.0.1:8000")
         self.batch_size = self.batch_size or self.concurrency * len(self._urls)
 
     def load(self, device: torch.device) -> None:
-        try:
-            import aiohttp  # noqa: F401
-        except ImportError:
-            raise ConfigError("pipeline 'endpoint' needs aiohttp: pip install 'triptych[endpoint]'") from None
         from pipelines.endpoint.client import Client, Connections
 
         connections = Connections(
@@ -149,15 +146,11 @@ class Endpoint(StreamingPipeline):
         self._client.submit(samples, queries)
 
     def step(self, timeout_s: float) -> Sequence[Event]:
-        events: list[Event] = []
-        try:
-            events.append(self._client.events.get(timeout=timeout_s))
-            while True:
-                events.append(self._client.events.get_nowait())
-        except queue.Empty:
-            if not events:
-                self._client.check()
+        events: list[Event] = self._client.step(timeout_s)
         return events
+
+    def watch(self, descriptor: int | None) -> None:
+        self._client.watch(descriptor)
 
     def close(self) -> None:
         if self._client is not None:
@@ -192,6 +185,10 @@ class Endpoint(StreamingPipeline):
             return None
         if not (key := os.environ.get(self.api_key_env)):
             raise ConfigError(f"pipeline 'endpoint': api_key_env names {self.api_key_env!r}, which is not set in the environment, or empty")
+        if not (key.isascii() and key.isprintable()):
+            raise ConfigError(
+                f"pipeline 'endpoint': the variable {self.api_key_env!r} has a line end or a character that no header can hold"
+            )
         return key
 
     def _choose_model(self, listed: Sequence[Sequence[str] | None]) -> str:
@@ -237,11 +234,23 @@ class Endpoint(StreamingPipeline):
             raise ConfigError(f"pipeline 'endpoint': tokenizer {self.tokenizer!r} cannot be loaded: {first_line(error)}") from error
 
 
-def _base(url: str) -> str:
-    """The url without /v1. Raises ConfigError where it is not an address, or contains a password."""
+def _base(url: str, path: str) -> str:
+    """The url up to /v1, without it. Raises ConfigError where it is not an address, contains a password, or ends in another api's path."""
     parts = urllib.parse.urlsplit(url)
     if parts.username or parts.password:
         raise ConfigError("pipeline 'endpoint': url contains a user or a password; give the key by api_key_env")
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or not _has_port(parts):
         raise ConfigError(f"pipeline 'endpoint': url is {url!r}; write it as http://HOST:PORT or https://HOST")
-    return url.rstrip("/").removesuffix("/v1")
+    base = url.rstrip("/").removesuffix(f"/v1/{path}").removesuffix("/v1")
+    for api, other in PATHS.items():
+        if base.endswith(f"/{other}"):
+            raise ConfigError(f"pipeline 'endpoint': url is {url!r}, the path of api: {api}; end it before /v1, or set that api")
+    return base
+
+
+def _has_port(parts: urllib.parse.SplitResult) -> bool:
+    """Whether the port, where there is one, is a number that a port can have."""
+    try:
+        return parts.port is None or parts.port > 0
+    except ValueError:
+        return False

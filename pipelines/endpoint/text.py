@@ -5,63 +5,27 @@ from __future__ import annotations
 import base64
 import itertools
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
-import aiohttp
 import msgspec
 
 from configs.decode import reading
 from pipelines.base import Response
-from pipelines.endpoint.client import QUOTE_LENGTH, Exchange, QueryError, check_status, error_text, read_json
-from workloads.records import Query, Sample
+from pipelines.endpoint.connections import Server, Whole
+from pipelines.endpoint.errors import QUOTE_LENGTH, CutError, QueryError, check_status
+from pipelines.endpoint.exchange import Exchange
+from pipelines.endpoint.http_reply import Reply
+from pipelines.endpoint.text_stream import Choice, Chunk, Message, StreamReader
+from workloads.records import AFTER_ANSWER, Query, Sample
 
 _TYPES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp", b"BM": "bmp"}
 SPECIAL_TOKENS = 32  # tokens of an answer that may leave no text; every other token is at least one byte
 DELTAS_A_TOKEN, FEW_DELTAS = 2, 16  # a server may send a token in two pieces, but not all of them in many
 
 
-class _Message(msgspec.Struct):
-    """A message, or what a delta adds to it. reasoning: in vLLM and others, tokens that are not part of the answer."""
-
-    content: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-
-    @property
-    def thought(self) -> str:
-        return (self.reasoning_content or "") + (self.reasoning or "")
-
-
-class _Choice(msgspec.Struct):
-    message: _Message | None = None
-    delta: _Message | None = None
-    text: str | None = None
-    finish_reason: str | None = None
-
-
-class _Chunk(msgspec.Struct):
-    """An answer, whole or a piece of a stream, as far as it is read. usage is checked where it is counted by."""
-
-    choices: list[_Choice] | None = None
-    usage: Any = None
-    error: Any = None
-
-
 @dataclass
-class _Stream:
-    """What a stream has sent so far. times: of the deltas with text or thoughts. finished: when the finish_reason came."""
-
-    text: list[str] = field(default_factory=list)
-    thoughts: list[str] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)
-    finish_reason: str | None = None
-    finished: float | None = None
-    usage: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True)
 class TextApi:
     """fixed: fields of every request. chat: send messages, with images; else a bare prompt."""
 
@@ -71,94 +35,45 @@ class TextApi:
     count_by: Literal["usage", "deltas", "tokenizer"]
     tokenizer: Any
 
-    async def __call__(self, exchange: Exchange) -> Response:
-        url = exchange.url + ("/v1/chat/completions" if self.chat else "/v1/completions")
-        began = time.perf_counter()
-        body = msgspec.json.encode(self.body(exchange.sample, exchange.query))
-        headers = {"Content-Type": "application/json"}
-        async with exchange.session.post(url, data=body, headers=headers, allow_redirects=False) as answer:
-            if not self.fixed.get("stream"):
-                return self._whole(await read_json(answer, url), url, exchange, began)
-            await check_status(answer, url)
-            if answer.content_type != "text/event-stream":
-                raise QueryError(f"{url}: stream: true was requested, but the answer is {answer.content_type}; try stream: false")
-            return self._streamed(await self._read_stream(answer, url, exchange), url, exchange, began)
+    def __post_init__(self) -> None:
+        self.streams = bool(self.fixed.get("stream"))
+        self.sends_seed = self.fixed.get("temperature") != 0 and "seed" not in self.fixed
+        self.path = "/v1/chat/completions" if self.chat else "/v1/completions"
+        self._heads: dict[Server, bytes] = {}
+        begun = b'"messages":[' if self.chat else b'"prompt":'
+        if self.chat and self.system_prompt:
+            begun += msgspec.json.encode({"role": "system", "content": self.system_prompt}) + b","
+        fixed = msgspec.json.encode(self.fixed)[1:-1]  # without its braces
+        self._begun, self._ended = b"{" + begun, (b"," + fixed if fixed else b"") + b"}"
+        self._is_given = ("messages" if self.chat else "prompt") in self.fixed  # by option `extra`
 
-    def body(self, sample: Sample, query: Query) -> dict[str, Any]:
-        seed = {"seed": query.seed} if self.fixed.get("temperature") != 0 else {}
+    def start(self, exchange: Exchange) -> Callable[[], None]:
+        """Send a query; the function gives it up."""
+        server = exchange.server
+        if server not in self._heads:
+            self._heads[server] = server.head("POST", self.path, "Content-Type: application/json")
+        began = time.perf_counter()
+        body = self.body(exchange.sample, exchange.query)
+        answer = _Answer(self, exchange, began)
+        request = b"%sContent-Length: %d\r\n\r\n%s" % (self._heads[server], len(body), body)
+        return server.send(request, answer).cancel
+
+    def body(self, sample: Sample, query: Query) -> bytes:
+        seed = b',"seed":%d' % query.seed if self.sends_seed else b""
+        if self._is_given:
+            return b"{" + self._ended[1:-1] + seed + b"}"
+        prompt = msgspec.json.encode(sample.prompt)
         if not self.chat:
             if sample.images:
                 raise QueryError("images need api: chat")
-            return {"prompt": sample.prompt, **seed, **self.fixed}
-        content: Any = sample.prompt
+            return self._begun + prompt + seed + self._ended
         if sample.images:
-            content = [{"type": "image_url", "image_url": {"url": _data_url(image)}} for image in sample.images]
-            content.append({"type": "text", "text": sample.prompt})
-        system = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
-        return {"messages": [*system, {"role": "user", "content": content}], **seed, **self.fixed}
+            images = b"".join(b'{"type":"image_url","image_url":{"url":"%s"}},' % _data_url(image) for image in sample.images)
+            prompt = b'[%s{"type":"text","text":%s}]' % (images, prompt)
+        return b'%s{"role":"user","content":%s}]%s%s' % (self._begun, prompt, seed, self._ended)
 
-    async def _read_stream(self, answer: aiohttp.ClientResponse, url: str, exchange: Exchange) -> _Stream:
-        stream = _Stream()
-        async for data in events_of(answer.content.iter_any()):
-            now = time.perf_counter()
-            if data == "[DONE]":
-                if stream.finish_reason is None and not stream.times:
-                    raise QueryError(f"{url}: the stream ended without a delta or a finish_reason")
-                return stream
-            try:
-                chunk = msgspec.json.decode(data, type=_Chunk)
-            except (ValueError, RecursionError):
-                raise QueryError(f"{url}: malformed server-sent event: {data[:QUOTE_LENGTH]!r}") from None
-            if chunk.error:
-                raise QueryError(f"{url}: status {answer.status}, then an error in the stream: {error_text({'error': chunk.error})}")
-            if chunk.choices is None:
-                raise QueryError(f"{url}: a server-sent event without choices: {data[:QUOTE_LENGTH]!r}")
-            stream.usage = chunk.usage or stream.usage
-            for choice in chunk.choices[:1]:
-                delta = choice.delta or _Message()
-                piece = (delta.content if self.chat else choice.text) or ""
-                thought = delta.thought
-                if piece or thought:
-                    if not stream.times:
-                        exchange.on_first_token()
-                    stream.times.append(now)
-                    stream.text.append(piece)
-                    stream.thoughts.append(thought)
-                if choice.finish_reason:
-                    stream.finish_reason, stream.finished = choice.finish_reason, now
-        if stream.finish_reason is None:
-            raise QueryError(f"{url}: the stream was cut after {len(stream.times)} deltas, without a finish_reason or [DONE]")
-        return stream
-
-    def _streamed(self, stream: _Stream, url: str, exchange: Exchange, began: float) -> Response:
-        text, times = "".join(stream.text), stream.times
-        num_input, num_units = self._count(stream.usage, len(times), text, "".join(stream.thoughts), exchange.sample.prompt, url)
-        if num_units == len(times) + 1 and stream.finished is not None:  # with an end token, which has no text
-            times = [*times, stream.finished]
-        ended = time.perf_counter()
-        return Response(
-            text=text,
-            num_units=num_units,
-            num_input_tokens=num_input,
-            finish_reason=stream.finish_reason,
-            token_gap_s=[b - a for a, b in itertools.pairwise(times)] if num_units == len(times) else (),
-            stages={"first_token": times[0] - began, "further_tokens": ended - times[0]} if times else {"whole_answer": ended - began},
-        )
-
-    def _whole(self, body: Mapping[str, Any], url: str, exchange: Exchange, began: float) -> Response:
-        with reading(f"{url}: an answer", f"it is {str(body)[:QUOTE_LENGTH]}", QueryError):
-            whole = msgspec.convert(body, _Chunk)
-        choice = next(iter(whole.choices or ()), None)
-        if choice is None or (choice.message is None if self.chat else choice.text is None):
-            raise QueryError(f"{url}: an answer without choices: {str(body)[:QUOTE_LENGTH]}")
-        message = (choice.message if self.chat else None) or _Message(content=choice.text)
-        text, thoughts = message.content or "", message.thought
-        num_input, num_units = self._count(whole.usage, 0, text, thoughts, exchange.sample.prompt, url)
-        stages = {"whole_answer": time.perf_counter() - began}
-        return Response(text=text, num_units=num_units, num_input_tokens=num_input, finish_reason=choice.finish_reason, stages=stages)
-
-    def _count(self, usage: Mapping[str, Any] | None, num_deltas: int, text: str, thoughts: str, prompt: str, url: str) -> tuple[int, int]:
-        """The numbers of tokens of prompt and answer; with deltas, the prompt's is not known and counts as 0."""
+    def count(self, usage: Mapping[str, Any] | None, num_deltas: int, text: str, thoughts: str, prompt: str, url: str) -> tuple[int, int]:
+        """The numbers of tokens of prompt and answer, thoughts included; with deltas, the prompt's is not known and counts as 0."""
         if self.count_by == "usage":
             why = "the answer has no usage" if usage is None else _impossible(usage, num_deltas, text + thoughts)
             if usage is None or why is not None:
@@ -166,30 +81,125 @@ class TextApi:
             return usage["prompt_tokens"], usage["completion_tokens"]
         if self.count_by == "deltas":
             return 0, num_deltas
-        return len(self.tokenizer(prompt)["input_ids"]), self.count_tokens(text)
+        return len(self.tokenizer(prompt)["input_ids"]), self.count_tokens(text) + (self.count_tokens(thoughts) if thoughts else 0)
 
     def count_tokens(self, text: str) -> int:
         """By the tokenizer, which there is where `count_by` says so."""
         return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-async def events_of(pieces: AsyncIterator[bytes]) -> AsyncIterator[str]:
-    """The data of every server-sent event, by WHATWG's rules for lines, without comments and other fields."""
-    rest, data = b"", list[str]()
-    async for piece in pieces:
-        lines = (rest + piece).replace(b"\r\n", b"\n").split(b"\n")
-        rest = lines.pop()
-        for line in lines:
-            if line.startswith(b"data:"):
-                data.append(line[5:].removeprefix(b" ").decode(errors="replace"))
-            elif not line and data:
-                yield "\n".join(data)
-                data = []
+class _Answer:
+    """Receives the answer of one try."""
+
+    __slots__ = ("_api", "_began", "_error", "_exchange", "_lag_s", "_reader", "_url", "_whole", "reply")
+
+    def __init__(self, api: TextApi, exchange: Exchange, began: float) -> None:
+        self._api, self._exchange, self._began = api, exchange, began
+        self._url = exchange.server.url + api.path
+        self._whole: Whole | None = None
+        self._reader: StreamReader | None = None
+        self._error: Exception | None = None
+        self._lag_s: float | None = None
+        self.reply = Reply()
+
+    def feed(self, content: bytes, now: float) -> bool:
+        reader = self._reader
+        self.reply.add(content, now)
+        if reader is None:
+            if self._whole is None and not self._begin():
+                return False
+            if self._whole is not None:
+                return self._whole.take()
+            reader = self._reader
+            assert reader is not None
+        had_token = reader.has_token
+        reader.advance(content)
+        if reader.has_token and not had_token:
+            self._lag_s = self._exchange.lag_s(now)
+            self._exchange.on_first_token()
+        return reader.is_done or self.reply.over
+
+    def _begin(self) -> bool:
+        """Choose how to read once the head is there; whether it is. Raises QueryError."""
+        head = self.reply.head
+        if head is None:
+            return False
+        if not self._api.streams or not 200 <= head.status < 300:
+            self._whole = Whole(self.reply)
+        elif head.content_type != "text/event-stream":
+            kind = head.content_type or "of no type"
+            raise QueryError(f"{self._url}: stream: true was requested, but the answer is {kind}; try stream: false")
+        else:
+            self._reader = StreamReader(self.reply, self._url, self._api.chat)
+        return True
+
+    def finish(self, error: Exception | None) -> None:
+        self._error = error
+        if self._lag_s is None:
+            self._lag_s = self._exchange.lag_s(time.perf_counter())
+        self._exchange.on_end(self)
+
+    def response(self) -> Response:
+        """Raises QueryError."""
+        if self._error is not None:
+            if isinstance(self._error, CutError) and self._reader is not None:
+                self._reader.stream()  # raises with the number of deltas, unless only what follows the answer is missing
+            raise self._error
+        if self._reader is not None:
+            return self._streamed(self._reader)
+        assert self._whole is not None
+        assert self.reply.head is not None
+        content = self._whole.body()
+        check_status(self.reply.head, content, self._url)
+        return self._read_whole(content)
+
+    def _streamed(self, reader: StreamReader) -> Response:
+        stream = reader.stream()
+        text, times = "".join(stream.text), stream.times
+        api, prompt = self._api, self._exchange.sample.prompt
+        thoughts = "".join(stream.thoughts)
+        num_input, num_units = api.count(stream.usage, len(times), text, thoughts, prompt, self._url)
+        last = max([*times[-1:], *([] if stream.finished is None else [stream.finished])], default=None)
+        if num_units == len(times) + 1 and stream.finished is not None:  # with an end token, which has no text
+            times = [*times, stream.finished]
+        ended = time.perf_counter()
+        last = ended if last is None else last
+        first = times[0] if times else last
+        waits = {"first_token": first - self._began, "further_tokens": last - first} if times else {"whole_answer": last - self._began}
+        return Response(
+            text=text,
+            thoughts=thoughts,
+            num_units=num_units,
+            num_input_tokens=num_input,
+            finish_reason=stream.finish_reason,
+            token_gap_s=[b - a for a, b in itertools.pairwise(times)] if num_units == len(times) else (),
+            stages=waits | {AFTER_ANSWER: ended - last},
+            client_lag_s=self._lag_s,
+        )
+
+    def _read_whole(self, content: bytes) -> Response:
+        with reading(f"{self._url}: an answer", f"it is {content[:QUOTE_LENGTH]!r}", QueryError):
+            whole = msgspec.json.decode(content, type=Chunk)
+        choice: Choice | None = next(iter(whole.choices or ()), None)
+        if choice is None or (choice.message is None if self._api.chat else choice.text is None):
+            raise QueryError(f"{self._url}: an answer without choices: {content.decode(errors='replace')[:QUOTE_LENGTH]}")
+        message = (choice.message if self._api.chat else None) or Message(content=choice.text)
+        text, thoughts = message.content or "", message.thought
+        num_input, num_units = self._api.count(whole.usage, 0, text, thoughts, self._exchange.sample.prompt, self._url)
+        return Response(
+            text=text,
+            thoughts=thoughts,
+            num_units=num_units,
+            num_input_tokens=num_input,
+            finish_reason=choice.finish_reason,
+            stages={"whole_answer": time.perf_counter() - self._began},
+            client_lag_s=self._lag_s,
+        )
 
 
-def _data_url(image: bytes) -> str:
+def _data_url(image: bytes) -> bytes:
     kind: Sequence[str] = [name for magic, name in _TYPES.items() if image.startswith(magic)]
-    return f"data:image/{kind[0] if kind else 'png'};base64,{base64.b64encode(image).decode()}"
+    return b"data:image/%s;base64,%s" % ((kind[0] if kind else "png").encode(), base64.b64encode(image))
 
 
 def _impossible(usage: Mapping[str, Any], num_deltas: int, text: str) -> str | None:

@@ -75,6 +75,7 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     error: str | None = None
     worked: tuple[float, float] | None = None  # on the conductor's clock, as the worker estimates it
     tokens: bytes = b""
+    client_lag_s: float | None = None
 
 
 class First(msgspec.Struct, tag=True, frozen=True):

@@ -65,6 +65,8 @@ class ResponseCheck:
             if (reason := _finish_reason(returned.finish_reason)) in FAILED:
                 return Response(error=f"{self._title}: the answer ended with finish_reason {reason!r}")
             right = {**self._content(returned), **self._counts(returned), **_times(returned, took_s), "finish_reason": reason}
+            if returned.client_lag_s is not None:
+                _seconds("client_lag_s", returned.client_lag_s)
         except ValueError as error:
             return self._refused(str(error))
         except Exception as error:  # a field of a type that nobody foresaw
@@ -153,7 +155,9 @@ class ResponseCheck:
         return {**right, "num_units": num_units}
 
     def _count(self, response: Response) -> int | None:
-        return None if response.text is None else self._pipeline.count_tokens(response.text)
+        if response.text is None or (counted := self._pipeline.count_tokens(response.text)) is None:
+            return None
+        return counted + ((self._pipeline.count_tokens(response.thoughts) or 0) if response.thoughts else 0)
 
 
 def reported_settings(pipeline: Pipeline) -> tuple[dict[str, str], list[str]]:

@@ -33,15 +33,16 @@ BROWSER_SIZE = 192  # pixels: smaller videos are enlarged by a whole factor, wit
 
 
 class MediaWriter:
-    """Writes videos in a thread of its own, so that no query waits for a file."""
+    """Writes videos in a thread of its own, so that no query waits for a file. opens_codecs: now, which takes up to 1 s."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, opens_codecs: bool = True) -> None:
         self._folder = folder
         self._queue: queue.Queue[tuple[str, NDArray[np.uint8], float] | threading.Event | None] = queue.Queue(MAX_WAITING)
         self._waiting: set[str] = set()  # videos that were put and are not on disk yet
         self._failed: dict[str, str] = {}
         self.disk_full: str | None = None  # why nothing more is written
-        _encode(np.zeros((2, 16, 16, 3), np.uint8), 1.0)  # imports and opens codecs now, not beside the first query
+        if opens_codecs:
+            _encode(np.zeros((2, 16, 16, 3), np.uint8), 1.0)  # imports and opens codecs now, not beside the first query
         self._thread = threading.Thread(target=self._work, daemon=True, name="media")
         self._thread.start()
 

@@ -27,7 +27,7 @@ from pipelines.launcher import messages as wire
 from pipelines.launcher.conductor.job import JobSpec, Rest
 from pipelines.launcher.conductor.progress import RunProgress
 from workloads.loadgen.load_test import LoadTest
-from workloads.records import Query, Record, query_seed
+from workloads.records import AFTER_ANSWER, Query, Record, query_seed
 from workloads.run_folder.record_log import RecordLog
 
 _LINES = msgspec.json.Encoder()
@@ -226,7 +226,7 @@ class Queries:
             r.status,
             rank,
             issued_s=pending.issued - began if scheduled_s is None else scheduled_s,
-            completed_s=completed - began,
+            completed_s=max(completed - r.stages.get(AFTER_ANSWER, 0.0), pending.first_token or pending.issued) - began,
             started_s=None if pending.started is None else pending.started - began,
             batch_size=pending.batch_size,
             group=pending.group,
@@ -244,6 +244,7 @@ class Queries:
             finite=r.finite,
             error=r.error,
             worked_s=None if r.worked is None else (round(r.worked[0] - began, 6), round(r.worked[1] - began, 6)),
+            client_lag_s=r.client_lag_s,
         )
 
 

@@ -144,6 +144,7 @@ class Generation:
             response.finite,
             worked=None if from_s is None or to_s is None else (from_s, to_s),
             tokens=np.asarray(response.token_ids, dtype="<i4").tobytes(),
+            client_lag_s=response.client_lag_s,
         )
 
     def _generate(self, samples: Sequence[Sample], queries: Sequence[Query]) -> list[Response]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import zmq
 
 from configs.errors import RunError, describe
+from configs.registry import find
 from pipelines.base import Pipeline, StreamingPipeline
 from pipelines.launcher import messages
 from pipelines.launcher.worker.clock_sync import ConductorClock
@@ -62,7 +63,8 @@ class Worker:
         gc.freeze()  # libraries that are imported by now: to search them for garbage before the first query takes 0.3 s
         self._context = zmq.Context()
         self._socket = connect(self._context, address, f"worker-{rank}")
-        self._clock, self._writer = ConductorClock(), MediaWriter(folder)
+        makes_media = not pipeline.workload or bool(find("workloads", pipeline.workload).has_media)
+        self._clock, self._writer = ConductorClock(), MediaWriter(folder, makes_media)
         self._generation = Generation(rank, pipeline, self.samples, mode, self._writer, self._clock, may_differ)
         self._heartbeat = Heartbeat(rank, self._context, address, heartbeat_timeout_s, self._clock, sampler, self._writer)
 
@@ -150,7 +152,14 @@ class Worker:
 
     def _serve(self, device: torch.device, check: Callable[[], None]) -> messages.Stop:
         """Answer and replay until the conductor says stop."""
-        message = self._stream(self.pipeline, check) if isinstance(self.pipeline, StreamingPipeline) else self._batches(check)
+        if isinstance(self.pipeline, StreamingPipeline):
+            self.pipeline.watch(int(self._socket.getsockopt(zmq.FD)))
+            try:
+                message = self._stream(self.pipeline, check)
+            finally:
+                self.pipeline.watch(None)
+        else:
+            message = self._batches(check)
         while isinstance(message, messages.Replay):
             self._replay(message, device)
             message = self._next(check)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, cast
 
-import aiohttp
 import numpy as np
 from aiohttp import web
 
-from configs.decode import reading
-from pipelines.endpoint.client import Exchange, QueryError, listed_models
+from pipelines.endpoint.client import listed_models
+from pipelines.endpoint.connections import Connection, Receiver, Server
+from pipelines.endpoint.errors import QueryError
+from pipelines.endpoint.exchange import Answer, Exchange
+from pipelines.endpoint.http_reply import MalformedReplyError
 from pipelines.endpoint.text import TextApi
 from pipelines.endpoint.videos import VideoApi
 from pipelines.serving.errors import BadRequestError
@@ -93,50 +93,53 @@ class _Request:
 
 
 def _endpoint(name: str, content: bytes) -> None:
+    if name == "models.json":
+        try:
+            listed_models(content)
+        except ValueError as error:
+            raise Refused(str(error)) from None
+        return
     status = 404 if name == "failed.json" else 200
     kind = {"stream.sse": "text/event-stream", "video.mp4": "video/mp4"}.get(name, "application/json")
-    session = cast(aiohttp.ClientSession, _Session(_Answer(content, status, kind)))
+    head = b"HTTP/1.1 %d OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n" % (status, kind.encode(), len(content))
     api: TextApi | VideoApi = TextApi({"stream": name == "stream.sse", "temperature": 0}, True, None, "usage", None)
     if name in ("video.mp4", "job.json"):
         api = VideoApi({}, False, 0.0, None)
     try:
-        if name == "models.json":
-            with reading("models", failure=QueryError):
-                listed_models(content)
-        else:
-            asyncio.run(_ask(api, session))
-    except QueryError as error:
+        asyncio.run(_ask(api, head + content))
+    except (QueryError, MalformedReplyError) as error:
         raise Refused(str(error)) from None
 
 
-async def _ask(api: Callable[[Exchange], Any], session: aiohttp.ClientSession) -> None:
-    await api(Exchange(session, "http://server", Sample(0, "why?"), Query(0, 0, 1), lambda: None))
+async def _ask(api: TextApi | VideoApi, content: bytes) -> None:
+    """Has the answer arrive in pieces of 100 bytes."""
+    server = _Server(asyncio.get_running_loop(), "http://server", None, None, 1.0)
+    server.content = content
+    ended: asyncio.Future[Answer] = server.loop.create_future()
+    api.start(Exchange(server, Sample(0, "why?"), Query(0, 0, 1), lambda: None, ended.set_result, lambda now: 0.0))
+    (await ended).response()
 
 
-class _Session:
-    def __init__(self, answer: _Answer) -> None:
-        self._answer = answer
+class _Server(Server):
+    content = b""
 
-    @contextlib.asynccontextmanager
-    async def post(self, url: str, **request: Any) -> AsyncIterator[_Answer]:
-        yield self._answer
+    def send(self, request: bytes, receiver: Receiver) -> Connection:
+        connection = Connection(self)
+        connection.connection_made(_Transport())
+        connection.send(request, receiver)
+        for start in range(0, len(self.content), 100):
+            connection.data_received(self.content[start : start + 100])
+        connection.eof_received()
+        connection.connection_lost(None)
+        return connection
 
 
-class _Answer:
-    """What the endpoint uses of an aiohttp.ClientResponse."""
+class _Transport(asyncio.Transport):
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        pass
 
-    reason = "OK"
+    def abort(self) -> None:
+        pass
 
-    def __init__(self, content: bytes, status: int, content_type: str) -> None:
-        self._content, self.status, self.content_type = content, status, content_type
-        self.content = self
-
-    async def iter_any(self) -> AsyncIterator[bytes]:
-        for start in range(0, len(self._content), 100):
-            yield self._content[start : start + 100]
-
-    async def read(self) -> bytes:
-        return self._content
-
-    async def text(self, errors: str = "strict") -> str:
-        return self._content.decode(errors=errors)
+    def is_closing(self) -> bool:
+        return True

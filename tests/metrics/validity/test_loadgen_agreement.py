@@ -37,6 +37,14 @@ def test_figures_agree_within_one_per_cent(make_run: Callable[..., Run], rate: f
     assert found.agrees is agrees
 
 
+def test_loadgen_is_told_of_an_answer_when_its_tokens_are_known(make_run: Callable[..., Run]) -> None:
+    late = [record(i, completed_s=(i + 1) / 2 - 0.4, stages={"after_answer": 0.4}) for i in range(10)]
+    run = make_run(records=late)
+    (run.folder / "performance").mkdir()
+    (run.folder / "performance/mlperf_log_summary.txt").write_text(SUMMARY.format(rate=2.0), encoding="utf-8")
+    assert compare(run)[0].agrees
+
+
 @pytest.mark.parametrize("rate", ["x", "inf", "1e999", "nan"])
 def test_a_figure_that_is_no_number_is_named(make_run: Callable[..., Run], rate: str) -> None:
     """Everything would agree with infinity."""

@@ -29,6 +29,15 @@ STRANGE_USAGE: dict[str, Any] = {
 }
 REASONS = ("abort", "content_filter", "tool_calls")  # prompts that are the answer's finish_reason
 WORDS = ("one ", "two ", "three")
+UNSHOWN: dict[str, list[dict[str, Any]]] = {  # deltas before the text
+    "thoughts": [{"reasoning_content": "well"}, {"reasoning": " then"}],
+    "tool call": [{"tool_calls": [{"index": 0, "function": {"name": "add", "arguments": "{"}}]}],
+}
+EVENTS = {  # that are no answer, before the text
+    "odd events": b"event: ping\ndata: hello\n\ndata:\n\ndata\r\rid: 1\nretry: 5\n\n"
+    b'data: {"object": "chat.completion.chunk",\r\ndata: "usage": {"prompt_tokens": 1, "completion_tokens": 1}}\r\n\r\n',
+    "not a chunk": b'data: {"object": "ping"}\n\n',
+}
 
 
 class FaultServer:
@@ -104,10 +113,14 @@ class FaultServer:
         async def send(content: dict[str, Any]) -> None:
             await stream.write(b": a comment\ndata: " + json.dumps(content).encode() + b"\n\n")
 
-        def choice(text: str, finish: str | None = None) -> dict[str, Any]:
-            return {"choices": [{"delta": {"content": text}, "text": text, "finish_reason": finish}]}
+        def choice(text: str, finish: str | None = None, **delta: Any) -> dict[str, Any]:
+            return {"choices": [{"delta": {"content": text, **delta}, "text": text, "finish_reason": finish}]}
 
         await send(choice(""))
+        for delta in UNSHOWN.get(fault, ()):
+            await send(choice("", **delta))
+        if fault in EVENTS:
+            await stream.write(EVENTS[fault])
         for word in () if fault in ("no token", "end token", "only done") else ("a",) * 40 if fault == "many deltas" else WORDS:
             await send(choice(word))
             await asyncio.sleep(0 if fault == "many deltas" else 0.02)
@@ -127,6 +140,8 @@ class FaultServer:
         else:
             if fault != "only done":
                 await send(choice("", fault if fault in REASONS else "stop"))
+            if fault == "late usage":
+                await asyncio.sleep(0.3)
             if fault != "no usage":
                 await send({"choices": [], "usage": STRANGE_USAGE.get(fault, USAGE)})
             if fault != "no done":

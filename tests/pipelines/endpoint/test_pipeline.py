@@ -43,12 +43,20 @@ def test_a_server_without_a_list_of_models_gets_the_named_one(server: FaultServe
     assert server.bodies[0]["model"] == "anything"
 
 
+@pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/", "/v1/chat/completions"])
+def test_a_url_may_have_the_path_of_its_api(server: FaultServer, loaded: Callable[..., Endpoint], path: str) -> None:
+    assert ask(loaded(url=f"{server.url}/other{path}"), "fine")[0].text == "one two three"
+    assert server.counts == {"/other/v1/chat/completions": 1}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"url": "localhost:8000"}, "write it as http://HOST:PORT"),
         ({"url": "http://me:secret@host"}, "contains a user or a password"),
         ({"url": []}, "is empty"),
+        ({"url": "http://host:99999"}, "write it as http://HOST:PORT"),
+        ({"url": "http://host/v1/completions"}, "the path of api: completions; end it before /v1, or set that api"),
         ({"api": "videos", "max_new_tokens": 5}, "has no effect with api: videos"),
         ({"num_frames": 81}, "has no effect with api: chat"),
         ({"count_by": "tokenizer"}, "need each other"),

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from pipelines.base import Event
 from pipelines.endpoint.pipeline import Endpoint
-from pipelines.endpoint.text import events_of
 from pipelines.models.embedded import LANGUAGE
 from pipelines.models.response_check import ResponseCheck
 from tests.pipelines.endpoint.fault_server import FaultServer, ask
@@ -26,7 +24,7 @@ def test_an_answer_has_its_text_tokens_gaps_and_stages(loaded: Callable[..., End
     assert (response.text, response.finish_reason) == ("one two three", "stop")
     assert (response.num_input_tokens, response.num_units) == (5, 4)
     assert len(response.token_gap_s) == 3  # three deltas, and the end token
-    assert response.stages.keys() == {"client_queue", "first_token", "further_tokens"}
+    assert response.stages.keys() == {"client_queue", "first_token", "further_tokens", "after_answer"}
     assert 0.02 < response.stages["further_tokens"] < 5
 
 
@@ -49,6 +47,7 @@ def test_an_answer_has_its_text_tokens_gaps_and_stages(loaded: Callable[..., End
         ("usage x10", "its usage has 640 completion_tokens in a text of 13 bytes"),
         ("many deltas", "its usage has 4 completion_tokens, and the stream 40 deltas with text"),
         ("only done", "the stream ended without a delta or a finish_reason"),
+        ("not a chunk", "a server-sent event without choices: '{"),
         ("endless", "the answer did not end within 1 s (timeout_s)"),
     ],
 )
@@ -79,6 +78,29 @@ def test_a_stream_without_text_has_no_time_that_never_was(loaded: Callable[..., 
     assert (response.error, response.text, response.num_units) == (None, "", num_units)
     assert stage in response.stages
     assert all(0 <= seconds < 5 for seconds in response.stages.values())
+
+
+def test_waiting_for_the_usage_is_not_part_of_the_answer(loaded: Callable[..., Endpoint]) -> None:
+    (response,) = ask(loaded(), "late usage")
+    assert response.stages["after_answer"] >= 0.3
+    assert response.stages["further_tokens"] < 0.3
+    assert sum(response.token_gap_s) < 0.3
+
+
+@pytest.mark.parametrize(("fault", "num_deltas", "thoughts"), [("thoughts", 5, "well then"), ("tool call", 4, "add{")])
+def test_thoughts_and_calls_of_tools_are_tokens(loaded: Callable[..., Endpoint], fault: str, num_deltas: int, thoughts: str) -> None:
+    (by_usage,), (by_deltas,) = ask(loaded(), fault), ask(loaded(count_by="deltas"), fault)
+    endpoint = loaded(count_by="tokenizer", tokenizer=str(LANGUAGE["embedded"]))
+    (by_tokenizer,) = ask(endpoint, fault)
+    assert (by_usage.num_units, by_deltas.num_units) == (4, num_deltas)
+    assert by_tokenizer.num_units == sum(endpoint.count_tokens(text) or 0 for text in ("one two three", thoughts))
+    assert ResponseCheck(endpoint).response(by_tokenizer, 5.0).error is None
+    assert by_deltas.stages["first_token"] < by_deltas.stages["further_tokens"]  # it came before the text
+
+
+def test_events_that_are_no_chunks_are_passed_over(loaded: Callable[..., Endpoint]) -> None:
+    (response,) = ask(loaded(), "odd events")
+    assert (response.error, response.text, response.num_units) == (None, "one two three", 4)
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -140,17 +162,3 @@ def test_images_go_into_the_message_before_the_question(server: FaultServer, loa
     assert system == {"role": "system", "content": "be brief"}
     assert [part["type"] for part in user["content"]] == ["image_url", "text"]
     assert user["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
-
-
-def test_events_are_the_same_wherever_the_network_splits_them() -> None:
-    content = ": hello\r\ndata: {1}\n\nevent: x\ndata:two\r\ndata: lines\r\n\r\ndata: é\n\nretry: 5\n\ndata: [DONE]\n\n".encode()
-
-    async def read(at: int) -> list[str]:
-        async def pieces() -> AsyncIterator[bytes]:
-            yield content[:at]
-            yield content[at:]
-
-        return [data async for data in events_of(pieces())]
-
-    for at in range(len(content)):
-        assert asyncio.run(read(at)) == ["{1}", "two\nlines", "é", "[DONE]"], at
