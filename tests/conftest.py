@@ -113,8 +113,8 @@ def suite(tmp_path: Path) -> SuiteRun:
 def suite_in(tmp_path: Path) -> SuiteRun:
     """Run suite.py with these arguments from this folder; `launcher` starts it in place of Python.
 
-    Without one, each of its `ranks` is a process of its own that is forked from one which has its imports behind it: half of a short
-    run's time, and a third of what `accelerate launch` takes for two ranks.
+    Both are forked from a process that has its imports behind it, without a launcher each of its `ranks`: half of a short run's time, and
+    a third of what `accelerate launch` takes for two ranks.
     """
 
     def run(
@@ -123,9 +123,12 @@ def suite_in(tmp_path: Path) -> SuiteRun:
         assert ranks == 1 or not (launcher or env), "several ranks are forked, with the environment that the fork server has"
         command = [*(launcher or (sys.executable,)), str(ROOT / "suite.py"), *arguments]
         environment = suite_env() | (env or {}) | ({"PYTHONPATH": str(path)} if path else {})
-        if launcher or env:
+        if env is not None:  # read when Python starts, or a command line that ranks look at
             return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S)
-        started = start_ranks(tmp_path, arguments, ranks, environment)[::-1]  # rank 0 is the last: its output ends what all have printed
+        script, *words = [*launcher, *command[-1 - len(arguments) :]]
+        started = start_ranks(tmp_path, words, ranks, environment, Path(script))[
+            ::-1
+        ]  # rank 0 is the last: its output ends what all have printed
         ends = time.monotonic() + TIMEOUT_S
         for process, _ in started:
             process.join(max(ends - time.monotonic(), 0.1))

@@ -257,8 +257,7 @@ def browser_video(video_THWC: NDArray[np.uint8], fps: float) -> bytes:
 
 def png_of(image_HWC: NDArray[np.uint8]) -> bytes:
     """The content of a PNG file."""
-    from PIL import Image
+    import imageio.v3 as iio
 
-    content = io.BytesIO()
-    Image.fromarray(image_HWC).save(content, "PNG")
-    return content.getvalue()
+    content: bytes = iio.imwrite("<bytes>", image_HWC, extension=".png")
+    return content

@@ -114,7 +114,11 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Launch]]:
     ) -> Launch:
         (tmp_path / "frail.py").write_text(FRAIL, encoding="utf-8")
         pipeline = f"pipeline={{name: frail, way: {way}, seconds: 0.1}}"
-        words = [w for change in (pipeline, "load.min_query_count=300", "metrics=[throughput]", *changes) for w in ("--set", change)]
+        words = [
+            w
+            for change in (pipeline, "load.min_query_count=300", "metrics=[throughput]", "report_videos=0", *changes)
+            for w in ("--set", change)
+        ]
         arguments = ["--config", "t2v/toy", "--plugin", str(tmp_path / "frail.py"), "--scenario", scenario, "--output", "run", *words]
         env = suite_env() | {"LAST": str(ranks - 1), "OMP_NUM_THREADS": "1"}
         forked: Sequence[ForkedRank] = ()

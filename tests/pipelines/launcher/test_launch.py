@@ -76,7 +76,7 @@ def test_two_ranks_share_the_work_agree_with_loadgen_and_give_the_answers_of_one
 
 
 def test_accelerates_silent_single_process_is_refused(suite: SuiteRun) -> None:
-    done = suite("--config", "t2v/toy", launcher=[*ACCELERATE, "--cpu", "--num_processes", "2"])
+    done = suite("--config", "t2v/toy", launcher=[*ACCELERATE, "--cpu", "--num_processes", "2"], env={})
     assert done.returncode != 0
     assert "2 processes were requested of accelerate launch, which started one" in done.stderr
     assert "configs/accelerate/cpu_2.yaml" in done.stderr
