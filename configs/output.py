@@ -37,6 +37,11 @@ def say(text: str) -> None:
     echo(f"suite: {text}", to_stderr=True)
 
 
+def has_display() -> bool:
+    """Whether a live display can be shown; lines tell how far a run is where not."""
+    return sys.stdout.isatty() and sys.stderr.isatty()
+
+
 def echo(text: str, to_stderr: bool = False) -> None:
     """Print text for people as it is, but for control characters."""
     print(printable(text), file=sys.stderr if to_stderr else sys.stdout, flush=True)

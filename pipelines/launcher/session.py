@@ -6,14 +6,13 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from configs.errors import GivenUpError, RunError, describe
-from configs.output import say
+from configs.output import has_display, say
 from configs.run_config import RunConfig
 from pipelines.base import Pipeline, StreamingPipeline
 from pipelines.distributed.ranks import Ranks, share, spans_nodes
@@ -149,7 +148,7 @@ class Session:
             self.ranks.world_size // self.pipeline.replica.size,
             str(folder),
             self.noun,
-            sys.stdout.isatty() and sys.stderr.isatty(),
+            has_display(),
             isinstance(self.pipeline, StreamingPipeline),
             rest=rest,
             audit=audit,

@@ -1,17 +1,19 @@
-"""The live display of a run: done, rate, time left, each rank's share. Off where the output is not a terminal."""
+"""How far a run is: done, rate, time left, each rank's share. A live display, or lines where the output is not a terminal."""
 
 from __future__ import annotations
 
+import math
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from configs.output import open_console, printable
+from configs.output import open_console, printable, say
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 REFRESH_S = 0.25
+LINE_S, LONGEST_S = 10.0, 600.0  # between lines: a third of the time since the first query, within these bounds
 MAX_NAMED_RANKS = 8  # with more, the least and the most answered by one rank are shown
 
 
@@ -24,7 +26,7 @@ class RunProgress:
         self._done = self._failed = self._total = 0
         self._by_rank: dict[int, int] = {}
         self._began = self._shown = 0.0
-        self._wanted = shown
+        self._wanted, self._next_line = shown, math.inf
 
     def __enter__(self) -> RunProgress:
         if self._wanted:
@@ -44,10 +46,13 @@ class RunProgress:
     def ready(self, count: int) -> None:
         if self._progress:
             self._progress.update(self._task, completed=count)
+        elif count == self._num_ranks:
+            say(f"{count} rank{'s' * (count > 1)} ready; the {self._mode} test begins")
 
     def total(self, count: int) -> None:
         if count and not self._began:
             self._began = time.monotonic()
+            self._next_line = self._began + LINE_S
         if count != self._total:
             self._total = count
             self._show()
@@ -61,9 +66,9 @@ class RunProgress:
             self._show()
 
     def _show(self) -> None:
-        if not self._progress:
-            return
         self._shown = time.monotonic()
+        if not self._progress and self._shown < self._next_line:
+            return
         rate = self._done / max(self._shown - self._began, 1e-9)
         parts = [f"{rate:.2f} {self._noun}/s"]
         if self._done:
@@ -74,5 +79,10 @@ class RunProgress:
             parts.append(" ".join(f"rank {r}: {n}" for r, n in sorted(self._by_rank.items())))
         if self._failed:
             parts.append(f"{self._failed} failed")
-        text = printable(", ".join(parts))  # the workload's noun may be a plugin's
+        text = ", ".join(parts)
+        if not self._progress:
+            self._next_line = self._shown + min(LONGEST_S, max(LINE_S, (self._shown - self._began) / 3))
+            say(f"{self._mode}: {self._done} of {self._total}, {text}")
+            return
+        text = printable(text)  # the workload's noun may be a plugin's
         self._progress.update(self._task, description=self._mode, completed=self._done, total=self._total, note=text)

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 import zmq
 
 from configs.errors import RunError, describe
-from configs.registry import find
+from configs.output import has_display, say
+from configs.registry import find, name_of
 from pipelines.base import Pipeline, StreamingPipeline
 from pipelines.launcher import messages
 from pipelines.launcher.worker.clock_sync import ConductorClock
@@ -76,7 +77,7 @@ class Worker:
         """
         try:
             if not loaded:
-                self.pipeline.load(device)
+                self._load(device)
             sample_s = self._generation.warm_up(num_warmups, seed)
             effective, fallbacks = reported_settings(self.pipeline)
         except Exception as error:
@@ -115,6 +116,15 @@ class Worker:
         self._send(messages.Bye(self.rank, memory, first_error, None, *clock, effective, inspection, self._writer.unwritten, counted))
         if stop.reason == "aborted":
             raise RunError("the run was given up")
+
+    def _load(self, device: torch.device) -> None:
+        """Load the model. Rank 0 says so where no display shows it."""
+        speaks, began = self.rank == 0 and not has_display(), time.perf_counter()
+        if speaks:
+            say(f"loading {name_of(type(self.pipeline))}")
+        self.pipeline.load(device)
+        if speaks:
+            say(f"loaded after {time.perf_counter() - began:.1f} s; warming up")
 
     @property
     def why_leave(self) -> str | None:

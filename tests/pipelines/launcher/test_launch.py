@@ -113,7 +113,8 @@ def test_a_pipeline_that_cannot_load_ends_the_run_with_its_reason(suite: SuiteRu
     done = suite("--config", "t2v/toy", "--plugin", "broken.py", "--set", "pipeline.name=broken", ranks=2)
     assert done.returncode == 1
     said = [line for line in done.stderr.splitlines() if line.startswith("suite: ")]
-    assert [line.partition(", the first: ")[0] for line in said] == ["suite: 16 prompts", "suite: model '/no/such/model' cannot be loaded"]
+    expected = ["suite: 16 prompts", "suite: loading broken", "suite: model '/no/such/model' cannot be loaded"]
+    assert [line.partition(", the first: ")[0] for line in said] == expected
 
 
 @pytest.mark.parametrize("batch_size", [0, -4])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from pipelines.launcher.conductor.progress import MAX_NAMED_RANKS, RunProgress
 
 
@@ -28,9 +30,18 @@ def test_of_many_ranks_the_least_and_the_most_are_shown() -> None:
         assert shown._progress.tasks[0].fields["note"].endswith(f"1 to {MAX_NAMED_RANKS + 1} a rank")
 
 
-def test_a_display_that_is_not_shown_only_counts() -> None:
+def test_where_no_display_can_be_shown_lines_tell_that_the_test_began_and_how_far_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
     with RunProgress("samples", "performance", 1, shown=False) as hidden:
         hidden.ready(1)
-        hidden.total(1)
-        hidden.answered(0, 1, 0)
-        assert hidden._progress is None
+        hidden.total(40)
+        for now[0] in (105.0, 110.0, 111.0, 119.0, 120.0):
+            hidden.answered(0, 2, 0)
+    assert capsys.readouterr().err.splitlines() == [
+        "suite: 1 rank ready; the performance test begins",
+        "suite: performance: 4 of 40, 0.40 samples/s, 90 s left",
+        "suite: performance: 10 of 40, 0.50 samples/s, 60 s left",
+    ]
