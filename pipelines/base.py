@@ -51,6 +51,37 @@ class Response(msgspec.Struct, frozen=True):
     error: str | None = None
 
 
+class QueryOptions(msgspec.Struct, frozen=True):
+    """What one query sets for itself. None, and no messages: as the pipeline's own options say.
+
+    max_new_tokens: below the pipeline's own. min_new_tokens: no end token and no text of `stop` ends the answer before. ignore_eos: end
+    tokens do not end the answer. temperature: 0 takes the likeliest token. stop: texts that end the answer, which does not contain them.
+    messages: the whole conversation, with `role` and `content`, in place of the sample's prompt and the pipeline's system_prompt.
+    """
+
+    max_new_tokens: int | None = None
+    min_new_tokens: int = 0
+    ignore_eos: bool = False
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    stop: tuple[str, ...] = ()
+    messages: tuple[Mapping[str, str], ...] = ()
+
+
+NO_OPTIONS = QueryOptions()
+
+
+class ServedQuery(Query, frozen=True, array_like=True, gc=False):
+    """A query of a client of `suite.py serve`, with options of its own."""
+
+    options: QueryOptions = NO_OPTIONS
+
+
+def options_of(query: Query) -> QueryOptions:
+    return query.options if isinstance(query, ServedQuery) else NO_OPTIONS
+
+
 class Pipeline(ABC):
     """A model and the way it is run. Subclasses are dataclasses; their fields are the options under `pipeline:`.
 
@@ -61,6 +92,7 @@ class Pipeline(ABC):
     repeats: when the same query and seed get the same answer again: `alone`, the default; `in_batch`, only in the batch that they were
     in, as where a cache decides for whole batches; `never`, as with a server that samples without seeds.
     rests: False for an engine whose threads keep a CPU busy while they wait for work.
+    takes_options: set before `load` by a caller whose queries are ServedQueries.
     What a pipeline declares instead of these defaults is not checked, and the report says so.
     """
 
@@ -71,6 +103,7 @@ class Pipeline(ABC):
     replica: Replica = Replica()
     repeats: Literal["alone", "in_batch", "never"] = "alone"
     rests: bool = True
+    takes_options: bool = False
 
     @abstractmethod
     def load(self, device: torch.device) -> None:
@@ -90,6 +123,10 @@ class Pipeline(ABC):
     def fallbacks(self) -> Sequence[str]:
         """Options that were requested and are not effective, one sentence each. A run with any is INVALID."""
         return ()
+
+    def query_options(self) -> frozenset[str]:
+        """The fields of QueryOptions that a query may set, once the pipeline is loaded. The server refuses requests that need others."""
+        return frozenset()
 
     def count_tokens(self, text: str) -> int | None:
         """Tokens of an answer's text by the model's tokenizer, which checks num_units where there are no token_ids; None without one."""
@@ -136,6 +173,10 @@ class StreamingPipeline(Pipeline):
 
     def watch(self, descriptor: int | None) -> None:
         """Have `step` return early when this file descriptor becomes readable: there may be new queries. None: no longer."""
+
+    def cancel(self, query_id: int) -> bool:
+        """Give up a query: it computes no more and has no further events. False where the engine cannot; the query then runs to its end."""
+        return False
 
     def generate(self, samples: Sequence[Sample], queries: Sequence[Query]) -> Sequence[Response]:
         self.submit(samples, queries)

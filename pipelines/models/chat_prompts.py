@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +13,16 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-def prompt_ids(tokenizer: Any, prompt: str, chat: bool, system_prompt: str | None) -> list[int]:
-    """Token ids of a prompt without images. chat: through the chat template, which adds the special tokens."""
+def prompt_ids(tokenizer: Any, prompt: str | Sequence[Mapping[str, str]], chat: bool, system_prompt: str | None) -> list[int]:
+    """Token ids of a prompt without images. chat: through the chat template, which adds the special tokens.
+
+    prompt: a text, or a whole conversation, in which system_prompt is the system message where it has none of its own.
+    """
     if not chat:
         return list(tokenizer(prompt, verbose=False)["input_ids"])
-    messages = [{"role": "system", "content": system_prompt}] if system_prompt else []
-    messages.append({"role": "user", "content": prompt})
+    messages: list[Mapping[str, str]] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    if system_prompt and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": system_prompt})
     text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 

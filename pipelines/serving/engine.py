@@ -1,7 +1,8 @@
 """A pipeline on a thread of its own that answers requests at any time.
 
-A streaming pipeline gets queries while others run, at most `batch_size`; a plain one gets batches of the queries that wait.
-What it returns passes ResponseCheck; what cannot be used is an error response.
+A streaming pipeline gets queries while others run, at most `batch_size`; a plain one gets batches of the queries that wait. A query whose
+client is gone is cancelled where the pipeline can do that. What a pipeline returns passes ResponseCheck; what cannot be used is
+an error response.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 import msgspec
 
 from configs.errors import describe
-from pipelines.base import Event, Pipeline, Response, StreamingPipeline
+from pipelines.base import NO_OPTIONS, Event, Pipeline, QueryOptions, Response, ServedQuery, StreamingPipeline
 from pipelines.models.response_check import ResponseCheck
 from workloads.records import WITHHELD, Query, Sample
 
@@ -35,6 +36,7 @@ class Question:
     prompt: str
     seed: int
     images: tuple[bytes, ...] = ()
+    options: QueryOptions = NO_OPTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +52,11 @@ class Engine:
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline, self._check = pipeline, ResponseCheck(pipeline)
         self._numbers = itertools.count()
-        self._new: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
+        self._new: queue.SimpleQueue[_Entry | int | None] = queue.SimpleQueue()
         self._waiting: deque[_Entry] = deque()
         self._running: dict[int, _Entry] = {}
         self._began: dict[int, float] = {}  # when the pipeline was handed each running query
-        self._left: set[int] = set()
+        self._left: set[int] = set()  # running queries that could not be cancelled
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -62,13 +64,22 @@ class Engine:
     def ask(self, question: Question, deliver: Callable[[Event | BrokenError], None]) -> int:
         """Put a question into the queue. Returns its number."""
         number = next(self._numbers)
-        entry = _Entry(Sample(number, question.prompt, WITHHELD, question.images), Query(number, number, question.seed), deliver)
+        query = ServedQuery(number, number, question.seed, question.options)
+        entry = _Entry(Sample(number, question.prompt, WITHHELD, question.images), query, deliver)
         self._new.put(entry)
         return number
 
     def forget(self, number: int) -> None:
-        """The client is gone: a query that waits is dropped. One that runs goes on, as pipelines cannot cancel, and is not delivered."""
-        self._left.add(number)
+        """The client is gone: nothing more is delivered. The query is cancelled, or runs to its end where the pipeline cannot cancel."""
+        self._new.put(number)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting) + self._new.qsize()
 
     def close(self) -> None:
         """End after the current batch or step; the queries that wait fail."""
@@ -90,25 +101,44 @@ class Engine:
     def _take(self, wait: bool) -> None:
         """Take everything that has arrived. wait: until there is something."""
         while wait or not self._new.empty():
-            if (entry := self._new.get()) is not None:
-                self._waiting.append(entry)
             wait = False
+            new = self._new.get()
+            if isinstance(new, _Entry):
+                self._waiting.append(new)
+            elif new is not None:
+                self._cancel(new)
+
+    def _cancel(self, number: int) -> None:
+        self._waiting = deque(entry for entry in self._waiting if entry.query.id != number)
+        if number not in self._running:
+            return
+        if isinstance(self._pipeline, StreamingPipeline) and self._pipeline.cancel(number):
+            self._end(number)
+        else:
+            self._left.add(number)
+
+    def _end(self, number: int) -> None:
+        del self._running[number]
+        self._began.pop(number, None)
+        self._left.discard(number)
 
     def _next(self) -> list[_Entry]:
-        """As many waiting queries as there is room for, without those of clients that left."""
-        batch: list[_Entry] = []
-        while self._waiting and len(batch) < self._pipeline.batch_size - len(self._running):
-            entry = self._waiting.popleft()
-            if entry.query.id not in self._left:
-                batch.append(entry)
-        return batch
+        """As many waiting queries as there is room for."""
+        room = min(len(self._waiting), self._pipeline.batch_size - len(self._running))
+        return [self._waiting.popleft() for _ in range(room)]
+
+    def _submit(self, pipeline: StreamingPipeline, entry: _Entry) -> None:
+        number = entry.query.id
+        self._running[number], self._began[number] = entry, time.perf_counter()
+        try:
+            pipeline.submit([entry.sample], [entry.query])
+        except Exception as error:  # the others go on; an engine that is broken says so in `step` too
+            self._deliver(number, BrokenError(describe(error)))
 
     def _step(self, pipeline: StreamingPipeline) -> None:
+        for entry in self._next():
+            self._submit(pipeline, entry)
         try:
-            if new := self._next():
-                self._running |= {a.query.id: a for a in new}
-                self._began |= dict.fromkeys((a.query.id for a in new), time.perf_counter())
-                pipeline.submit([a.sample for a in new], [a.query for a in new])
             events = self._check.events(pipeline.step(STEP_S)) if self._running else ()
         except Exception as error:  # the server continues
             for number in [*self._running]:
@@ -136,14 +166,10 @@ class Engine:
 
     def _deliver(self, number: int, event: Event | BrokenError) -> None:
         """Deliver an event, unless its client left; a question that has ended is removed."""
-        if number not in self._running:
+        if (entry := self._running.get(number)) is None:
             return
-        entry = self._running[number]
+        wanted = number not in self._left
         if isinstance(event, BrokenError) or event.response is not None:
-            del self._running[number]
-            self._began.pop(number, None)
-            if number in self._left:
-                self._left.discard(number)
-                return
-        if number not in self._left:
+            self._end(number)
+        if wanted:
             entry.deliver(event)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from configs.registry import register
-from pipelines.base import Event, Response, StreamingPipeline
+from pipelines.base import Event, Response, StreamingPipeline, options_of
 from workloads.records import Query, Sample
 from workloads.world.language import backwards_answer, count_answer, find_answer, motion_answer, number_answer, summary_answer
 from workloads.world.scenes import SHAPES, Group, parse_caption
@@ -43,8 +43,17 @@ class ToyLLM(StreamingPipeline):
     def submit(self, samples: Sequence[Sample], queries: Sequence[Query]) -> None:
         for sample, query in zip(samples, queries, strict=True):
             text = "unsure" if np.random.default_rng(query.seed).random() < self.error_rate else solve(sample.prompt)
+            words, limit = _words(text), options_of(query).max_new_tokens
+            is_cut = limit is not None and len(words) >= limit
             first_due = time.perf_counter() + max(self.prefill_s, self.token_s)
-            self._running.append(_Running(query.id, len(sample.prompt.split()), text, first_due))
+            self._running.append(_Running(query.id, len(sample.prompt.split()), "".join(words[:limit]), first_due, is_cut))
+
+    def cancel(self, query_id: int) -> bool:
+        self._running = [one for one in self._running if one.query_id != query_id]
+        return True
+
+    def query_options(self) -> frozenset[str]:
+        return frozenset({"max_new_tokens"})
 
     def step(self, timeout_s: float) -> Sequence[Event]:
         events: list[Event] = []
@@ -73,16 +82,17 @@ class _Running:
     num_input_tokens: int
     text: str
     first_due: float
+    is_cut: bool  # by the query's own limit, which leaves no end token
     begun: bool = False
     num_sent: int = 0  # words in events so far
 
     @property
     def num_tokens(self) -> int:
-        return len(self.text.split()) + 1  # words, and an end token
+        return len(_words(self.text)) + (not self.is_cut)  # words, and an end token
 
     def new_text(self, now: float, token_s: float) -> str:
         """The words that are due and were not sent yet, with the spaces behind them."""
-        words = re.findall(r"\S+\s*", self.text)
+        words = _words(self.text)
         due = min(len(words), 1 + int((now - self.first_due) / token_s) if token_s else len(words))
         num_sent, self.num_sent = self.num_sent, due
         return "".join(words[num_sent:due])
@@ -93,10 +103,15 @@ class _Running:
             num_units=self.num_tokens,
             num_input_tokens=self.num_input_tokens,
             first_token_id=1,
-            token_ids=[*range(1, self.num_tokens), 0],
-            finish_reason="stop",
+            token_ids=[*range(1, self.num_tokens), self.num_tokens if self.is_cut else 0],
+            finish_reason="length" if self.is_cut else "stop",
             token_gap_s=[token_s] * (self.num_tokens - 1),
         )
+
+
+def _words(text: str) -> list[str]:
+    """With the spaces behind them."""
+    return re.findall(r"\S+\s*", text)
 
 
 def solve(prompt: str) -> str:

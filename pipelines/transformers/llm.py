@@ -29,6 +29,7 @@ BUILT_IN = ", ".join([*LANGUAGE, "smollm2-135m"])
 POSITIVE = ("batch_size", "context", "max_new_tokens", "temperature", "top_k", "page_size", "num_blocks", "max_batch_tokens")
 GPU_PAGE, CPU_PAGE = 256, 32  # tokens: flash-attn 2 takes multiples of 256; on a CPU, short prompts waste less of a short page
 GPU_BATCH_TOKENS = 8192  # of a step at most: long prompts then fill the device
+OWN_SAMPLING = ("temperature", "top_p", "top_k", "min_new_tokens", "ignore_eos")  # of each request, under continuous batching
 CACHE_SHARE = 0.8  # of a GPU's free memory: the rest is for a step's own tensors
 
 
@@ -90,6 +91,7 @@ class TransformersLLM(StreamingPipeline):
     _engine: Any = field(default=None, init=False, repr=False)
     _ends: set[int] = field(default_factory=set, init=False, repr=False)
     _events: Any = field(default=None, init=False, repr=False)
+    _requests: Any = field(default=None, init=False, repr=False)
     _facts: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -140,23 +142,26 @@ class TransformersLLM(StreamingPipeline):
         self._start_engine()
 
     def submit(self, samples: Sequence[Sample], queries: Sequence[Query]) -> None:
-        from pipelines.transformers.batching.base import Request
-
-        requests = []
-        for sample, query in zip(samples, queries, strict=True):
-            ids = self._encode(sample.prompt)
-            room = self._events.admit(query.id, len(ids), self.context_length)
-            if not room:
-                continue
-            requests.append(Request(query.id, ids, min(room, self.max_new_tokens), query.seed if self.do_sample else None))
-        self._engine.add(requests)
+        self._requests.submit(samples, queries)
 
     def step(self, timeout_s: float) -> Sequence[Event]:
         refusals: list[Event] = self._events.refusals()
-        return refusals or [event for update in self._engine.updates(timeout_s) for event in self._events.events(update)]
+        events = refusals or [event for update in self._engine.updates(timeout_s) for event in self._events.events(update)]
+        for query_id in self._events.stopped():
+            self._engine.cancel(query_id)
+        return events
+
+    def cancel(self, query_id: int) -> bool:
+        self._engine.cancel(query_id)
+        return bool(self._events.forget(query_id))
+
+    def query_options(self) -> frozenset[str]:
+        in_any = {"max_new_tokens", *(("stop",) if self.speaks else ()), *(("messages",) if self.chat else ())}
+        return frozenset(in_any | (set(OWN_SAMPLING) if self.takes_options and self.batching == "continuous" else set()))
 
     def close(self) -> None:
         if self._engine is not None:
+            self._requests.close()
             self._engine.close()
             self._engine = None
 
@@ -171,7 +176,7 @@ class TransformersLLM(StreamingPipeline):
             "quantisation": self._quantisation(),
             "batching": self.batching,
             "context": str(self.context_length),
-            "sampling": sampling,
+            "sampling": f"{sampling}, unless a request sets its own" if "temperature" in self.query_options() else sampling,
             **self._facts,
             **({"parallel": f"tensor {size}"} if size > 1 else {}),
         }
@@ -240,8 +245,9 @@ class TransformersLLM(StreamingPipeline):
         from pipelines.transformers.decode_graphs import make_graphs
         from pipelines.transformers.flash.choose import use_best
         from pipelines.transformers.seeded_sampling import warpers
+        from pipelines.transformers.text_requests import TextRequests
 
-        config = self._model.generation_config
+        model, config = self._model, self._model.generation_config
         own = config.eos_token_id if config.eos_token_id is not None else self._tokenizer.eos_token_id
         self._ends |= token_set(own)
         config.update(do_sample=False, temperature=None, top_k=None, top_p=None, max_new_tokens=self.max_new_tokens, max_length=None)
@@ -255,9 +261,9 @@ class TransformersLLM(StreamingPipeline):
                 chosen = self.attn_implementation is None
                 if chosen:
                     self._facts = self._facts | {"attention_because": use_best(self._model)}
-                device = Device(self.use_cuda_graph, self.use_async_batching, self.default_compile_level)
+                device, sampled = Device(self.use_cuda_graph, self.use_async_batching, self.default_compile_level), self.do_sample
                 self._engine = ContinuousEngine(
-                    self._model, config, self.batch_size, self._cache(), device, processors, self.do_sample, chosen, self.speaks
+                    model, config, self.batch_size, self._cache(), device, processors, sampled, chosen, self.speaks, self.takes_options
                 )
             else:
                 graphs = "use_cuda_graph is false" if self.use_cuda_graph is False else make_graphs(self._model)
@@ -267,6 +273,7 @@ class TransformersLLM(StreamingPipeline):
         except ValueError as error:
             raise ConfigError(f"model {self.model!r} cannot run with batching: {self.batching} ({error}); choose the other kind") from error
         self._facts = self._facts | self._engine.effective()
+        self._requests = TextRequests(self._encode, self._events, self, self.context_length, self._engine.add)
 
     def _cache(self) -> Cache:
         import torch
@@ -282,5 +289,5 @@ class TransformersLLM(StreamingPipeline):
         step = max(self.context_length, self.batch_size, GPU_BATCH_TOKENS if on_gpu else 0)
         return Cache(page, self.num_blocks or full, self.max_batch_tokens or step, self.context_length)
 
-    def _encode(self, prompt: str) -> list[int]:
+    def _encode(self, prompt: str | Sequence[Mapping[str, str]]) -> list[int]:
         return prompt_ids(self._tokenizer, prompt, self.chat, self.system_prompt)

@@ -70,14 +70,14 @@ class RequestNoise(ContinuousBatchingLogitsProcessor):
         int32_tensor.fill_(0)
 
     def prepare_tensor_args(self, requests_with_new_token: list[Any]) -> torch.Tensor:
-        seeds = [place_seed(r.state.logit_processor_kwargs["noise_seed"], _place(r.state)) for r in requests_with_new_token]
+        seeds = [place_seed(r.state.logit_processor_kwargs["noise_seed"], place_of(r.state)) for r in requests_with_new_token]
         return torch.tensor(seeds, dtype=torch.int32)
 
     def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
         return scores.log_softmax(-1) + gumbel_noise(tensor_arg[: scores.shape[0]], scores.shape[-1])
 
 
-def _place(state: Any) -> int:
+def place_of(state: Any) -> int:
     """The place in its answer of the token that this step gives; read while the step is prepared.
 
     Not the number of tokens so far: with asynchronous batching the one before it is still being computed. transformers counts tokens from

@@ -14,7 +14,7 @@ import itertools
 import os
 import queue
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,12 +30,13 @@ OVERWRITTEN = ("LD_PRELOAD", "LOCAL_WORLD_SIZE")  # by vLLM on a CPU, for worker
 
 
 class Request(msgspec.Struct, frozen=True, array_like=True):
-    """Token ids of a prompt, with one placeholder for each image. seed: None for greedy decoding."""
+    """Token ids of a prompt, with one placeholder for each image. sampling: of SamplingParams. seed: None for greedy decoding."""
 
     query_id: int
     ids: list[int]
     images: list[bytes]
     max_new_tokens: int
+    sampling: dict[str, Any]
     seed: int | None = None
 
 
@@ -46,13 +47,13 @@ class _Answer:
 
 
 class Engine:
-    """llm: vLLM's LLMEngine. sampling: arguments of every request's SamplingParams. every_token: an update for every token, not only for
-    the first and the last. num_cached: prompt tokens that came from the prefix cache so far.
+    """llm: vLLM's LLMEngine. every_token: an update for every token, not only for the first and the last. num_cached: prompt tokens that
+    came from the prefix cache so far.
     """
 
-    def __init__(self, llm: Any, sampling: Mapping[str, Any], replica: Replica, every_token: bool) -> None:
+    def __init__(self, llm: Any, replica: Replica, every_token: bool) -> None:
         self.llm, self.num_cached = llm, 0
-        self._sampling, self._replica, self._every_token = sampling, replica, every_token
+        self._replica, self._every_token = replica, every_token
         self._waiting: list[Request] = []
         self._answers: dict[int, _Answer] = {}
         self._messages: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
@@ -63,6 +64,12 @@ class Engine:
 
     def add(self, requests: Sequence[Request]) -> None:
         self._waiting += requests
+
+    def cancel(self, query_id: int) -> None:
+        """Only for a replica of one rank."""
+        self._waiting = [request for request in self._waiting if request.query_id != query_id]
+        self._answers.pop(query_id, None)
+        self.llm.abort_request([str(query_id)])
 
     def updates(self, timeout_s: float) -> list[Update]:
         """Take one step; returns first tokens and ends. A rank that does not lead waits so long for the step that the leader sends."""
@@ -126,15 +133,16 @@ class Engine:
         (rendered,) = self.llm.renderer.render_cmpl([prompt])
         seed = {} if request.seed is None else {"seed": request.seed & 0x7FFFFFFFFFFFFFFF}
         parameters = SamplingParams(
-            max_tokens=request.max_new_tokens, detokenize=False, output_kind=RequestOutputKind.DELTA, **self._sampling, **seed
+            max_tokens=request.max_new_tokens, detokenize=False, output_kind=RequestOutputKind.DELTA, **request.sampling, **seed
         )
         self.llm.add_request(str(request.query_id), rendered, parameters)
         self._answers[request.query_id] = _Answer()
 
     def _update(self, output: Any) -> Update | None:
-        """None for a token between the first and the last, unless every token is wanted."""
+        """None for a token between the first and the last, unless every token is wanted, and for a query that was cancelled."""
         query_id, new = int(output.request_id), output.outputs[0]
-        answer = self._answers[query_id]
+        if (answer := self._answers.get(query_id)) is None:  # cancelled
+            return None
         is_first = not answer.tokens
         answer.tokens += new.token_ids
         answer.times += [output.metrics.last_token_ts] * len(new.token_ids)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from configs.errors import ConfigError, first_line
 from configs.registry import register
-from pipelines.base import Event
+from pipelines.base import NO_OPTIONS, Event, QueryOptions, options_of
 from pipelines.models.chat_prompts import image_messages, prompt_ids, read_template
 from pipelines.models.checkpoint import check_tokenizer, check_transformers_folder, from_pretrained
 from pipelines.models.embedded import models_of
@@ -65,7 +65,7 @@ class Vllm(VllmOptions):
         own = config.try_get_generation_config().get("eos_token_id", getattr(config.hf_text_config, "eos_token_id", None))
         self._ends |= token_set(self._tokenizer.eos_token_id if own is None else own)  # the rule of transformers
         self._events = TokenEvents(self._tokenizer, self._ends, self.speaks)
-        self._engine = Engine(llm, self._sampling(), self.replica, self.speaks)
+        self._engine = Engine(llm, self.replica, self.speaks)
         self._check_model(config)
 
     def submit(self, samples: Sequence[Sample], queries: Sequence[Query]) -> None:
@@ -73,21 +73,41 @@ class Vllm(VllmOptions):
 
         requests = []
         for sample, query in zip(samples, queries, strict=True):
+            options = options_of(query)
+            size = sum(len(m["content"]) for m in options.messages) if options.messages else len(sample.prompt)
+            if self._events.is_too_long(query.id, size, self.context_length):
+                continue
             try:
-                ids = self._encode(sample)
+                ids = self._encode(sample, options)
             except Exception as error:  # a chat template can raise anything
                 self._events.refuse(query.id, first_line(error))
                 continue
-            room = self._events.admit(query.id, len(ids), self.context_length)
+            room = self._events.admit(query.id, len(ids), self.context_length, options)
             if not room:
                 continue
-            seed = query.seed if self.do_sample else None
-            requests.append(Request(query.id, ids, list(sample.images), min(room, self.max_new_tokens), seed))
+            longest, sampling = min(room, self.max_new_tokens, options.max_new_tokens or room), self._sampling(options)
+            seed = query.seed if sampling["temperature"] else None
+            requests.append(Request(query.id, ids, list(sample.images), longest, sampling, seed))
         self._engine.add(requests)
 
     def step(self, timeout_s: float) -> Sequence[Event]:
         refusals: list[Event] = self._events.refusals()
-        return refusals or [event for update in self._engine.updates(timeout_s) for event in self._events.events(update)]
+        events = refusals or [event for update in self._engine.updates(timeout_s) for event in self._events.events(update)]
+        for query_id in self._events.stopped():
+            self._engine.cancel(query_id)
+        return events
+
+    def cancel(self, query_id: int) -> bool:
+        if self.replica.size > 1:  # the ranks of a replica must take the same steps
+            return False
+        self._engine.cancel(query_id)
+        return bool(self._events.forget(query_id))
+
+    def query_options(self) -> frozenset[str]:
+        own = {"max_new_tokens", "min_new_tokens", "ignore_eos", "temperature", "top_p", "top_k"}
+        if self.chat and self.workload != "vlm":
+            own.add("messages")
+        return frozenset(own | {"stop"} if self.speaks else own)
 
     def close(self) -> None:
         if self._engine is not None:
@@ -184,14 +204,18 @@ class Vllm(VllmOptions):
             raise ConfigError(f"model {self._name!r} is a {config.hf_config.model_type!r}, which takes no images")
         check_tokenizer(self._tokenizer, config.get_vocab_size(), self._name)
 
-    def _sampling(self) -> dict[str, Any]:
+    def _sampling(self, options: QueryOptions) -> dict[str, Any]:
         """Arguments of vLLM's SamplingParams. The end tokens are set here, so that engine and pipeline use the same ones."""
-        sampled = {"temperature": self.temperature, "top_k": self.top_k or 0, "top_p": self.top_p or 1.0}
-        return {"stop_token_ids": sorted(self._ends), "ignore_eos": True, **(sampled if self.do_sample else {"temperature": 0.0})}
+        temperature = options.temperature if options.temperature is not None else self.temperature if self.do_sample else 0.0
+        ends: list[int] = [] if options.ignore_eos else sorted(self._ends)
+        common = {"stop_token_ids": ends, "ignore_eos": True, "min_tokens": options.min_new_tokens, "temperature": temperature}
+        if not temperature:
+            return common
+        return common | {"top_k": options.top_k or self.top_k or 0, "top_p": options.top_p or self.top_p or 1.0}
 
-    def _encode(self, sample: Sample) -> list[int]:
+    def _encode(self, sample: Sample, options: QueryOptions = NO_OPTIONS) -> list[int]:
         if self.workload != "vlm":
-            return prompt_ids(self._tokenizer, sample.prompt, self.chat, self.system_prompt)
+            return prompt_ids(self._tokenizer, options.messages or sample.prompt, self.chat, self.system_prompt)
         messages = image_messages(sample.prompt, len(sample.images), self.system_prompt)
         text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         return list(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])

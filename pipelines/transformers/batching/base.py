@@ -9,12 +9,21 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Token ids of a prompt, and the largest number of tokens of its answer. seed: None for greedy decoding."""
+    """Token ids of a prompt, and the largest number of tokens of its answer. seed: None for greedy decoding.
+
+    The rest is for an engine of the server alone: min_new_tokens and ignore_eos as in QueryOptions, temperature, top_p and top_k of what
+    is sampled.
+    """
 
     query_id: int
     ids: Sequence[int]
     max_new_tokens: int
     seed: int | None = None
+    min_new_tokens: int = 0
+    ignore_eos: bool = False
+    temperature: float = 1.0
+    top_p: float | None = None
+    top_k: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

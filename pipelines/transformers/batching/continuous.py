@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from transformers import GenerationConfig
+from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessor
 
-from pipelines.models.token_events import Update
+from pipelines.models.token_events import Update, token_set
 from pipelines.transformers import paged_attention
 from pipelines.transformers.batching.base import Cache, Device, Request
+from pipelines.transformers.request_sampling import request_arguments, request_processors
 from pipelines.transformers.seeded_sampling import RequestNoise
 
 
@@ -21,7 +23,8 @@ class ContinuousEngine:
     """transformers' continuous batching.
 
     processors: logits processors; with sampling, the noise is added after them. by_request: on a CPU, use paged_attention.py in place
-    of `sdpa`. every_token: an update for every token, not only for the first and the last.
+    of `sdpa`. every_token: an update for every token, not only for the first and the last. own_sampling: every request has its
+    own sampling, smallest number of tokens and end (request_sampling.py); processors and sampling are then not used.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class ContinuousEngine:
         sampling: bool,
         by_request: bool,
         every_token: bool = False,
+        own_sampling: bool = False,
     ) -> None:
         from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
@@ -63,12 +67,12 @@ class ContinuousEngine:
         if by_request and paged_attention.fits(model):
             paged_attention.use(model)
         self._sampling, self._every_token = sampling, every_token
+        self._vocab_size = model.config.get_text_config().vocab_size if own_sampling else None
         self._first_seen: set[str] = set()
-        chain = self._manager.logit_processor
-        chain.logits_processor.extend([*processors, RequestNoise()] if sampling else processors)
-        chain.tensors_required += sampling
-        chain._retrieve_processors_kwargs()
-        chain.do_processing = len(chain.logits_processor) > 0
+        if self._vocab_size is not None:
+            self._process(request_processors(self._vocab_size, sorted(token_set(config.eos_token_id)), always=not on_cpu))
+        else:
+            self._process([*processors, RequestNoise()] if sampling else processors)
         if not on_cpu:
             self._manager.warmup()  # captures the graphs, before any query is timed
         self._manager.start()
@@ -88,12 +92,19 @@ class ContinuousEngine:
 
     def add(self, requests: Sequence[Request]) -> None:
         for r in requests:
-            noise = {"noise_seed": r.seed} if self._sampling else {}
+            more: dict[str, Any] = {"noise_seed": r.seed} if self._sampling else {}
+            if self._vocab_size is not None:
+                more = request_arguments(r, self._vocab_size) | ({"eos_token_id": -1} if r.ignore_eos else {})
             known = self._manager.add_request(
-                list(r.ids), request_id=str(r.query_id), max_new_tokens=r.max_new_tokens, streaming=True, record_timestamps=True, **noise
+                list(r.ids), request_id=str(r.query_id), max_new_tokens=r.max_new_tokens, streaming=True, record_timestamps=True, **more
             )
             if known is None:
                 raise RuntimeError(f"the continuous batching engine accepts no more requests: {self._why_stopped()}")
+
+    def cancel(self, query_id: int) -> None:
+        """An update that is under way may still come."""
+        self._manager.cancel_request(str(query_id))
+        self._first_seen.discard(str(query_id))
 
     def updates(self, timeout_s: float) -> list[Update]:
         """First tokens and ends since the last call. Raises RuntimeError where the engine's thread has ended."""
@@ -110,6 +121,14 @@ class ContinuousEngine:
     def close(self) -> None:
         self._manager.stop(block=True, timeout=5, hard_stop=True)
         self._manager.destroy()
+
+    def _process(self, processors: Sequence[Any]) -> None:
+        """Put processors at the end of transformers' chain."""
+        chain = self._manager.logit_processor
+        chain.logits_processor.extend(processors)
+        chain.tensors_required += sum(isinstance(one, ContinuousBatchingLogitsProcessor) for one in processors)
+        chain._retrieve_processors_kwargs()
+        chain.do_processing = len(chain.logits_processor) > 0
 
     def _update(self, output: Any) -> Update:
         self._first_seen.add(output.request_id)

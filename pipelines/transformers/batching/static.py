@@ -48,6 +48,7 @@ class StaticEngine:
         self._processors, self._sampling, self._replica, self._every_token = processors, sampling, replica, every_token
         self._waiting: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._updates: queue.SimpleQueue[Update] = queue.SimpleQueue()
+        self._cancelled: set[int] = set()
         self._closing = False
         self._error: str | None = None
         self._thread = threading.Thread(target=self._run, name="static-batches", daemon=True)
@@ -62,6 +63,10 @@ class StaticEngine:
     def add(self, requests: Sequence[Request]) -> None:
         for request in requests:
             self._waiting.put(request)
+
+    def cancel(self, query_id: int) -> None:
+        """A query of the running batch ends at its next step; the others go on."""
+        self._cancelled.add(query_id)
 
     def updates(self, timeout_s: float) -> list[Update]:
         """First tokens and ends since the last call. Raises RuntimeError where the engine's thread has ended."""
@@ -110,6 +115,9 @@ class StaticEngine:
                 request = self._waiting.get() if not batch else self._waiting.get_nowait()
                 if request is None:
                     return None
+                if request.query_id in self._cancelled:
+                    self._cancelled.discard(request.query_id)
+                    continue
                 batch.append(request)
         return batch
 
@@ -122,7 +130,7 @@ class StaticEngine:
         config = copy.copy(self._config)
         config.max_new_tokens = max(r.max_new_tokens for r in batch)
         observer = _StepObserver(
-            batch, longest, token_set(self._config.eos_token_id), self._updates, self._may_stop_early, self._every_token
+            batch, longest, token_set(self._config.eos_token_id), self._updates, self._may_stop_early, self._every_token, self._cancelled
         )
         arguments: dict[str, Any] = {
             "input_ids": ids,
@@ -147,10 +155,17 @@ class _StepObserver(StoppingCriteria):
     """Called after each step of `generate`: queues updates of first tokens (or all) and of rows that ended."""
 
     def __init__(
-        self, batch: Sequence[Request], prompt_length: int, ends: set[int], updates: Any, may_stop_early: Any, every_token: bool
+        self,
+        batch: Sequence[Request],
+        prompt_length: int,
+        ends: set[int],
+        updates: Any,
+        may_stop_early: Any,
+        every_token: bool,
+        cancelled: set[int],
     ) -> None:
         self._batch, self._prompt_length, self._ends = batch, prompt_length, ends
-        self._updates, self._may_stop_early, self._every_token = updates, may_stop_early, every_token
+        self._updates, self._may_stop_early, self._every_token, self._cancelled = updates, may_stop_early, every_token, cancelled
         self._times: list[float] = []
         self._ended = [False] * len(batch)
 
@@ -162,7 +177,10 @@ class _StepObserver(StoppingCriteria):
         for i, request in enumerate(self._batch):
             if self._ended[i]:
                 continue
-            self._ended[i] = last[i] in self._ends or count >= request.max_new_tokens or self._may_stop_early()
+            cancelled = request.query_id in self._cancelled or self._may_stop_early()
+            self._ended[i] = last[i] in self._ends or count >= request.max_new_tokens or cancelled
+            if self._ended[i]:
+                self._cancelled.discard(request.query_id)
             if self._ended[i] or count == 1 or self._every_token:
                 self._updates.put(Update(request.query_id, tokens_NT[i].tolist(), list(self._times), self._ended[i]))
         return torch.tensor(self._ended, device=input_ids.device)

@@ -18,7 +18,7 @@ from transformers.generation.continuous_batching import continuous_api, initiali
 from pipelines.models.embedded import LANGUAGE
 from pipelines.transformers.flash import choose, functions
 from pipelines.transformers.llm import TransformersLLM
-from pipelines.transformers.seeded_sampling import _place
+from pipelines.transformers.seeded_sampling import place_of
 from tests.conftest import suite_env
 from workloads.llm import Language
 from workloads.records import Query
@@ -210,8 +210,8 @@ def test_a_tokens_noise_depends_on_its_place_although_the_one_before_is_not_ther
     def state(position: int, prompt: int, before_eviction: int = 0) -> Any:
         return SimpleNamespace(position_offset=position, initial_tokens=[0] * prompt, _true_initial_tokens=before_eviction)
 
-    assert [_place(state(10, 10)), _place(state(11, 10)), _place(state(12, 10))] == [0, 1, 2]
-    assert _place(state(13, 13, before_eviction=10)) == 3  # three answered tokens became part of the prompt
+    assert [place_of(state(10, 10)), place_of(state(11, 10)), place_of(state(12, 10))] == [0, 1, 2]
+    assert place_of(state(13, 13, before_eviction=10)) == 3  # three answered tokens became part of the prompt
 
 
 def model(device: str = "cuda", dtype: torch.dtype = torch.bfloat16, **config: Any) -> Any:
