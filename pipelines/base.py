@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import msgspec
 
@@ -55,8 +55,9 @@ class QueryOptions(msgspec.Struct, frozen=True):
     """What one query sets for itself. None, and no messages: as the pipeline's own options say.
 
     max_new_tokens: below the pipeline's own. min_new_tokens: no end token and no text of `stop` ends the answer before. ignore_eos: end
-    tokens do not end the answer. temperature: 0 takes the likeliest token. stop: texts that end the answer, which does not contain them.
-    messages: the whole conversation, with `role` and `content`, in place of the sample's prompt and the pipeline's system_prompt.
+    tokens do not end the answer. temperature: 0 takes the likeliest token. top_k: 0 for no limit. stop: texts that end the answer, which
+    does not contain them. messages: the whole conversation, with `role` and `content`, in place of the sample's prompt; without a system
+    message it gets the pipeline's system_prompt. bare: no chat template.
     """
 
     max_new_tokens: int | None = None
@@ -67,6 +68,7 @@ class QueryOptions(msgspec.Struct, frozen=True):
     top_k: int | None = None
     stop: tuple[str, ...] = ()
     messages: tuple[Mapping[str, str], ...] = ()
+    bare: bool = False
 
 
 NO_OPTIONS = QueryOptions()
@@ -127,6 +129,10 @@ class Pipeline(ABC):
     def query_options(self) -> frozenset[str]:
         """The fields of QueryOptions that a query may set, once the pipeline is loaded. The server refuses requests that need others."""
         return frozenset()
+
+    def own_tokenizer(self) -> Any:
+        """The model's tokenizer, with transformers' interface, once the pipeline is loaded; None without one."""
+        return None
 
     def count_tokens(self, text: str) -> int | None:
         """Tokens of an answer's text by the model's tokenizer, which checks num_units where there are no token_ids; None without one."""

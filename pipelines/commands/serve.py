@@ -24,10 +24,13 @@ def serve(
     videos: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The folder for videos.", show_default="a temporary folder, removed at the end")
     ] = None,
+    log: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Add a JSON line for every request: when it came, first token, end, tokens.")
+    ] = None,
     plugin: PluginOption = None,
 ) -> None:
     """Serve a pipeline at /v1/chat/completions, /v1/completions or /v1/videos, for other clients to measure. Ctrl-C ends it."""
     from configs.load_config import load_config
     from pipelines.serving.server import serve as serve_until_stopped
 
-    serve_until_stopped(load_config(workload, config, set_ or [], variant=variant), host, port, api_key_env, videos)
+    serve_until_stopped(load_config(workload, config, set_ or [], variant=variant), host, port, api_key_env, videos, log)

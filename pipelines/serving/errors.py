@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-KINDS = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error", 500: "server_error", 503: "server_error"}
+KINDS = {401: "authentication_error", 404: "not_found_error", 408: "timeout_error", 500: "server_error", 503: "server_error"}
 
 
 class BadRequestError(Exception):
@@ -15,5 +15,10 @@ class BadRequestError(Exception):
         self.status, self.param, self.code = status, param, code
 
     def body(self) -> dict[str, Any]:
-        kind = KINDS.get(self.status, KINDS[400])
-        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+        kind = KINDS.get(self.status, "invalid_request_error")
+        return {"error": {"message": printable(str(self)), "type": kind, "param": self.param, "code": self.code}}
+
+
+def printable(text: str) -> str:
+    """Without lone surrogates, which UTF-8 cannot hold."""
+    return text.encode(errors="backslashreplace").decode()

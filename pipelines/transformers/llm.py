@@ -156,8 +156,11 @@ class TransformersLLM(StreamingPipeline):
         return bool(self._events.forget(query_id))
 
     def query_options(self) -> frozenset[str]:
-        in_any = {"max_new_tokens", *(("stop",) if self.speaks else ()), *(("messages",) if self.chat else ())}
+        in_any = {"max_new_tokens", "bare", *(("stop",) if self.speaks else ()), *(("messages",) if self.chat else ())}
         return frozenset(in_any | (set(OWN_SAMPLING) if self.takes_options and self.batching == "continuous" else set()))
+
+    def own_tokenizer(self) -> Any:
+        return self._tokenizer
 
     def close(self) -> None:
         if self._engine is not None:
@@ -289,5 +292,5 @@ class TransformersLLM(StreamingPipeline):
         step = max(self.context_length, self.batch_size, GPU_BATCH_TOKENS if on_gpu else 0)
         return Cache(page, self.num_blocks or full, self.max_batch_tokens or step, self.context_length)
 
-    def _encode(self, prompt: str | Sequence[Mapping[str, str]]) -> list[int]:
-        return prompt_ids(self._tokenizer, prompt, self.chat, self.system_prompt)
+    def _encode(self, prompt: str | Sequence[Mapping[str, str]], chat: bool = True) -> list[int]:
+        return prompt_ids(self._tokenizer, prompt, self.chat and chat, self.system_prompt)

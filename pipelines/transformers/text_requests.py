@@ -26,14 +26,15 @@ class Sampling(Protocol):
 
 
 class TextRequests:
-    """context: largest number of tokens of prompt and answer together. add: takes requests, on any thread.
+    """encode: gives a text's or a conversation's token ids, through the chat template or not. context: largest number of tokens of prompt
+    and answer together. add: takes requests, on any thread.
 
     Long texts are tokenised on a thread of their own, and their requests are added when that is done.
     """
 
     def __init__(
         self,
-        encode: Callable[[str | Sequence[Mapping[str, str]]], list[int]],
+        encode: Callable[[str | Sequence[Mapping[str, str]], bool], list[int]],
         events: TokenEvents,
         pipeline: Sampling,
         context: int,
@@ -66,7 +67,7 @@ class TextRequests:
         """None for a query that is refused."""
         options, own = options_of(query), self._pipeline
         try:
-            ids = self._encode(options.messages or sample.prompt)
+            ids = self._encode(options.messages or sample.prompt, not options.bare)
         except Exception as error:  # a chat template can raise anything; only this query fails
             self._events.refuse(query.id, first_line(error))
             return None
@@ -76,7 +77,8 @@ class TextRequests:
         temperature = options.temperature if options.temperature is not None else own.temperature if own.do_sample else 0.0
         sampling: dict[str, Any] = {}
         if temperature:
-            sampling = {"temperature": temperature, "top_p": options.top_p or own.top_p, "top_k": options.top_k or own.top_k}
+            top_k = own.top_k if options.top_k is None else options.top_k
+            sampling = {"temperature": temperature, "top_p": options.top_p or own.top_p, "top_k": top_k}
         longest = min(room, own.max_new_tokens, options.max_new_tokens or room)
         seed = query.seed if temperature else None
         return Request(query.id, ids, longest, seed, options.min_new_tokens, options.ignore_eos, **sampling)

@@ -106,8 +106,11 @@ class Vllm(VllmOptions):
     def query_options(self) -> frozenset[str]:
         own = {"max_new_tokens", "min_new_tokens", "ignore_eos", "temperature", "top_p", "top_k"}
         if self.chat and self.workload != "vlm":
-            own.add("messages")
+            own |= {"messages", "bare"}
         return frozenset(own | {"stop"} if self.speaks else own)
+
+    def own_tokenizer(self) -> Any:
+        return self._tokenizer
 
     def close(self) -> None:
         if self._engine is not None:
@@ -211,11 +214,12 @@ class Vllm(VllmOptions):
         common = {"stop_token_ids": ends, "ignore_eos": True, "min_tokens": options.min_new_tokens, "temperature": temperature}
         if not temperature:
             return common
-        return common | {"top_k": options.top_k or self.top_k or 0, "top_p": options.top_p or self.top_p or 1.0}
+        top_k = self.top_k if options.top_k is None else options.top_k
+        return common | {"top_k": top_k or 0, "top_p": options.top_p or self.top_p or 1.0}
 
     def _encode(self, sample: Sample, options: QueryOptions = NO_OPTIONS) -> list[int]:
         if self.workload != "vlm":
-            return prompt_ids(self._tokenizer, options.messages or sample.prompt, self.chat, self.system_prompt)
+            return prompt_ids(self._tokenizer, options.messages or sample.prompt, self.chat and not options.bare, self.system_prompt)
         messages = image_messages(sample.prompt, len(sample.images), self.system_prompt)
         text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         return list(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])

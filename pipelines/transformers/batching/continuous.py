@@ -15,7 +15,7 @@ from transformers.generation.continuous_batching.cb_logits_processors import Con
 from pipelines.models.token_events import Update, token_set
 from pipelines.transformers import paged_attention
 from pipelines.transformers.batching.base import Cache, Device, Request
-from pipelines.transformers.request_sampling import request_arguments, request_processors
+from pipelines.transformers.batching.request_sampling import request_arguments, request_processors
 from pipelines.transformers.seeded_sampling import RequestNoise
 
 

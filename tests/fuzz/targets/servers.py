@@ -17,11 +17,10 @@ from pipelines.endpoint.exchange import Answer, Exchange
 from pipelines.endpoint.http_reply import MalformedReplyError
 from pipelines.endpoint.text import TextApi
 from pipelines.endpoint.videos import VideoApi
+from pipelines.serving.bodies.fields import json_body
+from pipelines.serving.bodies.text import read_chat, read_completion
+from pipelines.serving.bodies.video import read_video_question
 from pipelines.serving.errors import BadRequestError
-from pipelines.serving.request_bodies import read_chat, read_completion
-from pipelines.serving.state import ServerState
-from pipelines.serving.text_routes import json_body
-from pipelines.serving.video_routes import VideoRoutes
 from pipelines.toy.llm import ToyLLM
 from pipelines.toy.t2v import ToyT2V
 from pipelines.toy.vlm import ToyVLM
@@ -72,7 +71,7 @@ def _serve(name: str, content: bytes) -> None:
         elif name == "completion.json":
             read_completion(body, ToyLLM(), "toy")
         else:
-            VideoRoutes(ServerState(ToyT2V(), cast(Any, None), "toy", Path()))._read(body, ("response_format",))
+            read_video_question(body, ToyT2V(), "toy", ("response_format",))
 
     try:
         asyncio.run(answer())

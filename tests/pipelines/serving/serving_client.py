@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 from aiohttp.test_utils import TestClient, TestServer
 
 from pipelines.base import Pipeline, Response, StreamingPipeline
+from pipelines.serving.app import make_app
 from pipelines.serving.engine import Engine
-from pipelines.serving.server import make_app
 from pipelines.serving.state import ServerState
 from pipelines.toy.llm import ToyLLM
 from workloads.llm import Language
@@ -63,7 +63,7 @@ def with_client(
             pipeline.speaks = True
         engine = Engine(pipeline)
         try:
-            async with TestClient(TestServer(make_app(ServerState(pipeline, engine, "toy", videos), key))) as client:
+            async with TestClient(TestServer(make_app(ServerState(pipeline, "toy", videos, engine), key))) as client:
                 return await use(client)
         finally:
             await asyncio.to_thread(engine.close)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from aiohttp.test_utils import TestClient
@@ -12,6 +13,7 @@ from aiohttp.test_utils import TestClient
 from pipelines.serving.engine import Engine, Question
 from pipelines.toy.llm import ToyLLM, solve
 from tests.pipelines.serving.serving_client import PROMPT, Recorder, chat, post, with_client
+from workloads.records import Query, Sample
 
 
 def test_streams_run_side_by_side() -> None:
@@ -68,3 +70,32 @@ def test_a_closed_engine_fails_the_queries_that_wait() -> None:
     threading.Timer(0.05, pipeline.gate.set).start()
     engine.close()
     assert [getattr(getattr(t, "response", None), "text", str(t)) for t in events] == ["a", "the server is being stopped"]
+
+
+def test_a_query_whose_client_left_is_cancelled_in_the_engine() -> None:
+    pipeline = ToyLLM(token_s=0.5)
+
+    async def leave(client: TestClient[Any, Any]) -> int:
+        answer = await client.post("/v1/chat/completions", json=chat(stream=True))
+        await answer.content.readline()
+        assert len(pipeline._running) == 1
+        answer.close()
+        give_up = time.perf_counter() + 5
+        while pipeline._running and time.perf_counter() < give_up:
+            await asyncio.sleep(0.01)
+        return len(pipeline._running)
+
+    assert with_client(pipeline, leave) == 0
+
+
+def test_a_query_that_the_pipeline_cannot_take_fails_alone() -> None:
+    class Picky(ToyLLM):
+        def submit(self, samples: Sequence[Sample], queries: Sequence[Query]) -> None:
+            if "\N{SNOWMAN}" in samples[0].prompt:
+                raise TypeError("TextEncodeInput must be str")
+            super().submit(samples, queries)
+
+    async def three(client: TestClient[Any, Any]) -> list[Any]:
+        return [status for status, _ in await asyncio.gather(*(post(client, chat(p)) for p in (PROMPT, "a \N{SNOWMAN}", PROMPT)))]
+
+    assert with_client(Picky(token_s=0.02), three) == [200, 500, 200]

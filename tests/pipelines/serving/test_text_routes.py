@@ -56,16 +56,22 @@ def test_a_stream_sends_the_answer_word_by_word_as_it_is_made(path: str) -> None
     [
         (chat(model="tox"), "model", "did you mean 'toy'"),
         (chat(temperature=0.7), "temperature", "--set pipeline.do_sample=true --set pipeline.temperature=0.7"),
-        (chat(max_tokens=16), "max_tokens", "--set pipeline.max_new_tokens=16"),
         (chat(max_tokens="many"), "max_tokens", "whole number"),
-        (chat(n=2), "n", "does not support"),
+        (chat(n=0), "n", "from 1 to 128"),
+        (chat(logprobs=True), "logprobs", "does not support"),
+        (chat(ignore_eos=True), "ignore_eos", "does not support"),
+        (chat(min_tokens=4), "min_tokens", "does not support"),
         (chat(stop=["\n"]), "stop", "does not support"),
-        (chat(max_token=16), "max_token", "did you mean 'max_tokens'"),
         (chat(seed=-1), "seed", "whole number"),
         (chat(stream="yes"), "stream", '"stream": true'),
         ({"messages": []}, "messages", "list of messages"),
         ({"messages": [{"role": "system", "content": "rhyme"}, {"role": "user", "content": "x"}]}, "messages", "pipeline.system_prompt"),
-        ({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}, "messages", "not a conversation"),
+        ({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}, "messages", "the user's"),
+        (
+            {"messages": [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]},
+            "messages",
+            "not a conversation",
+        ),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]}, "messages", "known: text"),
     ],
 )
@@ -133,3 +139,37 @@ def test_images_are_data_urls_and_nothing_is_fetched() -> None:
     status, reply = with_client(ToyVLM(), lambda client: post(client, body(["http://127.0.0.1/cat.png"])))
     assert status == 400
     assert "data: URLs" in reply["error"]["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_request_for_several_answers_gets_them_by_number(stream: bool) -> None:
+    async def ask(client: TestClient[Any, Any]) -> str:
+        body = chat(n=2, max_tokens=2, seed=1, stream=stream, stream_options={"include_usage": True} if stream else None)
+        async with client.post("/v1/chat/completions", json=body) as answer:
+            assert answer.status == 200
+            return await answer.text()
+
+    text, words = with_client(ToyLLM(), ask), solve(PROMPT).split()[:2]
+    if not stream:
+        choices = json.loads(text)["choices"]
+        answers, usage = {c["index"]: c["message"]["content"] for c in choices}, json.loads(text)["usage"]
+        reasons = [c["finish_reason"] for c in choices]
+    else:
+        chunks = [json.loads(line.removeprefix("data: ")) for line in text.split("\n\n") if line and "DONE" not in line]
+        choices, usage, answers = [c["choices"][0] for c in chunks[:-1]], chunks[-1]["usage"], {0: "", 1: ""}
+        for choice in choices:
+            answers[choice["index"]] += choice["delta"].get("content", "")
+        reasons = [c["finish_reason"] for c in choices if c["finish_reason"]]
+    assert [answers[i].split() for i in (0, 1)] == [words, words]
+    assert (usage["completion_tokens"], reasons) == (4, ["length", "length"])
+
+
+def test_an_unknown_field_is_warned_of() -> None:
+    async def ask(client: TestClient[Any, Any]) -> tuple[int, str]:
+        async with client.post("/v1/chat/completions", json=chat(max_token=16) | {'a"\r\nb': 1}) as answer:
+            return answer.status, answer.headers["Warning"]
+
+    status, warning = with_client(Limited(), ask)
+    assert status == 200
+    assert "unknown field 'max_token' (did you mean 'max_tokens'?) is ignored" in warning
+    assert warning.count("299 triptych") == 2

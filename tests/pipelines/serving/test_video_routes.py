@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import base64
+import io
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import numpy as np
 import pytest
 from aiohttp.test_utils import TestClient
+from PIL import Image
 
+from pipelines.toy.i2v import ToyI2V
 from pipelines.toy.t2v import ToyT2V
 from tests.pipelines.serving.serving_client import post, with_client
 from workloads.records import Query, Sample
@@ -61,3 +65,55 @@ def test_a_failed_video_has_its_error_and_unsupported_settings_are_refused() -> 
     assert (job["status"], job["error"]["message"]) == ("failed", "toy failure of query 0")
     assert status == 400
     assert "pipeline.num_frames" in reply["error"]["message"]
+
+
+async def _made(client: TestClient[Any, Any], **request: Any) -> dict[str, Any]:
+    async with client.post("/v1/videos", **request) as answer:
+        job: dict[str, Any] = await answer.json()
+    while job["status"] not in ("completed", "failed"):
+        job = await (await client.get(f"/v1/videos/{job['id']}")).json()
+    return job
+
+
+def test_videos_are_listed_and_have_pictures(tmp_path: Path) -> None:
+    async def three(client: TestClient[Any, Any]) -> tuple[list[str], list[Any], list[Any]]:
+        ids = [(await _made(client, json={"prompt": CAPTION, "seed": i}))["id"] for i in range(3)]
+        pages = [await (await client.get("/v1/videos", params={"limit": "2"})).json()]
+        pages.append(await (await client.get("/v1/videos", params={"limit": "2", "after": pages[0]["last_id"]})).json())
+        pictures = [
+            await client.get(f"/v1/videos/{ids[0]}/content", params={"variant": v}) for v in ("thumbnail", "spritesheet", "hologram")
+        ]
+        return ids, pages, [(a.status, a.content_type, await a.read()) for a in pictures]
+
+    ids, (first, second), pictures = with_client(ToyT2V(), three, videos=tmp_path)
+    assert [job["id"] for job in first["data"]] == [ids[2], ids[1]]
+    assert (first["has_more"], second["has_more"], [job["id"] for job in second["data"]]) == (True, False, [ids[0]])
+    (_, kind, thumbnail), (_, _, sheet), (status, _, _) = pictures
+    assert (kind, status) == ("image/webp", 400)
+    sizes = [Image.open(io.BytesIO(content)).size for content in (thumbnail, sheet)]
+    assert sizes[1] == (8 * sizes[0][0], sizes[0][1])
+
+
+@pytest.mark.feature("serve", "videos from an image")
+def test_a_video_begins_with_the_image_that_was_sent(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)).save(file, "PNG")
+    pipeline = ToyI2V()
+    pipeline.workload = "i2v"
+    made = pipeline.generate([Sample(0, CAPTION, images=(file.getvalue(),))], [Query(0, 0, 5)])[0].video_THWC
+
+    async def both_ways(client: TestClient[Any, Any]) -> list[Any]:
+        form = aiohttp.FormData({"prompt": CAPTION, "seed": "5"})
+        form.add_field("input_reference", file.getvalue(), filename="first.png", content_type="image/png")
+        url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+        jobs = [
+            await _made(client, data=form),
+            await _made(client, json={"prompt": CAPTION, "seed": 5, "input_reference": {"image_url": url}}),
+        ]
+        videos = [await (await client.get(f"/v1/videos/{job['id']}/content")).read() for job in jobs]
+        return [*videos, await post(client, {"prompt": CAPTION}, "/v1/videos")]
+
+    *videos, (status, refused) = with_client(pipeline, both_ways, videos=tmp_path)
+    for content in videos:
+        np.testing.assert_array_equal(read_mp4(content)[0], made)
+    assert (status, refused["error"]["param"]) == (400, "input_reference")
