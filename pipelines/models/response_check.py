@@ -18,12 +18,14 @@ from configs.errors import RunError, describe
 from configs.registry import find, name_of
 from pipelines.base import Event, Pipeline, Response
 from pipelines.models.video_form import check_fps, check_video, requested_form, size_difference
+from workloads.records import AFTER_ANSWER
 
 FINISHED = ("stop", "length")  # how a whole answer ends
 FAILED = ("abort", "aborted", "cancel", "cancelled", "canceled", "content_filter", "error", "failed", "timeout")  # how a broken one ends
 LONGEST_REASON = 40  # characters of an unknown finish_reason that are kept
 SLACK_S, SLACK = 0.1, 1.01  # clocks of a device and of an engine's own process differ a little from ours
 TOKENIZER_FACTOR, TOKENIZER_SLACK = 2, 16  # tokens of a text depend on where it was split; special tokens leave no text
+ENDPOINT = "pipelines.endpoint.pipeline"  # whose answers end before their Response is there
 LARGEST = 2**31 - 1  # of counts and of token ids, which LoadGen logs in four bytes
 
 
@@ -65,6 +67,8 @@ class ResponseCheck:
             if (reason := _finish_reason(returned.finish_reason)) in FAILED:
                 return Response(error=f"{self._title}: the answer ended with finish_reason {reason!r}")
             right = {**self._content(returned), **self._counts(returned), **_times(returned, took_s), "finish_reason": reason}
+            if AFTER_ANSWER in returned.stages and type(self._pipeline).__module__ != ENDPOINT:
+                _refuse(f"stage {AFTER_ANSWER!r} would end the answer earlier, which only the pipeline 'endpoint' may; name it otherwise")
             if returned.client_lag_s is not None:
                 _seconds("client_lag_s", returned.client_lag_s)
         except ValueError as error:

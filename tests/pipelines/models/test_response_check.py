@@ -111,6 +111,7 @@ def test_a_tensor_is_named_as_one() -> None:
         ({"stages": {"draw": 1e9}}, "stage 'draw' is 1e+09 s of an answer that took 1 s"),
         ({"stages": {"draw": float("inf")}}, "stage 'draw' is inf s"),
         ({"stages": {"draw": "0.1"}}, "stage 'draw' is a str; give seconds"),
+        ({"stages": {"after_answer": 0.5}}, "stage 'after_answer' would end the answer earlier, which only the pipeline 'endpoint' may"),
         ({"stages": None}, "an answer cannot be read (AttributeError"),
         ({"step_s": [0.5, 0.5, 0.5]}, "step_s add up to 1.5 s in an answer that took 1 s"),
         ({"step_s": [-0.1]}, "step_s has -0.1 s; a duration is finite and at least 0"),
