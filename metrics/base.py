@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -55,7 +55,14 @@ class Run:
     outcome: Mapping[str, Any]
 
     def of_mode(self, mode: str) -> list[Record]:
-        return [r for r in self.records if r.mode == mode]
+        return list(self._by_mode.get(mode, ()))
+
+    @cached_property
+    def _by_mode(self) -> Mapping[str, Sequence[Record]]:
+        modes: dict[str, list[Record]] = {}
+        for record in self.records:
+            modes.setdefault(record.mode, []).append(record)
+        return modes
 
     @property
     def timed(self) -> list[Record]:
@@ -68,9 +75,12 @@ class Run:
 
         A sample that was answered several times is judged by its first answer: the seed is the same.
         """
-        records = self.of_mode("accuracy") or self.records
+        return list(self._judged)
+
+    @cached_property
+    def _judged(self) -> Sequence[Record]:
         first: dict[int, Record] = {}
-        for record in records:
+        for record in self._by_mode.get("accuracy") or self.records:
             first.setdefault(record.sample_index, record)
         return [first[index] for index in sorted(first)]
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from metrics.base import Run
 from metrics.performance.latency import query_latencies
 from metrics.performance.token_latency import first_token_waits, output_token_times
+from metrics.performance.token_times import token_gaps, token_times
 from metrics.statistics.intervals import min_queries, percentile, student_t
 from workloads.records import Record
 
@@ -92,8 +93,8 @@ def rate(run: Run, unit: str, amount: Callable[[Record], float]) -> Speed | None
     by_token = bool(done) and all(
         r.first_token_s is not None and len(r.token_gap_s) == r.num_units - 1 == a - 1 for r, a in zip(done, amounts, strict=True)
     )
-    pieces = [gap for r in done for gap in r.token_gap_s] if by_token else [_service_s(r) for r in done]
-    piece_s = float(np.median(pieces)) if pieces else 0.0
+    pieces = token_gaps(done) if by_token else np.array([_service_s(r) for r in done])
+    piece_s = float(np.median(pieces)) if len(pieces) else 0.0
     num_blocks = min(NUM_BLOCKS, int((end - begin) / (BLOCK_WORK * piece_s))) if piece_s else NUM_BLOCKS
     speed = Speed(f"{unit}_per_s", f"{unit}/s", total / (end - begin), True, len(done), None, 0.0, "the run is too short for an interval")
     if num_blocks < MIN_BLOCKS or not total:
@@ -198,10 +199,9 @@ def _service_s(record: Record) -> float:
 def _work_until(edges: NDArray[np.float64], done: Sequence[Record], amounts: Sequence[float], by_token: bool) -> NDArray[np.float64]:
     """Work done before each edge."""
     if by_token:
-        times = np.concatenate([np.cumsum([r.first_token_s or 0.0, *r.token_gap_s]) for r in done])
-        return np.searchsorted(np.sort(times), edges).astype(float)
-    until = np.zeros(len(edges))
-    for record, amount in zip(done, amounts, strict=True):
-        took = _service_s(record)
-        until += amount * (np.clip((edges - (record.completed_s - took)) / took, 0, 1) if took > 0 else edges >= record.completed_s)
-    return until
+        return np.searchsorted(np.sort(token_times(done)), edges).astype(float)
+    took_N, end_N, amount_N = np.array([(_service_s(r), r.completed_s, a) for r, a in zip(done, amounts, strict=True)]).reshape(-1, 3).T
+    at_once_N = took_N <= 0
+    safe_N = np.where(at_once_N, 1.0, took_N)
+    shares = [np.where(at_once_N, edge >= end_N, np.clip((edge - (end_N - took_N)) / safe_N, 0, 1)) for edge in edges]
+    return np.array([float((amount_N * share_N).sum()) for share_N in shares])

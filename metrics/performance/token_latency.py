@@ -9,6 +9,7 @@ from typing import ClassVar
 from configs.registry import register
 from metrics.base import Figure, Metric, Run
 from metrics.performance.latency import percentile_figures
+from metrics.performance.token_times import token_gaps
 from workloads.records import Record
 
 
@@ -40,7 +41,7 @@ class TokenLatency(Metric):
         else:
             figures = percentile_figures("ttft", first_token_waits(records))
         figures |= percentile_figures("tpot", output_token_times(records))
-        figures |= percentile_figures("itl", [gap for r in records for gap in r.token_gap_s], bounds=False)
+        figures |= percentile_figures("itl", token_gaps(records), bounds=False)
         if not offline:
             figures |= percentile_figures("queue", [r.started_s - r.issued_s for r in records if r.started_s is not None], bounds=False)
         return figures

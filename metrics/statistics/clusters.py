@@ -20,8 +20,9 @@ def prompt_cluster(prompt: str, images: Sequence[bytes] = ()) -> bytes:
 
     Case, spaces, articles and the punctuation around words make no difference.
     """
-    words = (word.strip(PUNCTUATION) for word in unicodedata.normalize("NFKC", prompt).casefold().split())
-    digest = hashlib.sha256(" ".join(word for word in words if word and word not in ARTICLES).encode("utf-8", "surrogatepass"))
+    text = prompt if prompt.isascii() else unicodedata.normalize("NFKC", prompt)
+    words = [word.strip(PUNCTUATION) for word in text.casefold().split()]
+    digest = hashlib.sha256(" ".join([word for word in words if word and word not in ARTICLES]).encode("utf-8", "surrogatepass"))
     for image in images:
         digest.update(hashlib.sha256(image).digest())
     return digest.digest()

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy import special
 
 CONFIDENCE = 0.99  # LoadGen's, for early stopping
@@ -36,13 +38,12 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[fl
     return mean - half, mean + half
 
 
-def percentile(values: Sequence[float], share: float) -> float:
+def percentile(values: Sequence[float] | NDArray[np.float64], share: float) -> float:
     """LoadGen's percentile: the value at index floor(n * share) of the sorted values."""
-    ordered = sorted(values)
-    return ordered[min(int(len(ordered) * share), len(ordered) - 1)]
+    return float(np.sort(values)[min(int(len(values) * share), len(values) - 1)])
 
 
-def percentile_bound(values: Sequence[float], share: float) -> float | None:
+def percentile_bound(values: Sequence[float] | NDArray[np.float64], share: float) -> float | None:
     """The latency that `share` of all queries stays under, with 99 % confidence; None where n is too small.
 
     LoadGen's early-stopping estimate: the t-th largest of n values is reported, with the largest t for which n values
@@ -55,7 +56,7 @@ def percentile_bound(values: Sequence[float], share: float) -> float | None:
     while t + 1 < too_many:
         middle = (t + too_many) // 2
         t, too_many = (middle, too_many) if _suffices(n, middle, share) else (t, middle)
-    return sorted(values)[n - t]
+    return float(np.sort(values)[n - t])
 
 
 @lru_cache(maxsize=4096)

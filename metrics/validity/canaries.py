@@ -71,6 +71,8 @@ def scan(run: Run) -> dict[str, list[str]]:
 
 def failures(run: Run, triggered: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     """Canaries that trigger on more answers than they tolerate, with these answers. triggered: the result of `scan`."""
+    if not triggered:
+        return {}
     tolerated = {name: 1.0 if share == "off" else share for name, share in _tolerated(run).items()}
     groups: dict[bool, list[GivenAnswer]] = {False: [], True: []}  # by whether they are fresh
     for answer in given_answers(run):

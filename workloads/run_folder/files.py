@@ -27,6 +27,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,9 @@ def write_outcome(folder: Path, mode: str, outcome: Mapping[str, Any]) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write with an indent of two. Raises ValueError where a number is not finite."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)  # with its own indent it takes three times as long
+    write_bytes(path, msgspec.json.format(text.encode(), indent=2) + b"\n")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -198,18 +201,28 @@ def _extension(image: bytes) -> str:
 
 
 def _read_lines(path: Path, kind: type[Any]) -> list[Any]:
+    """The whole lines, decoded. Line by line: a million records are half a gigabyte, which is not needed beside what they become."""
+    decode, place = msgspec.json.Decoder(kind).decode, _Place(path)
     try:
-        lines = path.read_bytes().splitlines(keepends=True)
+        lines = path.open("rb")
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}); this run folder is incomplete") from None
-    if lines and not lines[-1].endswith(b"\n"):
-        lines.pop()
-    decode = msgspec.json.Decoder(kind).decode
-    decoded = []
-    for number, line in enumerate(lines, 1):
-        with reading(f"{path}, line {number}", "remove the line to continue without that record"):
-            decoded.append(decode(line))
-    return decoded
+    with lines, reading(place, "remove the line to continue without that record"):
+        for line in lines:
+            if line.endswith(b"\n"):
+                place.decoded.append(decode(line))
+    return place.decoded
+
+
+@dataclass
+class _Place:
+    """Where a file is being read."""
+
+    path: Path
+    decoded: list[Any] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"{self.path}, line {len(self.decoded) + 1}"
 
 
 def _claim_unused(folder: Path) -> Claim:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 INK, GRID, BLUE, AMBER = "#1d2433", "#e3e6ec", "#2f6fde", "#d9822b"
 GOOD, BAD, SOFT = "#18794e", "#c62a2f", "#5b6475"  # as on the pages, style.css
 NOTICE_INCHES = 0.13
+MAX_STEPS = 400  # of a cumulative curve: more are not visible
 NEARLY_EQUAL_S = 1e-6  # a histogram of a smaller range has one bar
 PALETTE = ("#2f6fde", "#12a594", "#d9822b", "#8e4ec6", "#e5484d", "#687076", "#30a46c", "#c2298a")
 
@@ -27,10 +28,11 @@ def latency_svg(latencies: Sequence[float], label: str) -> str:
     left, right = figure.subplots(1, 2)
     low, high = min(latencies), max(latencies)
     spread = (low, high) if high - low > NEARLY_EQUAL_S else (0.9 * low, 1.1 * high + NEARLY_EQUAL_S)
-    left.hist(latencies, bins=min(40, max(8, len(latencies) // 4)), range=spread, color=BLUE)
+    left.hist(np.array(latencies), bins=min(40, max(8, len(latencies) // 4)), range=spread, color=BLUE)
     left.set(xlabel=f"{label}, s", ylabel="queries")
     ordered = np.sort(latencies)
-    right.step(ordered, np.arange(1, len(ordered) + 1) / len(ordered), where="post", color=BLUE)
+    index = np.unique(np.linspace(0, len(ordered) - 1, MAX_STEPS).round().astype(int))
+    right.step(ordered[index], (index + 1) / len(ordered), where="post", color=BLUE)
     for share in (0.5, 0.9):
         right.axhline(share, color=GRID, linewidth=1)
         right.annotate(f"p{share * 100:.0f}", (ordered[0], share), fontsize=7, va="bottom", color=INK)
@@ -58,14 +60,17 @@ def timeline_svg(records: Sequence[Record]) -> str:
     ranks = sorted({r.rank for r in records if r.started_s is not None})
     figure = new_figure(7.6, 0.9 + 0.28 * min(len(ranks), 24))
     axes = figure.subplots()
+    rows = {rank: row for row, rank in enumerate(ranks)}
+    spans: dict[tuple[int, str], list[tuple[float, float]]] = {}  # by row and colour: as single bars, each takes a millisecond
     for record in records:
         if record.started_s is not None:
-            row = ranks.index(record.rank)
             colour = AMBER if record.status == "failed" else PALETTE[0] if (record.query_id // record.batch_size) % 2 else "#8fb4f2"
             start, end = record.worked_s or (record.started_s, record.completed_s)
-            axes.barh(row, end - start, left=start, height=0.7, color=colour)
+            spans.setdefault((rows[record.rank], colour), []).append((start, end - start))
+    for (row, colour), bars in spans.items():
+        axes.broken_barh(bars, (row - 0.35, 0.7), color=colour)
     shown = ranks if len(ranks) <= 24 else ranks[:: len(ranks) // 12]
-    axes.set(yticks=[ranks.index(r) for r in shown], yticklabels=[f"rank {r}" for r in shown], xlabel="seconds since the first query")
+    axes.set(yticks=[rows[r] for r in shown], yticklabels=[f"rank {r}" for r in shown], xlabel="seconds since the first query")
     axes.set_xlim(left=0)
     return to_svg(figure)
 

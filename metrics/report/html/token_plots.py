@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metrics.report.html.plots import AMBER, BLUE, GRID, INK, PALETTE, new_figure, to_svg
+from metrics.performance.token_times import token_times_or_spread
+from metrics.report.html.plots import AMBER, BLUE, GRID, INK, MAX_STEPS, PALETTE, new_figure, to_svg
 from workloads.records import Record
 
 NAMES = {"ttft": "TTFT", "tpot": "TPOT"}
-MAX_STEPS = 400  # of a cumulative curve: more are not visible
 NUM_BINS = 60  # of the time axis
 WIDE = 4  # a limit this many times the longest wait is drawn on a logarithmic axis
 STEEP = 3  # times the limit: above it the axis is logarithmic
@@ -42,7 +42,7 @@ def waits_svg(waits: Mapping[str, Sequence[float]], limits: Mapping[str, float],
 
 def throughput_svg(records: Sequence[Record]) -> str:
     """Output tokens per second over the test."""
-    times = np.concatenate([token_times(r) for r in records if r.status == "done"] or [np.zeros(0)])
+    times = token_times_or_spread(records)
     end = max(r.completed_s for r in records)
     counts, edges = np.histogram(times, NUM_BINS, (0.0, end))
     figure = new_figure(7.6, 2.0, above=0.25)
@@ -85,7 +85,7 @@ def lengths_svg(records: Sequence[Record]) -> str:
     shown = {name: lengths for name, lengths in counts.items() if lengths}
     figure = new_figure(7.6, 2.0)
     for axes, (name, lengths) in zip(np.ravel(figure.subplots(1, len(shown), squeeze=False)), shown.items(), strict=True):
-        axes.hist(lengths, bins=_whole_bins(max(lengths)), color=BLUE)
+        axes.hist(np.array(lengths), bins=_whole_bins(max(lengths)), color=BLUE)
         axes.set(xlabel=f"tokens of the {name}", ylabel="queries")
     return to_svg(figure)
 
@@ -116,18 +116,6 @@ def search_svg(probes: Sequence[Mapping[str, Any]], limits: Mapping[str, float],
         axes.set_ylim(bottom=0)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, fontsize=7.5, frameon=False)
     return to_svg(figure)
-
-
-def token_times(record: Record) -> NDArray[np.float64]:
-    """Times of an answer's tokens; evenly spread where only the first, or only the end, is known."""
-    if not record.num_units:
-        return np.zeros(0)
-    if record.first_token_s is None:
-        start = record.issued_s if record.started_s is None else record.started_s
-        return np.linspace(start, record.completed_s, record.num_units + 1)[1:]
-    if len(record.token_gap_s) == record.num_units - 1:
-        return np.cumsum([record.first_token_s, *record.token_gap_s])
-    return np.linspace(record.first_token_s, record.completed_s, record.num_units)
 
 
 def _in_service(records: Sequence[Record], edges: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -3,19 +3,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from metrics.performance.token_times import token_times_or_spread
 from metrics.report.html.plots import latency_svg, stages_svg
-from metrics.report.html.token_plots import _in_service, occupancy_svg, search_svg, token_times, waits_svg
+from metrics.report.html.token_plots import _in_service, occupancy_svg, search_svg, waits_svg
 from tests.conftest import record
 
 
 def test_tokens_are_placed_by_their_gaps_or_spread_evenly() -> None:
     known = record(0, first_token_s=1.0, completed_s=4.0, num_units=3, token_gap_s=[0.5, 2.5])
-    assert token_times(known).tolist() == [1.0, 1.5, 4.0]
+    assert token_times_or_spread([known]).tolist() == [1.0, 1.5, 4.0]
     spread = record(0, first_token_s=1.0, completed_s=3.0, num_units=3)
-    assert token_times(spread).tolist() == [1.0, 2.0, 3.0]
+    assert token_times_or_spread([spread]).tolist() == [1.0, 2.0, 3.0]
     at_once = record(0, started_s=2.0, completed_s=6.0, num_units=2)
-    assert token_times(at_once).tolist() == [4.0, 6.0]
-    assert token_times(record(0)).tolist() == []
+    assert token_times_or_spread([at_once]).tolist() == [4.0, 6.0]
+    assert token_times_or_spread([record(0)]).tolist() == []
 
 
 def test_occupancy_is_the_mean_over_each_stretch() -> None:
