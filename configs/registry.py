@@ -43,6 +43,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "goodput": "metrics.performance.goodput",
         "tokens": "metrics.performance.tokens",
         "stages": "metrics.performance.stages",
+        "client_lag": "metrics.performance.client_lag",
         "peak_memory": "metrics.performance.peak_memory",
         "energy": "metrics.performance.energy",
         "world_score": "metrics.quality.world_score",

@@ -11,7 +11,8 @@ Mode = Literal["performance", "accuracy", "both"]
 Rules = Literal["quick", "mlperf", "mlperf-v6.0", "mlperf-v6.1"]  # mlperf: the round of the installed LoadGen
 
 # Requested settings that a run may accept a fallback for, by the name of their check (metrics/validity/effective_settings.py).
-Fallback = Literal["dtype", "attention", "quantisation", "cache", "compile", "parallel", "packages", "steps", "size", "option"]
+EffectiveSetting = Literal["dtype", "attention", "quantisation", "cache", "compile", "parallel", "packages", "steps", "size", "option"]
+Fallback = Literal[EffectiveSetting, "client_lag"]
 
 # Canaries (metrics/validity/canaries.py) that a run can switch off or give a tolerance, by name.
 Canary = Literal[

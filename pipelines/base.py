@@ -145,13 +145,15 @@ class Pipeline(ABC):
 class Event(msgspec.Struct, frozen=True, gc=False):
     """What happened to one query: its first token is there or, where there is a response, it is finished.
 
-    text: what the answer has grown by, where the pipeline's `speaks` is set.
+    text: what the answer has grown by, where the pipeline's `speaks` is set. at: when (time.perf_counter) the first token was there, where
+    that was noted before the event; LoadGen counts it when the event arrives, and a run in which that makes a difference is INVALID.
     """
 
     query_id: int
     first_token_id: int | None = None
     text: str | None = None
     response: Response | None = None
+    at: float | None = None
 
 
 class StreamingPipeline(Pipeline):

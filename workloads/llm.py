@@ -50,6 +50,7 @@ class Language(Workload):
         "goodput",
         "tokens",
         "stages",
+        "client_lag",
         "peak_memory",
         "energy",
         "exact_match",

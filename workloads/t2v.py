@@ -47,6 +47,7 @@ class TextToVideo(Workload):
         "throughput",
         "latency",
         "stages",
+        "client_lag",
         "peak_memory",
         "energy",
         "world_score",

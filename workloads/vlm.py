@@ -51,6 +51,7 @@ class VisionLanguage(Workload):
         "throughput",
         "latency",
         "stages",
+        "client_lag",
         "peak_memory",
         "energy",
         "exact_match",

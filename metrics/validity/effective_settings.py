@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from configs.required_versions import is_met
-from configs.settings import Fallback
+from configs.settings import EffectiveSetting
 from metrics.base import Run
 from metrics.validity import video_sizes
 from metrics.validity.check import Check, differs, holds, not_made
@@ -44,8 +44,8 @@ def checks(run: Run) -> list[Check]:
     """One check for each name; `allowed` where it differs and the run allows that."""
     ranks = run.ranks
     if not ranks:
-        return [not_made(name, "no rank reported its effective settings") for name in get_args(Fallback)]
-    made = [_check(name, run, ranks) for name in get_args(Fallback)]
+        return [not_made(name, "no rank reported its effective settings") for name in get_args(EffectiveSetting)]
+    made = [_check(name, run, ranks) for name in get_args(EffectiveSetting)]
     return [c.allowed() if c.result == "differs" and c.name in run.config.allow_fallback else c for c in made]
 
 
@@ -60,7 +60,7 @@ def _fallbacks(name: str, ranks: Sequence[Rank]) -> Iterator[str]:
     """The fallbacks that the pipeline reports: a sentence belongs to the check that it names first, and to `option` if it names none."""
     for rank in ranks:
         for text in rank["fallbacks"]:
-            named = re.search("|".join(get_args(Fallback)), text)
+            named = re.search("|".join(get_args(EffectiveSetting)), text)
             if (named.group() if named else "option") == name:
                 yield f"rank {rank['rank']}: {text}"
 

@@ -1,6 +1,7 @@
 """Truth checks: whether a run did what was requested, and its answers are the timed ones. Each has a name and stands in report.json.
 
 effective_settings.py  requested and effective settings
+client_lag.py          whether a server's client was quick enough to measure it
 answer_counts.py       how many frames or tokens answers have, and how they ended
 repeats/replays.py     timed queries that the ranks repeated after the test
 repeats/timed.py       samples that were answered more than once
@@ -19,7 +20,7 @@ import re
 from collections.abc import Sequence
 
 from metrics.base import Run
-from metrics.validity import answer_counts, effective_settings
+from metrics.validity import answer_counts, client_lag, effective_settings
 from metrics.validity.answers import GivenAnswer, given_answers, label_of, look_at
 from metrics.validity.check import Check, differs, holds, not_made
 from metrics.validity.repeats import first_tokens, replays, timed
@@ -40,6 +41,7 @@ def checks(run: Run) -> list[Check]:
         *effective_settings.checks(run),
         *replays.checks(run),
         *answer_counts.checks(run),
+        *client_lag.checks(run),
         *timed.checks(run),
         *first_tokens.checks(run),
         _handed_over(run),

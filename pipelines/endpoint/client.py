@@ -201,9 +201,9 @@ class Client:
         except QueryError as error:
             self._on_end(running, Failure(error))
 
-    def _on_first_token(self, running: _Running) -> None:
+    def _on_first_token(self, running: _Running, at: float) -> None:
         running.has_first_token = True
-        self._events.append(Event(running.query.id, first_token_id=0))  # servers do not send token ids
+        self._events.append(Event(running.query.id, first_token_id=0, at=at))  # servers do not send token ids
         self.loop.stop()
 
     def _on_end(self, running: _Running, answer: Answer) -> None:

@@ -18,7 +18,7 @@ class Answer(Protocol):
 
 
 class Exchange(NamedTuple):
-    """on_first_token: to be called when the first token arrives. on_end: once, when the answer is there or has failed.
+    """on_first_token: to be called with its time when the first token arrives. on_end: once, when the answer is there or has failed.
 
     lag_s: how late the event loop is at a time.
     """
@@ -26,7 +26,7 @@ class Exchange(NamedTuple):
     server: Server
     sample: Sample
     query: Query
-    on_first_token: Callable[[], None]
+    on_first_token: Callable[[float], None]
     on_end: Callable[[Answer], None]
     lag_s: Callable[[float], float]
 

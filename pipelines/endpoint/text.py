@@ -116,7 +116,7 @@ class _Answer:
         reader.advance(content)
         if reader.has_token and not had_token:
             self._lag_s = self._exchange.lag_s(now)
-            self._exchange.on_first_token()
+            self._exchange.on_first_token(now)
         return reader.is_done or self.reply.over
 
     def _begin(self) -> bool:

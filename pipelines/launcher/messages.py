@@ -79,10 +79,10 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class First(msgspec.Struct, tag=True, frozen=True):
-    """First tokens of queries: (query id, token id) each."""
+    """First tokens of queries: query id, token id and, where the pipeline noted it, the time on the conductor's clock."""
 
     rank: int
-    tokens: list[tuple[int, int]]
+    tokens: list[tuple[int, int, float | None]]
 
 
 class Done(msgspec.Struct, tag=True, frozen=True):

@@ -110,10 +110,12 @@ class ResponseCheck:
             raise MalformedError(f"{self._title}: step returned a list with {_kind(event)}; return Events")
         try:
             first = None if event.first_token_id is None else _whole("first_token_id", event.first_token_id)
-            return msgspec.structs.replace(event, query_id=operator.index(event.query_id), first_token_id=first)
+            at = None if event.at is None else _seconds("at", event.at)
+            return msgspec.structs.replace(event, query_id=operator.index(event.query_id), first_token_id=first, at=at)
         except (TypeError, ValueError):
             raise MalformedError(
-                f"{self._title}: step returned {event!r:.80}; give a query_id as an int, and a first_token_id from 0 to {LARGEST}, or None"
+                f"{self._title}: step returned {event!r:.80}; give a query_id as an int, a first_token_id from 0 to {LARGEST}, or None, "
+                "and `at` by time.perf_counter, or None"
             ) from None
 
     def _content(self, response: Response) -> dict[str, Any]:

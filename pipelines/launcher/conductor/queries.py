@@ -144,11 +144,11 @@ class Queries:
     def first_tokens(self, first: wire.First) -> None:
         """Stop the clock of the first tokens."""
         now = time.perf_counter()
-        known = [(self._out[query_id], token_id) for query_id, token_id in first.tokens if query_id in self._out]
-        for pending, _ in known:
-            pending.first_token = now
+        known = [(self._out[query_id], token_id, at) for query_id, token_id, at in first.tokens if query_id in self._out]
+        for pending, _, at in known:
+            pending.first_token = now if at is None else min(now, max(at, pending.started or now))
         assert self.test is not None
-        self.test.first_tokens([(pending.loadgen_id, token_id) for pending, token_id in known])
+        self.test.first_tokens([(pending.loadgen_id, token_id) for pending, token_id, _ in known])
 
     def finish(self, done: wire.Done) -> float:
         """Close the answered queries; the seconds that the longest of them took. Raises RunError where Records cannot be written."""
@@ -226,7 +226,7 @@ class Queries:
             r.status,
             rank,
             issued_s=pending.issued - began if scheduled_s is None else scheduled_s,
-            completed_s=max(completed - r.stages.get(AFTER_ANSWER, 0.0), pending.first_token or pending.issued) - began,
+            completed_s=_end(pending, r, completed) - began,
             started_s=None if pending.started is None else pending.started - began,
             batch_size=pending.batch_size,
             group=pending.group,
@@ -246,6 +246,14 @@ class Queries:
             worked_s=None if r.worked is None else (round(r.worked[0] - began, 6), round(r.worked[1] - began, 6)),
             client_lag_s=r.client_lag_s,
         )
+
+
+def _end(pending: PendingQuery, r: wire.Result, closed: float) -> float:
+    """When the answer was complete: now, unless its pipeline noted how long that is ago."""
+    if AFTER_ANSWER not in r.stages:
+        return closed
+    answered = min(closed, r.worked[1]) if r.worked else closed
+    return max(answered - r.stages[AFTER_ANSWER], pending.first_token or pending.issued)
 
 
 def _unwritable(error: OSError) -> RunError:

@@ -197,7 +197,8 @@ class Worker:
             else:
                 happened = self._generation.advance(engine, (), began)
             events = [e for e in happened if e.query_id in running]
-            if firsts := [(e.query_id, e.first_token_id) for e in events if e.first_token_id is not None]:
+            tokens = [(e.query_id, e.first_token_id, e.at) for e in events if e.first_token_id is not None]
+            if firsts := [(query_id, token, None if at is None else self._clock.of(at)) for query_id, token, at in tokens]:
                 self._send(messages.First(self.rank, firsts))
             ended = {e.query_id: e.response for e in reversed(events) if e.response is not None}  # the first, where there are several
             if results := [self._generation.result(running.pop(i), response, began.pop(i)) for i, response in reversed(ended.items())]:

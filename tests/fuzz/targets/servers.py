@@ -115,7 +115,7 @@ async def _ask(api: TextApi | VideoApi, content: bytes) -> None:
     server = _Server(asyncio.get_running_loop(), "http://server", None, None, 1.0)
     server.content = content
     ended: asyncio.Future[Answer] = server.loop.create_future()
-    api.start(Exchange(server, Sample(0, "why?"), Query(0, 0, 1), lambda: None, ended.set_result, lambda now: 0.0))
+    api.start(Exchange(server, Sample(0, "why?"), Query(0, 0, 1), lambda at: None, ended.set_result, lambda now: 0.0))
     (await ended).response()
 
 

@@ -252,7 +252,7 @@ def test_what_is_no_list_of_events_is_named() -> None:
         with pytest.raises(MalformedError, match=f"pipeline 'toy_llm': .*{why}"):
             check.events(returned)
     for wrong in ("a", -1, 2**40):
-        with pytest.raises(MalformedError, match="give a query_id as an int, and a first_token_id from 0 to 2147483647, or None"):
+        with pytest.raises(MalformedError, match="give a query_id as an int, a first_token_id from 0 to 2147483647, or None"):
             check.events([Event(1, first_token_id=wrong)])  # type: ignore[arg-type]
     right = [Event(1), Event(2, first_token_id=3)]
     assert check.events(right) == right

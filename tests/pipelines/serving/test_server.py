@@ -55,6 +55,7 @@ def test_a_run_against_the_server_has_the_engines_answers_and_ctrl_c_ends_it(
 ) -> None:
     ready, process = llm_server
     short = [f"pipeline={{name: endpoint, url: {ready['url']}, repeats: alone}}", "load.min_duration_s=0.3", "load.min_query_count=21"]
+    short.append("allow_fallback=[client_lag]")  # client and server share few cores with other tests
     done = suite(
         "--config", "llm/toy", "--set", "dataset.num_prompts=21", *(word for s in short for word in ("--set", s)), "--output", "run"
     )
