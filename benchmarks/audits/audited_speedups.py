@@ -1,35 +1,39 @@
 """Are the verdicts of audits right? Speed-ups of the embedded video model, audited on few prompts and on ten times as many.
 
-python benchmarks/audits/audited_speedups.py [--prompts 64] [--margin 10%] [--folder FOLDER]
+python benchmarks/audits/audited_speedups.py [--short] [--prompts 64] [--margin 10%] [--folder FOLDER]
 
 The reference runs 20 steps in float32 without a cache. `suite.py audit` compares each candidate with it on the world checker's score.
 The true difference is then taken from runs of the same settings on ten times as many prompts. PASS is wrong if the loss is more than the
 margin, FAIL if it is less; INCONCLUSIVE is never wrong. Candidates marked `short` are audited only, without longer runs: they should
 make no difference, or a longer run would cost too much. A candidate whose package is missing is left out with the reason. Runs that exist
 in FOLDER are not repeated, so that the benchmark can be interrupted. Prints a table; the last line is JSON. Three hours on one core.
+--short: one candidate, the toy pipeline and four prompts, audited only, in a folder of its own.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
-import os
 import shutil
-import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.audits.quantised_checkpoints import EXPERTS, write_gguf, write_quark
+from benchmarks.audits.suite_runs import suite
 from benchmarks.outcome import Figure, arguments, conclude
 from metrics.statistics.paired import compare_shares, verdicts
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMES = 10
 REFERENCE = ["pipeline.num_inference_steps=20"]
+QUICK = ("load.min_duration_s=0.1", "load.min_query_count=4", "truth.replays=0", "metrics=[world_score]")
+TOY = ("--config", "t2v/toy", *(word for setting in QUICK for word in ("--set", setting)))  # of --short
 
 
 class Candidate(NamedTuple):
@@ -96,7 +100,7 @@ def candidates(folder: Path) -> dict[str, Candidate]:
     return listed
 
 
-def write_checkpoints(folder: Path, selected: dict[str, Candidate]) -> None:
+def write_checkpoints(folder: Path, selected: Mapping[str, Candidate]) -> None:
     """Write the checkpoints that the candidates read."""
     folder.mkdir(parents=True, exist_ok=True)
     for kind in ("Q8_0", "Q4_0"):
@@ -114,12 +118,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, default=ROOT / "outputs/audited_speedups", help="the folder of runs and audits")
     parser.add_argument("--only", nargs="+", default=[], metavar="CANDIDATE", help="only these")
     given = parser.parse_args(argv)
-    folder = given.folder.resolve()
-    few, many = (folder / str(num) for num in (given.prompts, TIMES * given.prompts))
-    every = candidates(folder / "checkpoints")
+    if given.short:
+        with tempfile.TemporaryDirectory(prefix="triptych-audited-") as place:
+            given.folder, given.prompts = Path(place), 4
+            measure(given, {"frozen": Candidate(("pipeline.fault=frozen",), short=True)}, TOY)
+        return
+    every = candidates(given.folder.resolve() / "checkpoints")
     if unknown := set(given.only) - set(every):
         parser.error(f"no candidate {', '.join(sorted(unknown))}; known: {', '.join(every)}")
-    selected = {name: one for name, one in every.items() if name in given.only or not given.only}
+    measure(given, {name: one for name, one in every.items() if name in given.only or not given.only})
+
+
+def measure(given: argparse.Namespace, selected: Mapping[str, Candidate], words: Sequence[str] = ("--workload", "t2v")) -> None:
+    """Make the runs, audit them, and conclude. words: of the command of all runs."""
+    folder = given.folder.resolve()
+    few, many = (folder / str(num) for num in (given.prompts, TIMES * given.prompts))
     missing = {name: one.needs for name, one in selected.items() if one.needs and importlib.util.find_spec(one.needs) is None}
     for name, package in missing.items():
         print(f"{name}: left out, because the package {package} is missing", flush=True)
@@ -130,8 +143,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for place in (few,) if one.short else (few, many):
             only = ["metrics=[world_score]"] if place == many else []
             timed = place == few
-            make_run(place / "reference", int(place.name), only, timed)
-            make_run(place / slug(name), int(place.name), [*one.settings, *only], timed, one.ranks)
+            make_run(place / "reference", int(place.name), only, timed, words=words)
+            make_run(place / slug(name), int(place.name), [*one.settings, *only], timed, one.ranks, words)
         result = audit(few, name, given.margin)
         rows.append(
             {
@@ -165,7 +178,9 @@ def long_run(many: Path, name: str, result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def make_run(folder: Path, num_prompts: int, settings: list[str], timed: bool, ranks: int = 1) -> None:
+def make_run(
+    folder: Path, num_prompts: int, settings: list[str], timed: bool, ranks: int = 1, words: Sequence[str] = ("--workload", "t2v")
+) -> None:
     """Make a run of every prompt, unless it exists: a performance test if it is timed, else an accuracy test. Of one that was interrupted,
     the first is made again and the second resumed.
     """
@@ -174,12 +189,13 @@ def make_run(folder: Path, num_prompts: int, settings: list[str], timed: bool, r
     if timed:
         shutil.rmtree(folder, ignore_errors=True)
     if (folder / "records.jsonl").exists():
-        words = ["--resume", str(folder)]
+        command = ["--resume", str(folder)]
     else:
         mode = "performance" if timed else "accuracy"
-        changes = [*REFERENCE, f"dataset.num_prompts={num_prompts}", "num_threads=1", "report_videos=0", *settings]
-        words = ["--workload", "t2v", "--mode", mode, "--output", str(folder)] + [w for c in changes for w in ("--set", c)]
-    suite(words, {0, 3}, ranks)  # INVALID: a canary rightly triggers if a candidate's videos are noise
+        steps = REFERENCE if words != TOY else []
+        changes = [*steps, f"dataset.num_prompts={num_prompts}", "num_threads=1", "report_videos=0", *settings]
+        command = [*words, "--mode", mode, "--output", str(folder)] + [w for c in changes for w in ("--set", c)]
+    suite(command, {0, 3}, ranks)  # INVALID: a canary rightly triggers if a candidate's videos are noise
 
 
 def audit(folder: Path, name: str, margin: str) -> dict[str, Any]:
@@ -195,17 +211,6 @@ def audit(folder: Path, name: str, margin: str) -> dict[str, Any]:
     data = json.loads(page.with_name(f"{page.stem}-world.json").read_text(encoding="utf-8"))
     world: dict[str, Any] = data["metrics"][0]
     return world | {"overall": whole["verdict"], "speed": (data["speed"]["paired"] or {"value": float("nan")})["value"]}
-
-
-def suite(words: list[str], fine: set[int], ranks: int = 1) -> None:
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    launcher = [sys.executable]
-    if ranks > 1:
-        config = ["--config_file", "configs/accelerate/cpu_2.yaml", "--num_processes", str(ranks), "--main_process_port", "0"]
-        launcher += ["-m", "accelerate.commands.launch", *config]
-    done = subprocess.run([*launcher, "suite.py", *words], cwd=ROOT, env=env, capture_output=True, text=True)
-    if done.returncode not in fine:
-        sys.exit(f"suite.py {' '.join(words)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
 
 
 def scores(folder: Path) -> list[float]:

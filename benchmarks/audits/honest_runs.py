@@ -1,22 +1,23 @@
 """False alarms: correct pipelines, run many times through suite.py. No truth check may differ, and no canary may trigger.
 
-python benchmarks/audits/honest_runs.py [--toy 100] [--embedded 30] [--folder FOLDER]
+python benchmarks/audits/honest_runs.py [--short] [--toy 100] [--embedded 30] [--folder FOLDER]
 
 Every run has a seed of its own. Toys run in all scenarios, panels and both modes, on one rank and on two; the embedded models in their
 panels. The result of a run is a line of FOLDER/honest_runs.jsonl, and runs that have one are not repeated, so that the benchmark can be
 interrupted. Runs that are INVALID for another reason, such as LoadGen's on a busy machine, are counted separately. The last line is JSON.
+--short: one run of a toy, in a folder of its own.
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
-import os
 import shutil
-import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scipy.stats import beta
 
+from benchmarks.audits.suite_runs import suite
 from benchmarks.outcome import Figure, arguments, conclude
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = ["load.min_duration_s=0.5", "load.min_query_count=64", "report_videos=0", "metrics=[throughput]"]
 FEW = ["load.min_duration_s=2", "load.min_query_count=16", "dataset.num_prompts=16", "report_videos=0", "metrics=[throughput]"]
-TWO_RANKS = ["-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/cpu_2.yaml", "--main_process_port", "0"]
+SHORT_CASE = "llm"  # of --short
 
 PACED = ["--set", "pipeline.prefill_s=0.02", "--set", "pipeline.token_s=0.002", "--set", "load.target_qps=400"]
 
@@ -65,12 +67,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--embedded", type=int, default=30, help="runs of the embedded models")
     parser.add_argument("--folder", type=Path, default=ROOT / "outputs/honest_runs", help="the folder of runs and results")
     given = parser.parse_args(argv)
+    if given.short:
+        with tempfile.TemporaryDirectory(prefix="triptych-honest-") as place:
+            given.folder, given.toy, given.embedded = Path(place), 1, 0
+            measure(given, {SHORT_CASE: TOYS[SHORT_CASE]})
+    else:
+        measure(given, TOYS)
+
+
+def measure(given: argparse.Namespace, toys: Mapping[str, tuple[int, list[str]]]) -> None:
+    """Make the runs that are missing, and conclude."""
     folder = given.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "honest_runs.jsonl"
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
     done = {(line["case"], line["seed"]): line for line in lines}
-    planned = [*_cases(TOYS, SHORT, given.toy), *_cases(EMBEDDED, FEW, given.embedded)]
+    planned = [*_cases(toys, SHORT, given.toy), *_cases(EMBEDDED, FEW, given.embedded)]
     for case, seed, num_ranks, words in planned:
         if (case, seed) not in done:
             done[case, seed] = {"case": case, "seed": seed, **_run(folder, num_ranks, [*words, "--seed", str(seed)])}
@@ -92,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     conclude("honest_runs", figures, given, rows, **more)
 
 
-def _cases(cases: dict[str, tuple[int, list[str]]], changes: list[str], count: int) -> list[tuple[str, int, int, list[str]]]:
+def _cases(cases: Mapping[str, tuple[int, list[str]]], changes: list[str], count: int) -> list[tuple[str, int, int, list[str]]]:
     """The cases in turn, each with the next seed."""
     turns = itertools.islice(itertools.cycle(cases.items()), count)
     settings = [word for change in changes for word in ("--set", change)]
@@ -104,14 +116,12 @@ def _run(folder: Path, num_ranks: int, words: list[str]) -> dict[str, Any]:
     output = folder / "run"
     shutil.rmtree(output, ignore_errors=True)
     start = time.monotonic()
-    command = [sys.executable, *(TWO_RANKS if num_ranks == 2 else []), "suite.py", *words, "--output", str(output)]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    errors = suite([*words, "--output", str(output)], None, num_ranks)
     result: dict[str, Any] = {"seconds": round(time.monotonic() - start, 1)}
     try:
         report = json.loads((output / "report.json").read_text(encoding="utf-8"))
     except OSError:
-        return {**result, "verdict": None, "alarms": [], "reasons": done.stderr[-2000:].splitlines()}
+        return {**result, "verdict": None, "alarms": [], "reasons": errors[-2000:].splitlines()}
     truth = [f"{check['name']}: {check['told']}" for check in report["truth"] if check["result"] == "differs"]
     return {**result, "verdict": report["verdict"], "alarms": truth + report["alarms"], "reasons": report["reasons"]}
 
