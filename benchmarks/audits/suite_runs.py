@@ -7,7 +7,8 @@ import tempfile
 from collections.abc import Container, Sequence
 from pathlib import Path
 
-from tests.conftest import ROOT, start_ranks, suite_env
+from tests.conftest import ROOT, suite_env
+from tests.forked_ranks import start_ranks
 
 
 def suite(words: Sequence[str], fine: Container[int] | None = (0,), ranks: int = 1) -> str:

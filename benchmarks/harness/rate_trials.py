@@ -17,7 +17,8 @@ import zmq
 
 from benchmarks.harness import bare, cpu_use
 from benchmarks.harness.suite_rank import NUM_TOKENS, Answer, Job
-from tests.conftest import ROOT, start_ranks, suite_env
+from tests.conftest import ROOT, suite_env
+from tests.forked_ranks import start_ranks
 from workloads.loadgen.load_test import read_summary
 
 GOAL_P99_S = 0.020
