@@ -21,7 +21,13 @@ def token_gaps(records: Sequence[Record]) -> NDArray[np.float64]:
 
 def token_times(records: Sequence[Record]) -> NDArray[np.float64]:
     """Times of all tokens of answers that have a first token and all gaps; answer by answer."""
-    return _joined([_times(records[at : at + CHUNK]) for at in range(0, len(records), CHUNK)])
+    times = np.empty(sum(len(r.token_gap_s) + 1 for r in records))
+    filled = 0
+    for at in range(0, len(records), CHUNK):
+        part = _times(records[at : at + CHUNK])
+        times[filled : filled + len(part)] = part
+        filled += len(part)
+    return times
 
 
 def token_times_or_spread(records: Sequence[Record]) -> NDArray[np.float64]:
@@ -29,7 +35,7 @@ def token_times_or_spread(records: Sequence[Record]) -> NDArray[np.float64]:
     done = [r for r in records if r.status == "done" and r.num_units]
     exact = [r.first_token_s is not None and len(r.token_gap_s) == r.num_units - 1 for r in done]
     known = token_times([r for r, known in zip(done, exact, strict=True) if known])
-    return _joined([known, *(_spread(r) for r, known in zip(done, exact, strict=True) if not known)])
+    return np.concatenate([known, *(_spread(r) for r, known in zip(done, exact, strict=True) if not known)])
 
 
 def _times(records: Sequence[Record]) -> NDArray[np.float64]:
@@ -45,7 +51,3 @@ def _spread(record: Record) -> NDArray[np.float64]:
         start = record.issued_s if record.started_s is None else record.started_s
         return np.linspace(start, record.completed_s, record.num_units + 1)[1:]
     return np.linspace(record.first_token_s, record.completed_s, record.num_units)
-
-
-def _joined(parts: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    return np.concatenate(parts) if parts else np.zeros(0)

@@ -39,8 +39,13 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[fl
 
 
 def percentile(values: Sequence[float] | NDArray[np.float64], share: float) -> float:
-    """LoadGen's percentile: the value at index floor(n * share) of the sorted values."""
-    return float(np.sort(values)[min(int(len(values) * share), len(values) - 1)])
+    """LoadGen's percentile of values in any order."""
+    return float(np.sort(values)[percentile_index(len(values), share)])
+
+
+def percentile_index(n: int, share: float) -> int:
+    """The place of LoadGen's percentile among n sorted values: floor(n * share)."""
+    return min(int(n * share), n - 1)
 
 
 def percentile_bound(values: Sequence[float] | NDArray[np.float64], share: float) -> float | None:

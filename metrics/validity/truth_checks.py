@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 from metrics.base import Run
 from metrics.validity import answer_counts, client_lag, effective_settings
-from metrics.validity.answers import GivenAnswer, given_answers, label_of, look_at
+from metrics.validity.answers import given_answers, label_of, look_at
 from metrics.validity.check import Check, differs, holds, not_made
 from metrics.validity.repeats import first_tokens, replays, timed
 from pipelines.launcher.replay import digest_of_text
@@ -52,7 +52,7 @@ def checks(run: Run) -> list[Check]:
 
 def _handed_over(run: Run) -> Check:
     """Of every answer. Files that cannot be read trigger the canary `unreadable` instead."""
-    compared: list[tuple[GivenAnswer, bool]] = []
+    num_compared, wrong = 0, list[str]()
     for answer in given_answers(run):
         if not answer.digest:
             continue
@@ -60,16 +60,17 @@ def _handed_over(run: Run) -> Check:
             saved = digest_of_text(answer.text or "") if answer.media is None else look_at(run.folder / answer.media).digest
         except ValueError:
             continue
-        compared.append((answer, saved == answer.digest))
-    wrong = [answer.label for answer, same in compared if not same]
-    if not compared:
+        num_compared += 1
+        if saved != answer.digest:
+            wrong.append(answer.label)
+    if not num_compared:
         return not_made("handed_over", "there is no answer to compare")
     if wrong:
         return differs(
             "handed_over",
-            f"{len(wrong)} of {len(compared)} saved answers are not those handed over when they were given, first {wrong[0]}",
+            f"{len(wrong)} of {num_compared} saved answers are not those handed over when they were given, first {wrong[0]}",
         )
-    return holds("handed_over", f"{len(compared)} saved answers are those handed over when they were given")
+    return holds("handed_over", f"{num_compared} saved answers are those handed over when they were given")
 
 
 def _accounted(run: Run) -> Check:
