@@ -145,8 +145,8 @@ class Pipeline(ABC):
 class Event(msgspec.Struct, frozen=True, gc=False):
     """What happened to one query: its first token is there or, where there is a response, it is finished.
 
-    text: what the answer has grown by, where the pipeline's `speaks` is set. at: when (time.perf_counter) the first token was there, where
-    that was noted before the event; LoadGen counts it when the event arrives, and a run in which that makes a difference is INVALID.
+    text: what the answer has grown by, where the pipeline's `speaks` is set. at: of the pipeline `endpoint`: when (time.perf_counter)
+    the bytes of the first token arrived. LoadGen counts it when the event comes, and a run in which that makes a difference is INVALID.
     """
 
     query_id: int

@@ -85,15 +85,17 @@ class StreamReader:
     def advance(self, content: bytes) -> None:
         """Read as far as it has to be by now. content: the last bytes. Raises QueryError, or MalformedReplyError."""
         if not self.has_token or ERROR in content:  # an error at once: the server may leave the connection open
-            self._find_error_or_token(self._read())
+            self._find_token_or_error(self._read(), ERROR in content)
         elif self._reply.may_be_over or DONE in content:
             self._read()
 
-    def _find_error_or_token(self, events: Sequence[bytes]) -> None:
+    def _find_token_or_error(self, events: Sequence[bytes], may_be_error: bool) -> None:
+        """Decode up to the first token; all of them where one may be an error. Raises QueryError."""
         for event in events:
-            if event != DONE and (not self.has_token or ERROR in event):
-                choices = self._chunk(event).choices
-                self.has_token = self.has_token or (choices is not None and bool(choices) and choices[0].has_token(self._chat))
+            if self.has_token and not may_be_error:
+                break
+            choices = None if event == DONE else self._chunk(event).choices
+            self.has_token = self.has_token or (choices is not None and bool(choices) and choices[0].has_token(self._chat))
 
     def _read(self) -> list[bytes]:
         """The events that came since the last call."""

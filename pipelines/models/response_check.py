@@ -25,7 +25,7 @@ FAILED = ("abort", "aborted", "cancel", "cancelled", "canceled", "content_filter
 LONGEST_REASON = 40  # characters of an unknown finish_reason that are kept
 SLACK_S, SLACK = 0.1, 1.01  # clocks of a device and of an engine's own process differ a little from ours
 TOKENIZER_FACTOR, TOKENIZER_SLACK = 2, 16  # tokens of a text depend on where it was split; special tokens leave no text
-ENDPOINT = "pipelines.endpoint.pipeline"  # whose answers end before their Response is there
+ENDPOINT = "pipelines.endpoint.pipeline"  # whose tokens and answers are there before its events; of others the events count
 LARGEST = 2**31 - 1  # of counts and of token ids, which LoadGen logs in four bytes
 
 
@@ -110,7 +110,7 @@ class ResponseCheck:
             raise MalformedError(f"{self._title}: step returned a list with {_kind(event)}; return Events")
         try:
             first = None if event.first_token_id is None else _whole("first_token_id", event.first_token_id)
-            at = None if event.at is None else _seconds("at", event.at)
+            at = None if event.at is None or type(self._pipeline).__module__ != ENDPOINT else _seconds("at", event.at)
             return msgspec.structs.replace(event, query_id=operator.index(event.query_id), first_token_id=first, at=at)
         except (TypeError, ValueError):
             raise MalformedError(
@@ -195,13 +195,16 @@ def _times(response: Response, took_s: float) -> dict[str, Any]:
     right: dict[str, Any] = {"stages": stages}
     for name in ("step_s", "token_gap_s"):
         values = np.asarray(getattr(response, name))
-        if values.size and (values.ndim != 1 or values.dtype.kind not in "fiu"):
+        if not values.size:
+            right[name] = []
+            continue
+        if values.ndim != 1 or values.dtype.kind not in "fiu":
             _refuse(f"{name} is {getattr(response, name)!r:.40}; give a list of seconds as floats")
-        if values.size and not 0 <= (least := float(values.min())) <= float(values.max()) < math.inf:
+        if not 0 <= (least := float(values.min())) <= float(values.max()) < math.inf:
             _refuse(f"{name} has {least:g} s; a duration is finite and at least 0")
         if float(values.sum()) > longest_s:
             _refuse(f"{name} add up to {float(values.sum()):.6g} s in an answer that took {took_s:.6g} s; give seconds of one step each")
-        right[name] = values.tolist()
+        right[name] = (values.round(6) if name == "token_gap_s" else values).tolist()
     num_gaps, num_units = len(right["token_gap_s"]), int(response.num_units)
     if num_gaps and num_units and num_gaps != num_units - 1:
         _refuse(f"token_gap_s has {num_gaps} gaps for {num_units} tokens; give one less than there are tokens, or none")

@@ -137,7 +137,7 @@ class Generation:
             response.num_input_tokens,
             response.first_token_id,
             response.finish_reason,
-            [round(s, 6) for s in response.token_gap_s],
+            list(response.token_gap_s),
             digest,
             media,
             response.text,

@@ -187,7 +187,7 @@ class Worker:
         running: dict[int, Query] = {}
         began: dict[int, float] = {}
         while True:
-            if not running or self._socket.poll(0):
+            if not running or self._has_message:
                 message = self._next(check)
                 if not isinstance(message, messages.Work):
                     return message
@@ -205,10 +205,15 @@ class Worker:
                 self._send(messages.Done(self.rank, results))
 
     def _next(self, check: Callable[[], None]) -> messages.FromConductor:
-        while not self._socket.poll(1000):
+        while not self._has_message and not self._socket.poll(1000):
             check()
         message: messages.FromConductor = messages.decode_from_conductor(self._socket.recv())
         return message
+
+    @property
+    def _has_message(self) -> bool:
+        """A tenth of the time of poll(0), which makes a Poller; asked after every step of an engine."""
+        return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
 
     def _replay(self, replay: messages.Replay, device: torch.device) -> None:
         """Answer again the queries that the conductor drew, once all timed answers are on disk."""
