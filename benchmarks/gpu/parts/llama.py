@@ -183,7 +183,8 @@ def run_again(step: Callable[[], Any], pool: Any) -> tuple[Any, Callable[[], Non
     output = step()
 
     def replay() -> None:
-        output.update(step())
+        for name, value in step().items():  # a ModelOutput has no `update`
+            output[name] = value
 
     return output, replay
 
