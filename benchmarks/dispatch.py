@@ -12,13 +12,15 @@ to the speeds that replicas report. The last line is JSON.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import json
 import resource
+import selectors
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,7 @@ from pipelines.launcher.conductor.process import ConductorProcess
 
 GOAL = 0.98
 BATCH_SIZE, SAMPLE_S = 4, 0.1  # of every replica; the mean seconds a sample takes
+MOST_QPS = 1000  # samples a second; with more replicas each is slower and all take longer, as one process simulates them
 SPREAD, NOISE, SLOWNESS, STALL_SHARE = 0.15, 0.03, 3.0, 0.1
 SLOW, STALLED = 0, 1  # these replicas
 
@@ -57,7 +60,7 @@ class Simulated:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = arguments(__doc__)
     parser.add_argument("--replicas", type=int, nargs="+", default=[8, 96, 1024])
-    parser.add_argument("--seconds", type=float, default=20.0, help="of a perfect schedule")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of a perfect schedule, at up to 100 replicas")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(argv)
     if given.short:
@@ -71,7 +74,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def measure(count: int, seconds: float, rng: np.random.Generator) -> dict[str, Any]:
     """Return the efficiencies of the dispatch, of equal slices, and of slices by claimed speed."""
-    claimed_s = SAMPLE_S * rng.uniform(1 - SPREAD, 1 + SPREAD, count)
+    slower = max(1.0, count / (MOST_QPS * SAMPLE_S))
+    seconds *= slower
+    claimed_s = slower * SAMPLE_S * rng.uniform(1 - SPREAD, 1 + SPREAD, count)
     sample_s = claimed_s.copy()
     sample_s[SLOW] *= SLOWNESS
     stall_s = STALL_SHARE * seconds
@@ -125,39 +130,48 @@ def _run(
 
 def _answer(replicas: list[Simulated], rng: np.random.Generator) -> None:
     """Act as all replicas until each receives Stop."""
-    poller, by_socket = zmq.Poller(), {r.socket: r for r in replicas}
+    selector = selectors.DefaultSelector()  # zmq's own poller asks every socket, which takes a millisecond with a thousand of them
     for r in replicas:
-        poller.register(r.socket, zmq.POLLIN)
+        selector.register(int(r.socket.getsockopt(zmq.FD)), selectors.EVENT_READ, r)
         r.beats.send(messages.encode(messages.Hello(r.rank, "simulated")))
         r.socket.send(messages.encode(messages.Ready(r.rank, BATCH_SIZE, r.claimed_s, "none", {}, [])))
     due: list[tuple[float, int, messages.Done]] = []
     start: float | None = None
     beat_at, stopped = time.perf_counter(), 0
+    awake = list(replicas)  # a socket's descriptor is silent about what came while it was sending
     while stopped < len(replicas):
-        now = time.perf_counter()
-        for socket, _ in poller.poll(max(0, int((due[0][0] - now) * 1000)) if due else 100):
-            r = by_socket[socket]
-            message = messages.decode_from_conductor(socket.recv())
+        wait_s = 0.0 if awake else max(0.0, due[0][0] - time.perf_counter()) if due else 0.1
+        awake += [key.data for key, _ in selector.select(wait_s)]
+        for r, message in _received(awake):
             now = time.perf_counter()
             if isinstance(message, messages.Stop):
-                socket.send(messages.encode(messages.Bye(r.rank, {})))
+                r.socket.send(messages.encode(messages.Bye(r.rank, {})))
                 stopped += 1
-                continue
-            start = start or now
-            service_s = len(message.queries) * r.sample_s * rng.uniform(1 - NOISE, 1 + NOISE)
-            if now - start > r.stall_after:
-                service_s += r.stall_s
-                r.stall_after = float("inf")
-            done = messages.Done(r.rank, [messages.Result(q.id, "done", num_units=1) for q in message.queries])
-            heapq.heappush(due, (now + service_s, r.rank, done))
-        now = time.perf_counter()
+            elif isinstance(message, messages.Work):
+                start = start or now
+                service_s = len(message.queries) * r.sample_s * rng.uniform(1 - NOISE, 1 + NOISE)
+                if now - start > r.stall_after:
+                    service_s += r.stall_s
+                    r.stall_after = float("inf")
+                done = messages.Done(r.rank, [messages.Result(q.id, "done", num_units=1) for q in message.queries])
+                heapq.heappush(due, (now + service_s, r.rank, done))
+        awake, now = [], time.perf_counter()
         while due and due[0][0] <= now:
             _, rank, done = heapq.heappop(due)
             replicas[rank].socket.send(messages.encode(done))
+            awake.append(replicas[rank])
         if now > beat_at:
             beat_at = now + 2
             for r in replicas:
                 r.beats.send(messages.encode(messages.Beat(r.rank)))
+
+
+def _received(replicas: Iterable[Simulated]) -> Iterator[tuple[Simulated, messages.FromConductor]]:
+    """All messages that are there for these."""
+    for r in replicas:
+        with contextlib.suppress(zmq.Again):
+            while True:
+                yield r, messages.decode_from_conductor(r.socket.recv(zmq.NOBLOCK))
 
 
 def _connect(context: zmq.Context[zmq.Socket[bytes]], url: str, name: str) -> zmq.Socket[bytes]:

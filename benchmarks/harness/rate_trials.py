@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -119,7 +119,7 @@ class SuiteRanks:
         window = (WINDOW[1] - WINDOW[0]) * seconds
         time.sleep(WINDOW[0] * seconds)
         profiles = cpu_use.Profiles(processes, window, folder) if profiled and cpu_use.py_spy() else None
-        used = _used(processes, window, rate)
+        used = _used(processes, window, lambda: issued.stat().st_size / 4 if issued.exists() else 0.0)
         self._check(bool(self._socket.poll(round(1000 * END_S))))
         answer = msgspec.json.decode(self._socket.recv(), type=Answer)
         trial = read_trial(folder / "performance", rate)
@@ -142,7 +142,7 @@ def bare_trial(rate: float, seconds: float, folder: Path, batched: bool) -> Tria
         assert process.stdout is not None
         pids: Any = msgspec.json.decode(process.stdout.readline())
         time.sleep(WINDOW[0] * seconds)
-        used = _used(pids, (WINDOW[1] - WINDOW[0]) * seconds, rate)
+        used = _used(pids, (WINDOW[1] - WINDOW[0]) * seconds, lambda: rate * time.monotonic())  # it keeps no count
         process.wait(seconds + END_S)
     except subprocess.TimeoutExpired:  # it does not keep up, and has lost messages
         return Trial(rate, "NOT ENDED", 0.0, END_S, END_S)
@@ -154,10 +154,11 @@ def bare_trial(rate: float, seconds: float, folder: Path, batched: bool) -> Tria
     return trial
 
 
-def _used(processes: Mapping[str, int], seconds: float, rate: float) -> Mapping[tuple[str, str], float]:
-    before, began = cpu_use.thread_times(processes), time.monotonic()
+def _used(processes: Mapping[str, int], seconds: float, num_queries: Callable[[], float]) -> Mapping[tuple[str, str], float]:
+    """num_queries: how many have been issued so far."""
+    before, began = cpu_use.thread_times(processes), num_queries()
     time.sleep(seconds)
-    return cpu_use.per_query(before, cpu_use.thread_times(processes), rate * (time.monotonic() - began))
+    return cpu_use.per_query(before, cpu_use.thread_times(processes), max(1.0, num_queries() - began))
 
 
 def read_trial(folder: Path, rate: float) -> Trial:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -72,15 +72,23 @@ class PullDispatch:
         if not self.waiting:
             return []
         assignments = []
+        pace: _Pace | None = None  # of this call; only the end of the queue needs it
         for replica in sorted(self._free.values(), key=lambda r: -r.rate):
-            count = self._portion(replica, now)
+            count = min(replica.room, len(self.waiting))
+            if count and replica.rate * len(self.waiting) < self._rate * (count + replica.in_flight):  # the end is near
+                pace = pace or _Pace(self._replicas.values(), now)
+                count = self._portion(replica, count, pace)
             if count <= 0:
                 continue
             items = [self.waiting.popleft() for _ in range(count)]
+            if pace:
+                pace.leave_out(replica)
             if not replica.in_flight:
                 replica.began, replica.given = now, 0
             replica.in_flight += count
             replica.given += count
+            if pace:
+                pace.take_in(replica)
             if not replica.room:
                 del self._free[replica.rank]
             assignments.append((replica.rank, items))
@@ -97,21 +105,53 @@ class PullDispatch:
             replica.rate += change
             self._rate += change
 
-    def _portion(self, replica: ReplicaState, now: float) -> int:
-        """As much as fits; towards the end what the replica can do by the time at which all could be done."""
-        room = min(replica.room, len(self.waiting))
-        if replica.rate * len(self.waiting) >= self._rate * (room + replica.in_flight):
-            return room  # the end is not near
-        others = [r for r in self._replicas.values() if r is not replica and not _is_overdue(r, now)]
-        if not room or not others:
-            return room
-        left = len(self.waiting) + replica.in_flight + sum(_left(r, now) for r in others)
-        time_left = left / (replica.rate + sum(r.rate for r in others))
-        share = int(replica.rate * time_left) - replica.in_flight
-        if share >= 1 or replica.in_flight:
-            return max(0, min(room, share))
-        fastest = max(r.rate for r in others)
-        return int(1 / replica.rate <= time_left + 1 / fastest)  # else another replica finishes it sooner
+    def _portion(self, replica: ReplicaState, room: int, pace: _Pace) -> int:
+        """Towards the end: what the replica can do by the time at which all could be done, of the `room` it has."""
+        pace.leave_out(replica)
+        try:
+            if not pace.rates:
+                return room
+            left = len(self.waiting) + replica.in_flight + pace.left
+            time_left = left / (replica.rate + pace.rate)
+            share = int(replica.rate * time_left) - replica.in_flight
+            if share >= 1 or replica.in_flight:
+                return max(0, min(room, share))
+            return int(1 / replica.rate <= time_left + 1 / pace.fastest)  # else another replica finishes it sooner
+        finally:
+            pace.take_in(replica)
+
+
+class _Pace:
+    """What replicas that are not overdue still have to do, and how fast, at one moment.
+
+    left: queries. rate: of all of them. rates: of each. One look at all replicas in a call, not one for each replica that has room: with
+    1,024 of them that took longer than their work.
+    """
+
+    def __init__(self, replicas: Iterable[ReplicaState], now: float) -> None:
+        self._now, self.left, self.rate = now, 0.0, 0.0
+        self.rates: dict[int, float] = {}
+        ordered = sorted(replicas, key=lambda r: -r.rate)
+        self._order = [replica.rank for replica in ordered]
+        for replica in ordered:
+            self.take_in(replica)
+
+    @property
+    def fastest(self) -> float:
+        """The highest of the rates."""
+        return next(self.rates[rank] for rank in self._order if rank in self.rates)
+
+    def take_in(self, replica: ReplicaState) -> None:
+        if not _is_overdue(replica, self._now):
+            self.left += _left(replica, self._now)
+            self.rate += replica.rate
+            self.rates[replica.rank] = replica.rate
+
+    def leave_out(self, replica: ReplicaState) -> None:
+        """Call before the replica's state changes."""
+        if self.rates.pop(replica.rank, None) is not None:
+            self.left -= _left(replica, self._now)
+            self.rate -= replica.rate
 
 
 def _left(replica: ReplicaState, now: float) -> float:
@@ -147,41 +187,48 @@ class PushDispatch:
 
     def assign(self, now: float) -> list[Assignment]:
         portions: dict[int, list[Item]] = {}
-        while self.waiting and (replica := self._choose()) is not None:
-            count = replica.room if not replica.streams else 1  # what works in batches is given a batch
-            items = [self.waiting.popleft() for _ in range(min(count, len(self.waiting)))]
-            replica.in_flight += len(items)
-            for item in items:
-                item.expected = self._lengths.get(item.sample_index, self._mean)
+        waiting, heap, expected, mean = self.waiting, self._heap, self._lengths.get, self._mean
+        while waiting and heap:
+            _, _, version, replica = heap[0]
+            if version != replica.version:
+                heapq.heappop(heap)
+                continue
+            count = 1 if replica.streams else min(replica.room, len(waiting))  # what works in batches is given a batch
+            items = portions.setdefault(replica.rank, [])
+            for _ in range(count):
+                item = waiting.popleft()
+                item.expected = expected(item.sample_index, mean)
                 replica.cost += item.expected
+                items.append(item)
+            replica.in_flight += count
             self._turn += 1
             replica.turn = self._turn
-            self._enter(replica)
-            portions.setdefault(replica.rank, []).extend(items)
+            replica.version += 1
+            if replica.room > 0:
+                heapq.heapreplace(heap, (self._standing(replica), replica.turn, replica.version, replica))  # one step for pop and push
+            else:
+                heapq.heappop(heap)
         return list(portions.items())
 
     def finished(self, rank: int, items: Sequence[tuple[Item, int]], now: float) -> None:
         """items: with the tokens of each, prompt and answer."""
         replica = self._replicas[rank]
+        lengths, known, mean, cost = self._lengths, self._known, self._mean, replica.cost
         for item, num_tokens in items:
-            replica.cost -= item.expected
-            self._lengths[item.sample_index] = num_tokens
-            self._known += 1
-            self._mean += (num_tokens - self._mean) / self._known
+            cost -= item.expected
+            lengths[item.sample_index] = num_tokens
+            known += 1
+            mean += (num_tokens - mean) / known
+        self._known, self._mean, replica.cost = known, mean, cost
         replica.in_flight -= len(items)
         self._enter(replica)
 
     def _enter(self, replica: ReplicaState) -> None:
         """Put its present standing into the heap; earlier entries of it are void."""
         replica.version += 1
-        if replica.room <= 0:
-            return
-        standing = replica.cost if self._policy == "least_tokens" else replica.in_flight if self._policy == "shortest_queue" else 0.0
-        heapq.heappush(self._heap, (standing, replica.turn, replica.version, replica))
+        if replica.room > 0:
+            heapq.heappush(self._heap, (self._standing(replica), replica.turn, replica.version, replica))
 
-    def _choose(self) -> ReplicaState | None:
-        while self._heap:
-            _, _, version, replica = heapq.heappop(self._heap)
-            if version == replica.version:
-                return replica
-        return None
+    def _standing(self, replica: ReplicaState) -> float:
+        """What the policy minimises."""
+        return replica.cost if self._policy == "least_tokens" else replica.in_flight if self._policy == "shortest_queue" else 0.0

@@ -78,18 +78,22 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     client_lag_s: float | None = None
 
 
+FirstToken = tuple[int, int, float | None]  # query id, token id and, where the pipeline noted it, the time on the conductor's clock
+
+
 class First(msgspec.Struct, tag=True, frozen=True):
-    """First tokens of queries: query id, token id and, where the pipeline noted it, the time on the conductor's clock."""
+    """First tokens of queries."""
 
     rank: int
-    tokens: list[tuple[int, int, float | None]]
+    tokens: list[FirstToken]
 
 
 class Done(msgspec.Struct, tag=True, frozen=True):
-    """These queries are answered."""
+    """These queries are answered. tokens: as in First, of those whose first token and end came in one step."""
 
     rank: int
     results: list[Result]
+    tokens: list[FirstToken] = []
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -26,6 +26,7 @@ LONGEST_REASON = 40  # characters of an unknown finish_reason that are kept
 SLACK_S, SLACK = 0.1, 1.01  # clocks of a device and of an engine's own process differ a little from ours
 TOKENIZER_FACTOR, TOKENIZER_SLACK = 2, 16  # tokens of a text depend on where it was split; special tokens leave no text
 ENDPOINT = "pipelines.endpoint.pipeline"  # whose tokens and answers are there before its events; of others the events count
+_NO_IDS = np.zeros(0, np.int64)
 LARGEST = 2**31 - 1  # of counts and of token ids, which LoadGen logs in four bytes
 
 
@@ -67,6 +68,7 @@ class ResponseCheck:
             if (reason := _finish_reason(returned.finish_reason)) in FAILED:
                 return Response(error=f"{self._title}: the answer ended with finish_reason {reason!r}")
             right = {**self._content(returned), **self._counts(returned), **_times(returned, took_s), "finish_reason": reason}
+            changed = {name: value for name, value in right.items() if getattr(returned, name) is not value}
             if AFTER_ANSWER in returned.stages and type(self._pipeline).__module__ != ENDPOINT:
                 _refuse(f"stage {AFTER_ANSWER!r} would end the answer earlier, which only the pipeline 'endpoint' may; name it otherwise")
             if returned.client_lag_s is not None:
@@ -75,15 +77,13 @@ class ResponseCheck:
             return self._refused(str(error))
         except Exception as error:  # a field of a type that nobody foresaw
             return self._refused(f"an answer cannot be read ({describe(error)}); give the fields of Response their types")
-        return msgspec.structs.replace(returned, **right)
+        return msgspec.structs.replace(returned, **changed) if changed else returned
 
     def events(self, returned: object) -> Sequence[Event]:
         """The events that `step` returned; their responses are not checked. Raises MalformedError where they are no list of events."""
         if not isinstance(returned, Sequence):
             raise MalformedError(f"{self._title}: step returned {_kind(returned)}; return a list of Events")
-        if all(type(e) is Event and type(e.query_id) is int and e.first_token_id is None for e in returned):
-            return returned
-        return [self._event(event) for event in returned]
+        return [event if _is_plain(event) else self._event(event) for event in returned]
 
     def size_problem(self, responses: Sequence[Response]) -> str | None:
         """What the first video of another form than the pipeline's options request is; None where there is none."""
@@ -143,7 +143,7 @@ class ResponseCheck:
         right = {"num_input_tokens": num_input, "first_token_id": first}
         if response.video_THWC is not None:
             return {**right, "num_units": _same(num_units, len(response.video_THWC), "its video", "frames")}
-        ids = np.asarray(response.token_ids)
+        ids = np.asarray(response.token_ids) if len(response.token_ids) else _NO_IDS
         if ids.size:
             if ids.ndim != 1 or ids.dtype.kind not in "iu" or int(ids.min()) < 0 or int(ids.max()) > LARGEST:
                 _refuse(f"token_ids are not whole numbers from 0 to {LARGEST} in one row; give the ids of the answer's tokens")
@@ -176,10 +176,20 @@ def reported_settings(pipeline: Pipeline) -> tuple[dict[str, str], list[str]]:
     return {str(name): str(value) for name, value in effective.items()}, [str(text) for text in fallbacks]
 
 
+def _is_plain(event: object) -> bool:
+    """Whether an event has the types of its interface already."""
+    if type(event) is not Event or type(event.query_id) is not int:
+        return False
+    first = event.first_token_id
+    return event.at is None and (first is None or (type(first) is int and 0 <= first <= LARGEST))
+
+
 def _finish_reason(reason: object) -> str | None:
     """In lower case where the suite knows the word; None where there is none."""
     if reason is None:
         return None
+    if type(reason) is str and reason in FINISHED:
+        return reason
     if not isinstance(reason, str):
         _refuse(f"finish_reason is {_kind(reason)}; give a str, or None")
     word = reason.strip().lower()
@@ -188,12 +198,15 @@ def _finish_reason(reason: object) -> str | None:
 
 def _times(response: Response, took_s: float) -> dict[str, Any]:
     longest_s = took_s * SLACK + SLACK_S
-    stages = {str(name): _seconds(f"stage {name!r}", value) for name, value in response.stages.items()}
-    for name, value in stages.items():
-        if value > longest_s:
-            _refuse(f"stage {name!r} is {value:.6g} s of an answer that took {took_s:.6g} s; give seconds, measured from its query on")
-    right: dict[str, Any] = {"stages": stages}
+    right: dict[str, Any] = {}
+    if response.stages or type(response.stages) is not dict:
+        right["stages"] = stages = {str(name): _seconds(f"stage {name!r}", value) for name, value in response.stages.items()}
+        for name, value in stages.items():
+            if value > longest_s:
+                _refuse(f"stage {name!r} is {value:.6g} s of an answer that took {took_s:.6g} s; give seconds, measured from its query on")
     for name in ("step_s", "token_gap_s"):
+        if type(getattr(response, name)) in (list, tuple) and not getattr(response, name):
+            continue  # none, as in most answers
         values = np.asarray(getattr(response, name))
         if not values.size:
             right[name] = []
@@ -205,7 +218,7 @@ def _times(response: Response, took_s: float) -> dict[str, Any]:
         if float(values.sum()) > longest_s:
             _refuse(f"{name} add up to {float(values.sum()):.6g} s in an answer that took {took_s:.6g} s; give seconds of one step each")
         right[name] = (values.round(6) if name == "token_gap_s" else values).tolist()
-    num_gaps, num_units = len(right["token_gap_s"]), int(response.num_units)
+    num_gaps, num_units = len(right.get("token_gap_s", ())), int(response.num_units)
     if num_gaps and num_units and num_gaps != num_units - 1:
         _refuse(f"token_gap_s has {num_gaps} gaps for {num_units} tokens; give one less than there are tokens, or none")
     return right

@@ -106,7 +106,8 @@ class LoadTest:
         if self._logs_answers:
             lg.FirstTokenComplete(_responses([(i, token.to_bytes(4, "little", signed=True), 1) for i, token in tokens]))
         else:
-            lg.FirstTokenComplete([lg.QuerySampleResponse(i, _NOTHING, 0, 1) for i, _ in tokens])
+            response = lg.QuerySampleResponse
+            lg.FirstTokenComplete([response(i, _NOTHING, 0, 1) for i, _ in tokens])
 
     def complete(self, answers: Sequence[tuple[int, bytes | str, int]]) -> None:
         """Report answers to LoadGen: its own query id, content for the accuracy log (token ids, or a digest in hex), number of tokens."""
@@ -116,7 +117,8 @@ class LoadTest:
             contents = ((i, bytes.fromhex(content) if isinstance(content, str) else content, n) for i, content, n in answers)
             lg.QuerySamplesComplete(_responses(list(contents)))
         else:
-            lg.QuerySamplesComplete([lg.QuerySampleResponse(i, _NOTHING, 0, num_tokens) for i, _, num_tokens in answers])
+            response = lg.QuerySampleResponse
+            lg.QuerySamplesComplete([response(i, _NOTHING, 0, num_tokens) for i, _, num_tokens in answers])
 
     def _run(self) -> None:
         import mlperf_loadgen as lg
@@ -156,6 +158,7 @@ class LoadTest:
             s.min_query_count = max(load.min_query_count, self._num_samples)
         s.offline_expected_qps = self.target_qps / OFFLINE_SLACK
         s.server_target_qps = self.target_qps
+        s.server_coalesce_queries = True  # what is due while Python holds LoadGen's thread is issued in one call; each keeps its schedule
         s.use_token_latencies = self._by_token
         if self._rules is None or not limits.by_token:  # with token limits mlperf.conf has 0 here
             s.server_target_latency_ns = _nanoseconds(limits.target_latency_s)

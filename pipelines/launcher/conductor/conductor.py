@@ -32,7 +32,8 @@ from workloads.run_folder.files import write_outcome
 from workloads.run_folder.power_log import PowerLog
 
 POLL_MS = 100
-ROUND_S = 0.0005  # the shortest round: two thousand a second, each with all that came meanwhile
+ROUND_S, LONG_ROUND_S = 0.0005, 0.002  # the shortest round: two thousand a second, and under load five hundred, each with all that came
+LOADED = 8  # queries issued in a round from which on it gets longer: a round costs as much as ten queries, whatever it brings
 CLOSING_S = 0.2  # how long after a process's end its connections may still look open
 RELEASE_S = 5.0  # how long an aborted LoadGen may take to return
 GOODBYE_S = 120.0  # how long workers may take to write their media
@@ -87,11 +88,12 @@ class Conductor:
         if self._queries.woken in events:
             os.read(self._queries.woken, 4096)
         self._receive()
-        self._take_issued()
+        num_issued = self._take_issued()
         for rank, work in self._queries.assign():
             self._send(rank, work)
         self._check_liveness()
-        if (early := began + ROUND_S - time.perf_counter()) > 0:
+        round_s = min(LONG_ROUND_S, ROUND_S * max(1.0, num_issued / LOADED))
+        if (early := began + round_s - time.perf_counter()) > 0:
             time.sleep(early)
 
     def abort(self, reason: str) -> None:
@@ -126,9 +128,11 @@ class Conductor:
             return test is None or test.join(0) or time.monotonic() > self._give_up_at
         return self._queries.all_answered
 
-    def _take_issued(self) -> None:
-        if self._queries.take_issued() and self.aborted:
+    def _take_issued(self) -> int:
+        num_issued = self._queries.take_issued()
+        if num_issued and self.aborted:
             self._release()
+        return num_issued
 
     def _release(self) -> None:
         self._give_up_at = time.monotonic() + RELEASE_S
@@ -143,8 +147,11 @@ class Conductor:
             self.abort(self._liveness.describe_death() or self._leave_reason)
 
     def _take_messages(self) -> None:
-        while self._router.poll(0):
-            _, payload = self._router.recv_multipart()
+        while True:
+            try:
+                _, payload = self._router.recv_multipart(zmq.NOBLOCK)  # a poll before it would take longer than all that follows
+            except zmq.Again:
+                return
             try:
                 message = wire.decode_from_worker(payload)
             except RunError as error:
@@ -157,7 +164,7 @@ class Conductor:
                 case wire.Ready():
                     self._take_ready(message)
                 case wire.First():
-                    self._queries.first_tokens(message)
+                    self._queries.first_tokens(message.tokens)
                     self._liveness.note_answer(message.rank)
                 case wire.Done():
                     self._take_done(message)
@@ -188,6 +195,8 @@ class Conductor:
 
     def _take_done(self, done: wire.Done) -> None:
         try:
+            if done.tokens:
+                self._queries.first_tokens(done.tokens)
             self._liveness.note_answer(done.rank, self._queries.finish(done))
         except RunError as error:
             self.abort(str(error))

@@ -41,6 +41,7 @@ class PendingQuery(msgspec.Struct, gc=False):
     loadgen_id: int
     issued: float
     group: int
+    scheduled_s: float | None  # as LoadTest.scheduled_s
     expected: float = 0.0  # tokens it was expected to cost
     rank: int = -1
     started: float | None = None
@@ -59,9 +60,9 @@ class Queries:
         self._any_media = False
         self.woken, self._wake = os.pipe()
         self.asleep = False
-        self.next_id, self._next_group = self.rest.first_id, 0
+        self.next_id, self._next_group = self.rest.first_id, 0  # of queries that were taken over
         self._log = RecordLog(Path(job.folder), job.mode, self.rest.first_id)
-        self._issued: deque[PendingQuery] = deque()  # filled on LoadGen's thread
+        self._issued: deque[tuple[list[int], list[int], float]] = deque()  # calls of LoadGen, filled on its thread
         self._dispatch: Any = PushDispatch(config.dispatch.policy) if config.is_server else PullDispatch()
         self._out: dict[int, PendingQuery] = {}
         self.seed = functools.cache(functools.partial(query_seed, config.seed))
@@ -105,46 +106,53 @@ class Queries:
         self.test.start()
 
     def _on_issue(self, loadgen_ids: list[int], indices: list[int]) -> None:
-        """On LoadGen's thread."""
-        now = time.perf_counter()
-        assert self.test is not None
-        if self._job.rest:
-            indices = [self._job.rest.samples[i] for i in indices]
-        scheduled_s = self.test.scheduled_s(self.next_id) or 0.0
-        if self._began is None or now - scheduled_s < self._began:  # the query that is least late tells when the test began
-            self._began = now - scheduled_s
-        for loadgen_id, index in zip(loadgen_ids, indices, strict=True):
-            self._issued.append(PendingQuery(Query(self.next_id, index, self.seed(index)), index, loadgen_id, now, self._next_group))
-            self.next_id += 1
-        self._next_group += 1
+        """On LoadGen's thread, which is late for the next query for as long as this takes."""
+        self._issued.append((loadgen_ids, indices, time.perf_counter()))
         if self.asleep:
             self.asleep = False
             os.write(self._wake, b"+")
 
-    def take_issued(self) -> bool:
-        """Take over what LoadGen has issued; whether there was any."""
+    def take_issued(self) -> int:
+        """Take over what LoadGen has issued; returns how many."""
         if not self._issued:
-            return False
-        count = len(self._issued)
-        items = [self._issued.popleft() for _ in range(count)]
+            return 0
+        items: list[PendingQuery] = []
+        for _ in range(len(self._issued)):
+            items += self._pending(*self._issued.popleft())
         self._log.issued([pending.sample_index for pending in items])
         self._dispatch.add(items)
         self._progress.total(self.next_id)
-        return True
+        return len(items)
+
+    def _pending(self, loadgen_ids: list[int], indices: list[int], issued: float) -> Iterator[PendingQuery]:
+        """The queries of one call of LoadGen."""
+        assert self.test is not None
+        scheduled_s = self.test.scheduled_s(self.next_id + len(indices) - 1)
+        if self._began is None or issued - (scheduled_s or 0.0) < self._began:  # the query that is least late tells when the test began
+            self._began = issued - (scheduled_s or 0.0)
+        for loadgen_id, index in zip(loadgen_ids, indices, strict=True):
+            sample = self._job.rest.samples[index] if self._job.rest else index
+            query = Query(self.next_id, sample, self.seed(sample))
+            scheduled_s = self.test.scheduled_s(self.next_id)
+            yield PendingQuery(query, sample, loadgen_id, issued, self._next_group, scheduled_s)
+            self.next_id += 1
+            self._next_group += scheduled_s is not None  # of a server's queries, LoadGen issues those together that are late
+        self._next_group += scheduled_s is None
 
     def assign(self) -> Iterator[tuple[int, wire.Work]]:
         """What each rank is to be sent."""
-        now = time.perf_counter()
+        now, out = time.perf_counter(), self._out
         for rank, batch in self._dispatch.assign(now):
+            batch_size = 1 if self._job.streams else len(batch)
             for pending in batch:
-                pending.rank, pending.started, pending.batch_size = rank, now, 1 if self._job.streams else len(batch)
-                self._out[pending.query.id] = pending
+                pending.rank, pending.started, pending.batch_size = rank, now, batch_size
+                out[pending.query.id] = pending
             yield rank, wire.Work([pending.query for pending in batch])
 
-    def first_tokens(self, first: wire.First) -> None:
+    def first_tokens(self, tokens: Sequence[wire.FirstToken]) -> None:
         """Stop the clock of the first tokens."""
-        now = time.perf_counter()
-        known = [(self._out[query_id], token_id, at) for query_id, token_id, at in first.tokens if query_id in self._out]
+        now, out = time.perf_counter(), self._out
+        known = [(pending, token_id, at) for query_id, token_id, at in tokens if (pending := out.get(query_id)) is not None]
         for pending, _, at in known:
             pending.first_token = now if at is None else min(now, max(at, pending.started or now))
         assert self.test is not None
@@ -152,11 +160,12 @@ class Queries:
 
     def finish(self, done: wire.Done) -> float:
         """Close the answered queries; the seconds that the longest of them took. Raises RunError where Records cannot be written."""
-        known = [(self._out.pop(r.query_id), r) for r in done.results if r.query_id in self._out]
+        out = self._out
+        known = [(pending, r) for r in done.results if (pending := out.pop(r.query_id, None)) is not None]
         now = time.perf_counter()
         self._dispatch.finished(done.rank, [(pending, r.num_input_tokens + r.num_units) for pending, r in known], now)
         self._close(done.rank, known)
-        return max((now - (pending.started or 0.0) for pending, _ in known), default=0.0)
+        return now - min([pending.started or 0.0 for pending, _ in known], default=now)
 
     def fail_all(self, reason: str) -> None:
         """Close every open query as failed, so that LoadGen returns."""
@@ -203,49 +212,50 @@ class Queries:
         assert self.test is not None
         self.test.first_tokens([(p.loadgen_id, -1) for p, _ in answered if p.first_token is None])  # of those that failed before it
         self.test.complete([(p.loadgen_id, r.tokens or r.digest, r.num_units) for p, r in answered])
-        num_failed = sum(r.status == "failed" for _, r in answered)
+        num_failed = len([r for _, r in answered if r.status == "failed"])
+        self._any_media = self._any_media or any(r.media is not None for _, r in answered)
         self.num_done += len(answered) - num_failed
         self.num_failed += num_failed
         self._progress.answered(rank, len(answered), num_failed)
         try:
-            self._log.write(_LINES.encode_lines([self._record(p, r, rank, completed) for p, r in answered]))
+            self._log.write(_LINES.encode_lines(self._records(answered, rank, completed)))
         except OSError as error:
             raise _unwritable(error) from None
 
-    def _record(self, pending: PendingQuery, r: wire.Result, rank: int, completed: float) -> Record:
-        began, query = self.zero_s, pending.query
-        self._any_media = self._any_media or r.media is not None
+    def _records(self, answered: Sequence[tuple[PendingQuery, wire.Result]], rank: int, completed: float) -> list[Record]:
+        began, mode = self.zero_s, self._job.mode
         assert began is not None
-        assert self.test is not None
-        scheduled_s = self.test.scheduled_s(query.id)
-        return Record(
-            query.id,
-            query.sample_index,
-            query.seed,
-            self._job.mode,
-            r.status,
-            rank,
-            issued_s=pending.issued - began if scheduled_s is None else scheduled_s,
-            completed_s=_end(pending, r, completed) - began,
-            started_s=None if pending.started is None else pending.started - began,
-            batch_size=pending.batch_size,
-            group=pending.group,
-            stages=r.stages,
-            step_s=r.step_s,
-            num_units=r.num_units,
-            num_input_tokens=r.num_input_tokens,
-            first_token_s=None if pending.first_token is None else pending.first_token - began,
-            first_token_id=r.first_token_id,
-            finish_reason=r.finish_reason,
-            token_gap_s=r.token_gap_s,
-            digest=r.digest,
-            media=r.media,
-            text=r.text,
-            finite=r.finite,
-            error=r.error,
-            worked_s=None if r.worked is None else (round(r.worked[0] - began, 6), round(r.worked[1] - began, 6)),
-            client_lag_s=r.client_lag_s,
-        )
+        return [
+            Record(  # by position: names take five times as long, and made a tenth of the conductor's time for each query
+                p.query.id,
+                p.sample_index,
+                p.query.seed,
+                mode,
+                r.status,
+                rank,
+                p.issued - began if p.scheduled_s is None else p.scheduled_s,
+                _end(p, r, completed) - began,
+                None if p.started is None else p.started - began,
+                p.batch_size,
+                p.group,
+                r.stages,
+                r.step_s,
+                r.num_units,
+                r.num_input_tokens,
+                None if p.first_token is None else p.first_token - began,
+                r.first_token_id,
+                r.finish_reason,
+                r.token_gap_s,
+                r.digest,
+                r.media,
+                r.text,
+                r.finite,
+                r.error,
+                None if r.worked is None else (round(r.worked[0] - began, 6), round(r.worked[1] - began, 6)),
+                r.client_lag_s,
+            )
+            for p, r in answered
+        ]
 
 
 def _end(pending: PendingQuery, r: wire.Result, closed: float) -> float:

@@ -86,7 +86,7 @@ class Generation:
             responses = self._generate([self._samples[q.sample_index] for q in queries], queries)
         except Exception as error:  # the run goes on; what failed stays in every denominator
             responses = [self._failure(error)] * len(queries)
-        return [self.result(q, r, began) for q, r in zip(queries, responses, strict=True)]
+        return self.results([(q, r, began) for q, r in zip(queries, responses, strict=True)])
 
     def advance(self, engine: StreamingPipeline, new: Sequence[Query], began: Mapping[int, float]) -> Sequence[Event]:
         """Hand over new queries or, where there are none, take a step; where it raises, every running query has failed.
@@ -117,9 +117,13 @@ class Generation:
         self._writer.put(media, response.video_THWC, response.fps)
         self._writer.drain()
 
-    def result(self, query: Query, response: Response, began: float) -> messages.Result:
-        """began: when the pipeline was handed the query, on this process's clock."""
-        from_s, to_s = self._clock.of(began), self._clock.of(time.perf_counter())
+    def results(self, answered: Sequence[tuple[Query, Response, float]]) -> list[messages.Result]:
+        """Each query with its response, and when the pipeline was handed it, on this process's clock."""
+        now = time.perf_counter()
+        return [self._result(query, response, began, now) for query, response, began in answered]
+
+    def _result(self, query: Query, response: Response, began: float, now: float) -> messages.Result:
+        from_s, to_s = self._clock.of(began), self._clock.of(now)
         if response.error is not None:
             return messages.Result(query.id, "failed", error=response.error)
         self.counted[self._check.counted_by(response)] += 1
@@ -128,7 +132,7 @@ class Generation:
         if response.video_THWC is not None:
             media = f"media/{self._mode}-{query.id:06d}.mkv"
             self._writer.put(media, response.video_THWC, response.fps)
-        return messages.Result(
+        return messages.Result(  # by position, as names take five times as long
             query.id,
             "done",
             dict(response.stages),
@@ -142,9 +146,10 @@ class Generation:
             media,
             response.text,
             response.finite,
-            worked=None if from_s is None or to_s is None else (from_s, to_s),
-            tokens=np.asarray(response.token_ids, dtype="<i4").tobytes(),
-            client_lag_s=response.client_lag_s,
+            None,
+            None if from_s is None or to_s is None else (from_s, to_s),
+            np.asarray(response.token_ids, dtype="<i4").tobytes() if len(response.token_ids) else b"",
+            response.client_lag_s,
         )
 
     def _generate(self, samples: Sequence[Sample], queries: Sequence[Query]) -> list[Response]:

@@ -20,7 +20,7 @@ import zmq
 from configs.errors import RunError, describe
 from configs.output import has_display, say
 from configs.registry import find, name_of
-from pipelines.base import Pipeline, StreamingPipeline
+from pipelines.base import Pipeline, Response, StreamingPipeline
 from pipelines.launcher import messages
 from pipelines.launcher.worker.clock_sync import ConductorClock
 from pipelines.launcher.worker.connection import connect
@@ -191,18 +191,26 @@ class Worker:
                 message = self._next(check)
                 if not isinstance(message, messages.Work):
                     return message
-                running |= {q.id: q for q in message.queries}
-                began |= dict.fromkeys((q.id for q in message.queries), time.perf_counter())
+                now = time.perf_counter()
+                for query in message.queries:
+                    running[query.id], began[query.id] = query, now
                 happened = self._generation.advance(engine, message.queries, began)
             else:
                 happened = self._generation.advance(engine, (), began)
-            events = [e for e in happened if e.query_id in running]
-            tokens = [(e.query_id, e.first_token_id, e.at) for e in events if e.first_token_id is not None]
-            if firsts := [(query_id, token, None if at is None else self._clock.of(at)) for query_id, token, at in tokens]:
-                self._send(messages.First(self.rank, firsts))
-            ended = {e.query_id: e.response for e in reversed(events) if e.response is not None}  # the first, where there are several
-            if results := [self._generation.result(running.pop(i), response, began.pop(i)) for i, response in reversed(ended.items())]:
-                self._send(messages.Done(self.rank, results))
+            firsts: list[messages.FirstToken] = []
+            ended: dict[int, Response] = {}
+            for event in happened:
+                if event.query_id in running:
+                    if event.first_token_id is not None:
+                        at = None if event.at is None else self._clock.of(event.at)
+                        firsts.append((event.query_id, event.first_token_id, at))
+                    if event.response is not None and event.query_id not in ended:
+                        ended[event.query_id] = event.response
+            if waiting := [first for first in firsts if first[0] not in ended]:  # before the results, which take a while
+                self._send(messages.First(self.rank, waiting))
+            if ended:
+                results = self._generation.results([(running.pop(i), response, began.pop(i)) for i, response in ended.items()])
+                self._send(messages.Done(self.rank, results, [first for first in firsts if first[0] in ended]))
 
     def _next(self, check: Callable[[], None]) -> messages.FromConductor:
         while not self._has_message and not self._socket.poll(1000):

@@ -41,7 +41,7 @@ from workloads.mlperf.run_rules import apply_mlperf_rules
 config = apply_mlperf_rules(parse_config(json.loads(sys.argv[1]), "t"))
 config = config.model_copy(update={"load": config.load.model_copy(update={"min_duration_s": 1.0})})
 came = []
-test = LoadTest(config, "performance", 30, 1.0, True, Path(sys.argv[2]), lambda ids, _: came.append((ids[0], time.perf_counter())))
+test = LoadTest(config, "performance", 30, 1.0, True, Path(sys.argv[2]), lambda ids, _: came.extend((i, time.perf_counter()) for i in ids))
 test.start()
 answered = 0
 while test.running:

@@ -14,7 +14,7 @@ def test_the_schedule_is_loadgens(tmp_path: Path) -> None:
     load = {"target_qps": 60, "min_duration_s": 1.5, "min_query_count": 40}
     config = parse_config({"workload": "t2v", "scenario": "server", "pipeline": {"name": "toy_t2v"}, "load": load}, "test")
     issued: list[tuple[int, float]] = []
-    test = LoadTest(config, "performance", 10, 1.0, False, tmp_path, lambda ids, _: issued.append((ids[0], time.perf_counter())))
+    test = LoadTest(config, "performance", 10, 1.0, False, tmp_path, lambda ids, _: issued.extend((i, time.perf_counter()) for i in ids))
     test.start()
     num_answered = 0
     while test.running:
