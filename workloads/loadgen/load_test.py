@@ -158,7 +158,8 @@ class LoadTest:
             s.min_query_count = max(load.min_query_count, self._num_samples)
         s.offline_expected_qps = self.target_qps / OFFLINE_SLACK
         s.server_target_qps = self.target_qps
-        s.server_coalesce_queries = True  # what is due while Python holds LoadGen's thread is issued in one call; each keeps its schedule
+        # What is due while Python holds LoadGen's thread is issued in one call; each keeps its schedule. No published MLPerf run does so.
+        s.server_coalesce_queries = self._rules is None
         s.use_token_latencies = self._by_token
         if self._rules is None or not limits.by_token:  # with token limits mlperf.conf has 0 here
             s.server_target_latency_ns = _nanoseconds(limits.target_latency_s)
