@@ -21,7 +21,7 @@ def checks(run: Run) -> list[Check]:
     if not lags:
         return []
     waits = first_tokens_in_service(run.timed) if run.config.scenario == "offline" else first_token_waits(run.timed)
-    what = "TTFT" if waits else "latency"
+    what = "time to first token" if waits else "latency"
     waits = waits or [r.latency_s for r in run.timed]
     found = []
     for share in (share for share in SHARES if share <= 0.5 or min(len(lags), len(waits)) >= min_queries(share, 1)):

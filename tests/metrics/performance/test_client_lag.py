@@ -33,7 +33,7 @@ def test_few_late_moments_count_where_the_report_gives_their_percentile(make_run
         for i in range(1000)
     ]
     (check,) = checks(make_run(records=records, scenario="server"))
-    assert "p99 250 ms of a TTFT of 50 ms" in check.message
+    assert "p99 250 ms of a time to first token of 50 ms" in check.message
 
 
 def test_an_engine_in_this_process_has_no_such_check(make_run: Callable[..., Run]) -> None:
