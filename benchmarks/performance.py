@@ -19,6 +19,7 @@ from benchmarks.trend import histories
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/performance.md"
 SECTION = re.compile(r"(?s)<!-- ([\w-]+) -->\n.*?<!-- end -->")
+NARROW_US = 2.5  # a bar has no room for a name
 MOST_ROWS = 60  # of details that are shown; a script prints all of them
 RATE_PLOT = PAGE.with_name("rate.svg")
 
@@ -82,7 +83,8 @@ def draw_rates(results: Sequence[dict[str, Any]], path: Path) -> None:
         for p in parts:
             begin = left.get(p["what"], 0.0)
             axes.barh(p["what"], p["CPU us a query"], left=begin, color=colours[p["process"]], edgecolor="white")
-            axes.text(begin + p["CPU us a query"] / 2, p["what"], p["process"], ha="center", va="center", fontsize=7, color="white")
+            if p["CPU us a query"] > NARROW_US:
+                axes.text(begin + p["CPU us a query"] / 2, p["what"], p["process"], ha="center", va="center", fontsize=7, color="white")
             left[p["what"]] = begin + p["CPU us a query"]
         axes.set(xlabel="CPU microseconds a query")
         axes.spines[["top", "right"]].set_visible(False)
