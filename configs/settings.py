@@ -16,12 +16,24 @@ Fallback = Literal[EffectiveSetting, "client_lag"]
 
 # Canaries (metrics/validity/canaries.py) that a run can switch off or give a tolerance, by name.
 Canary = Literal[
-    "nan", "black", "frozen", "noise", "repeated_frames", "upscaled", "identical", "unreadable", "empty", "looping", "cut_off", "utf8"
+    "nan",
+    "black",
+    "frozen",
+    "noise",
+    "repeated_frames",
+    "upscaled",
+    "identical",
+    "unreadable",
+    "empty",
+    "looping",
+    "cut_off",
+    "echo",
+    "utf8",
 ]
 
 
 class Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)  # also of texts such as "inf", which become numbers
 
 
 class Limits(Settings):

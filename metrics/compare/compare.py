@@ -141,6 +141,13 @@ def _check_repeats(row: Row) -> None:
                     f"label {row.label!r} is given to {one.data['run']!r} and {other.data['run']!r}, which are not repeats: {name} is "
                     f"{before!r} and {after!r}. Use different labels{', or --by-model' if name == 'pipeline.model' else ''}."
                 )
+    for place, report in enumerate(row.reports):  # copies would make intervals narrower that rest on no more measurements
+        twin = next((other for other in row.reports[:place] if other.run.records == report.run.records), None)
+        if twin is not None:
+            raise ConfigError(
+                f"label {row.label!r} is given to {twin.data['run']!r} and {report.data['run']!r}, which have the same records: one is a "
+                "copy of the other, and no repeat. Give one of them."
+            )
 
 
 def _kind(title: str, rows: Sequence[Row], by: str) -> tuple[str, str]:

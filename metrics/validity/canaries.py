@@ -13,7 +13,8 @@ unreadable the saved file is missing or damaged
 For texts that are not the expected answer:
 empty      there is no visible character
 looping    a short unit is repeated to the end
-cut_off    the length limit ended the answer
+cut_off    the length limit ended the answer, or most are exactly as long as the longest and end in the middle of a sentence
+echo       the answer begins with its prompt
 utf8       some bytes are not text
 
 Every answer is examined: of timed queries and untimed ones, the first to a prompt and the later ones, and new ones of the replays.
@@ -37,15 +38,17 @@ import numpy as np
 
 from metrics.base import Run
 from metrics.validity.answers import ALIKE, GivenAnswer, given_answers, look_at, turned
-from metrics.validity.text_canaries import check_text
+from metrics.validity.text_canaries import CLOSED, check_text, is_echo
+from workloads.records import Sample
 
 VIDEO_CANARIES = ("nan", "black", "frozen", "noise", "repeated_frames", "upscaled", "identical", "unreadable")
-TEXT_CANARIES = ("nan", "empty", "looping", "cut_off", "utf8", "identical")
+TEXT_CANARIES = ("nan", "empty", "looping", "cut_off", "echo", "utf8", "identical")
 
 # Shares of text answers: greedy decoding loops occasionally, refusals are alike, and a limit may be short on purpose, while an end token
 # that is never recognised cuts off nearly all answers.
-TOLERATED = {"looping": 0.05, "identical": 0.05, "cut_off": 0.5}
+TOLERATED = {"looping": 0.05, "identical": 0.05, "echo": 0.05, "cut_off": 0.5}
 LONG_TEXT = 12  # tokens: shorter answers are often equal by chance
+SHORTEST_LIMIT = 16  # tokens: shorter answers of one length are labels and the like
 LONG_WORDS, PARTS = 40, 4  # texts of so many words are the same where all but one of so many parts are
 ALIKE_SHARE = 0.05  # of prompts: two may ask for the same scene, and get videos that look the same
 FRESH_SHARE = 0.5  # of new prompts' texts
@@ -61,8 +64,9 @@ def scan(run: Run) -> dict[str, list[str]]:
     """Names of the canaries that each answer triggers, by the answer's label; without answers that trigger none."""
     found: dict[str, list[str]] = {}
     answers = given_answers(run)
+    silently_cut = _silently_cut(answers) if run.workload.unit == "tokens" else set()
     for answer in answers:
-        if names := _triggered(run, answer):
+        if names := _triggered(run, answer, answer.label in silently_cut):
             found[answer.label] = names
     for label in _identical_texts(answers) if run.workload.unit == "tokens" else _identical_videos(run, answers):
         found.setdefault(label, []).append("identical")
@@ -113,7 +117,16 @@ def _tolerated(run: Run) -> dict[str, Any]:
     return {**_default_tolerance(run), **{str(name): share for name, share in run.config.canaries.items()}}
 
 
-def _triggered(run: Run, answer: GivenAnswer) -> list[str]:
+def _silently_cut(answers: Sequence[GivenAnswer]) -> set[str]:
+    """Labels of answers that are all as long as the longest and end in the middle of a sentence, where most are: a limit ended them."""
+    longest = max((answer.num_units for answer in answers), default=0)
+    as_long = [a for a in answers if a.num_units == longest >= SHORTEST_LIMIT and not (a.text or "").rstrip().endswith(CLOSED)]
+    cut = [answer for answer in as_long if not _is_expected(answer)]
+    most = TOLERATED["cut_off"] * len({answer.sample.index for answer in answers})
+    return {answer.label for answer in cut} if len({answer.text for answer in cut}) > most else set()
+
+
+def _triggered(run: Run, answer: GivenAnswer, silently_cut: bool) -> list[str]:
     found = [] if answer.finite else ["nan"]
     if answer.media is not None:
         try:
@@ -121,8 +134,9 @@ def _triggered(run: Run, answer: GivenAnswer) -> list[str]:
         except ValueError:
             found.append("unreadable")
     elif run.workload.unit == "tokens" and not _is_expected(answer):
-        was_cut = answer.finish_reason == "length"
-        found += check_text(answer.text or "", was_cut) + (["cut_off"] if was_cut else [])
+        text = answer.text or ""
+        was_cut = answer.finish_reason == "length" or silently_cut
+        found += check_text(text, was_cut) + (["cut_off"] if was_cut else []) + (["echo"] if is_echo(text, answer.sample.prompt) else [])
     return found
 
 
@@ -187,14 +201,21 @@ def _identical_texts(answers: Iterable[GivenAnswer]) -> Iterator[str]:
         if not answer.text or answer.num_units < LONG_TEXT or _is_expected(answer):
             continue
         if not answer.fresh:
-            keys[answer.label] = [*_text_keys(answer.text)]
+            keys[answer.label], question = [*_text_keys(answer.text)], _question(answer.sample)
             for key in keys[answer.label]:
-                seen.setdefault(key, set()).add(str(answer.sample.meta.get("answer", answer.sample.prompt)))
+                seen.setdefault(key, set()).add(question)
         elif answer.timed_text and not answer.sample.images and {*_text_keys(answer.text)} & {*_text_keys(answer.timed_text)}:
             yield answer.label
     for label, each in keys.items():
         if any(len(seen[key]) > 1 for key in each):
             yield label
+
+
+def _question(sample: Sample) -> str:
+    """Equal for samples that may have the same answer: those with one reference or, without references, one prompt and images."""
+    if "answer" in sample.meta:
+        return str(sample.meta["answer"])
+    return sample.prompt + "".join(hashlib.sha256(image).hexdigest() for image in sample.images)
 
 
 def _text_keys(text: str) -> Iterator[Hashable]:

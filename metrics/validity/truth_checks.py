@@ -2,7 +2,7 @@
 
 effective_settings.py  requested and effective settings
 client_lag.py          whether a server's client was quick enough to measure it
-answer_counts.py       how many frames or tokens answers have, and how they ended
+answer_counts.py       how many frames or tokens answers and prompts have, how answers ended, and whether images matter
 repeats/replays.py     timed queries that the ranks repeated after the test
 repeats/timed.py       samples that were answered more than once
 repeats/first_tokens.py  tokens that are announced ahead of their answers

@@ -100,12 +100,13 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     """One answer of a replay, as it goes into outcome.json.
 
     kind: `again` (a timed query once more), `fresh` (a new prompt or seed with the same amount of work), `warm-up` (from before the
-    clock started). query_id, timed_rank: of the timed query, and who answered it; -1 for a warm-up. answer_s: how long it took.
+    clock started); `again-together` and `fresh-together` are several at the same time, whose units and seconds are those of all.
+    query_id, timed_rank: of the timed query, and who answered it; -1 for a warm-up. answer_s: how long it took.
     busy_s: how long device and CPUs were busy after it, None where that was not measured. announced, first_token_s: the first token's
     id in the event before the answer, and how long after the query it came. prompt: of a fresh query with another one.
     """
 
-    kind: Literal["again", "fresh", "warm-up"]
+    kind: Literal["again", "fresh", "warm-up", "again-together", "fresh-together"]
     rank: int
     query_id: int
     sample_index: int

@@ -4,7 +4,8 @@ metrics/validity/repeats/ judges the answers.
 
 A rank answers timed queries once more, one at a time, some of them another rank's: answers that differ from the timed ones mean that
 the work depends on being timed, or on the rank. Each is paired with a new query of the same amount of work: where new ones take far
-longer, repeated ones come out of a cache. And after an answer nothing may be left to compute.
+longer, repeated ones come out of a cache. The same is done with one query several times at once and as many new ones, since queries run
+beside each other while the clock does. And after an answer nothing may be left to compute.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ LAST_PART = 0.1  # of the timed queries: one of each rank's replays at least is 
 CACHE_FACTOR = 3.0  # a new query may take so many times as long as a repeated one
 TOO_SHORT_S = 0.02  # shorter answers are not judged: the machine's own noise is as large
 SURE_PAIRS = 10  # as many pairs where the first few look like a cache
+TOGETHER = 8  # as many queries at the same time
 MAX_BUSY_S = 3.0  # for so long it is watched whether a rank rests
 
 
@@ -128,10 +130,10 @@ class Replays:
         return {rank: ("the replay of timed queries", now - since) for rank, since in self._since.items()}
 
 
-def looks_cached(answers: Iterable[Answer]) -> bool:
+def looks_cached(answers: Iterable[Answer], kinds: Sequence[str] = ("again", "fresh")) -> bool:
     """Whether fresh answers took far longer than repeated ones, in all and by their length: a cache, or chance if they are few."""
     answered = [a for a in answers if a.error is None and a.answer_s is not None]
-    again, fresh = ([a for a in answered if a.kind == kind] for kind in ("again", "fresh"))
+    again, fresh = ([a for a in answered if a.kind == kind] for kind in kinds)
     if not again or not fresh:
         return False
     whole = _median_s(fresh) > max(CACHE_FACTOR * _median_s(again), _median_s(again) + TOO_SHORT_S)

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from configs.errors import RunError, describe
 from configs.registry import find, name_of
@@ -25,6 +26,8 @@ FAILED = ("abort", "aborted", "cancel", "cancelled", "canceled", "content_filter
 LONGEST_REASON = 40  # characters of an unknown finish_reason that are kept
 SLACK_S, SLACK = 0.1, 1.01  # clocks of a device and of an engine's own process differ a little from ours
 TOKENIZER_FACTOR, TOKENIZER_SLACK = 2, 16  # tokens of a text depend on where it was split; special tokens leave no text
+SPECIAL_TOKENS = 32  # tokens of an answer that may leave no text; every other token is at least one byte
+MIN_PADDING = 4  # equal token ids at an answer's end, at least, that are padding where they left no text
 ENDPOINT = "pipelines.endpoint.pipeline"  # whose tokens and answers are there before its events; of others the events count
 _NO_IDS = np.zeros(0, np.int64)
 LARGEST = 2**31 - 1  # of counts and of token ids, which LoadGen logs in four bytes
@@ -44,6 +47,7 @@ class ResponseCheck:
     def __init__(self, pipeline: Pipeline, may_differ: Sequence[str] = ()) -> None:
         self._pipeline = pipeline
         self._title = f"pipeline {name_of(type(pipeline))!r}"
+        self._is_endpoint = type(pipeline).__module__ == ENDPOINT
         self._makes_media = bool(find("workloads", pipeline.workload).has_media) if pipeline.workload else None
         self._requested = {} if "size" in may_differ else requested_form(vars(pipeline))  # before `load`, which may change options
         self.first_problem: str | None = None
@@ -69,7 +73,7 @@ class ResponseCheck:
                 return Response(error=f"{self._title}: the answer ended with finish_reason {reason!r}")
             right = {**self._content(returned), **self._counts(returned), **_times(returned, took_s), "finish_reason": reason}
             changed = {name: value for name, value in right.items() if getattr(returned, name) is not value}
-            if AFTER_ANSWER in returned.stages and type(self._pipeline).__module__ != ENDPOINT:
+            if AFTER_ANSWER in returned.stages and not self._is_endpoint:
                 _refuse(f"stage {AFTER_ANSWER!r} would end the answer earlier, which only the pipeline 'endpoint' may; name it otherwise")
             if returned.client_lag_s is not None:
                 _seconds("client_lag_s", returned.client_lag_s)
@@ -95,9 +99,14 @@ class ResponseCheck:
         return None
 
     def counted_by(self, response: Response) -> str:
-        """What the response's num_units was held against: `frames`, `token_ids`, `tokenizer`, or `nothing`."""
+        """What the response's num_units was held against: `frames`, `token_ids`, `tokenizer`, or `nothing`.
+
+        `thoughts`: it counts some, which are not kept.
+        """
         if response.video_THWC is not None:
             return "frames"
+        if response.thoughts:
+            return "thoughts"
         return "token_ids" if len(response.token_ids) else "nothing" if self._count(response) is None else "tokenizer"
 
     def _refused(self, why: str) -> Response:
@@ -110,7 +119,7 @@ class ResponseCheck:
             raise MalformedError(f"{self._title}: step returned a list with {_kind(event)}; return Events")
         try:
             first = None if event.first_token_id is None else _whole("first_token_id", event.first_token_id)
-            at = None if event.at is None or type(self._pipeline).__module__ != ENDPOINT else _seconds("at", event.at)
+            at = None if event.at is None or not self._is_endpoint else _seconds("at", event.at)
             return msgspec.structs.replace(event, query_id=operator.index(event.query_id), first_token_id=first, at=at)
         except (TypeError, ValueError):
             raise MalformedError(
@@ -148,6 +157,7 @@ class ResponseCheck:
             if ids.ndim != 1 or ids.dtype.kind not in "iu" or int(ids.min()) < 0 or int(ids.max()) > LARGEST:
                 _refuse(f"token_ids are not whole numbers from 0 to {LARGEST} in one row; give the ids of the answer's tokens")
             num_units = _same(num_units, len(ids), "token_ids", "tokens")
+            _refuse_padding(ids, response)
         elif (counted := self._count(response)) is not None:
             num_units = num_units or counted
             fewest, most = counted // TOKENIZER_FACTOR - TOKENIZER_SLACK, counted * TOKENIZER_FACTOR + TOKENIZER_SLACK
@@ -158,7 +168,18 @@ class ResponseCheck:
         longest = getattr(self._pipeline, "max_new_tokens", None)
         if type(longest) is int and num_units > longest + 1:  # some servers count the end token in addition
             _refuse(f"num_units is {num_units}, but max_new_tokens is {longest}; the limit is not in force, or the count is wrong")
+        self._refuse_too_many(num_units, response)
         return {**right, "num_units": num_units}
+
+    def _refuse_too_many(self, num_units: int, response: Response) -> None:
+        """Where there are more tokens than bytes. Servers may keep thoughts to themselves: endpoint/text.py looks at their counts."""
+        text, thoughts = response.text or "", response.thoughts
+        num_characters = len(text) + len(thoughts)  # each is a byte at least
+        if self._is_endpoint or not num_characters or num_units <= num_characters + SPECIAL_TOKENS:
+            return  # an answer without any triggers the canary `empty`
+        num_bytes = len(text.encode()) + len(thoughts.encode(errors="replace"))
+        if num_units > num_bytes + SPECIAL_TOKENS:
+            _refuse(f"num_units is {num_units} beside {num_bytes} bytes of text; a token is at least one byte, so count those generated")
 
     def _count(self, response: Response) -> int | None:
         if response.text is None or (counted := self._pipeline.count_tokens(response.text)) is None:
@@ -182,6 +203,16 @@ def _is_plain(event: object) -> bool:
         return False
     first = event.first_token_id
     return event.at is None and (first is None or (type(first) is int and 0 <= first <= LARGEST))
+
+
+def _refuse_padding(ids: NDArray[np.integer[Any]], response: Response) -> None:
+    """Where equal ids at the end left no repeated text: rows of a batch that were filled up to the longest."""
+    text, last = response.text or "", ids[-MIN_PADDING:]
+    if len(last) < MIN_PADDING or (last != last[0]).any() or response.finish_reason == "length":
+        return
+    repeated = any(text.endswith(text[-unit:] * (MIN_PADDING - 1)) for unit in range(1, len(text) // (MIN_PADDING - 1) + 1))
+    if not repeated:
+        _refuse(f"token_ids end in {MIN_PADDING} times {last[0]}, which is not in its text; leave out the padding after the end token")
 
 
 def _finish_reason(reason: object) -> str | None:

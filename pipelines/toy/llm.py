@@ -130,7 +130,10 @@ def solve(prompt: str) -> str:
         return "unsure"
     for pattern, answer in _ANSWERS.items():
         if match := re.search(pattern, question):
-            return answer(groups, *match.groups())
+            try:
+                return answer(groups, *match.groups())
+            except StopIteration:  # it asks for what is not there
+                return "unsure"
     return "unsure"
 
 

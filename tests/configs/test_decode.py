@@ -57,6 +57,7 @@ def test_an_error_of_the_suite_stays_as_it_is() -> None:
 REFUSED = {
     "pipeline.x=.nan": "option 'pipeline.x' is nan; it must be a finite number",
     "gate={world_score: .inf}": "option 'gate.world_score' is inf; it must be a finite number",
+    "load.target_latency_s=inf": "option 'load.target_latency_s' is 'inf': input should be a finite number",
     "pipeline.x=!!binary aGk=": "option 'pipeline.x' is of type bytes, which the files of a run cannot hold",
     "pipeline.x=!!timestamp 2026-01-01": "option 'pipeline.x' is of type date",
     "pipeline.x=!!set {a}": "option 'pipeline.x' is of type set",

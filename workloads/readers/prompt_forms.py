@@ -20,6 +20,11 @@ FORMS = (
 TEXTS = (".txt", ".text", ".prompt", ".prompts", ".list", ".lst")
 JSONS = (".json", ".jsonl", ".ndjson")
 TABLES = {".csv": ",", ".tsv": "\t"}
+NOT_PROMPTS = {  # what a download that failed leaves in the place of a file
+    "version https://git-lfs": "is a Git LFS pointer and not the file itself; run git lfs pull",
+    "<!doctype html": "is a web page; download the file itself",
+    "<html": "is a web page; download the file itself",
+}
 CONTAINERS = ("prompts", "data")  # fields of a JSON object that may hold the array
 _LINE_END = re.compile(r"\r\n|\n|\r")
 _JSON_BEGINS = re.compile(r'\[\s*$|\{\s*$|\[\s*[\[{"]|\{\s*"')  # a line of text that can only be meant as JSON
@@ -43,6 +48,9 @@ def parse(content: bytes, suffix: str, columns: Sequence[str]) -> Iterator[tuple
     if suffix not in (*TEXTS, *JSONS, *TABLES) and suffix[1:].isalpha():
         raise FormError("", f"is of an unknown form ({suffix})")
     text = _decode(content)
+    for beginning, what in NOT_PROMPTS.items():
+        if text.lstrip()[: len(beginning)].lower() == beginning:
+            raise FormError("", what)
     if suffix in JSONS:
         return _json_values(text)
     if suffix in TABLES:

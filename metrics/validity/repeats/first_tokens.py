@@ -65,6 +65,8 @@ def _first_token_time(run: Run, answers: Sequence[Answer]) -> Check:
     early = [a for a in judged if _is_early(a)]
     if len(early) > len(judged) / 2:
         return differs("first_token_time", f"{len(early)} first tokens came before they can have been computed; {message}")
+    if not any(a.token_gap_s for a in judged):
+        return not_made("first_token_time", f"{message}; without token_gap_s, work that is left after a first token does not show")
     return holds("first_token_time", message)
 
 

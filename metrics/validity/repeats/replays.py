@@ -11,6 +11,7 @@ timed.py and first_tokens.py have more checks of repeated queries; pairs.py says
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,6 +27,7 @@ from workloads.records import Record
 from workloads.run_folder.media import read_video
 
 BY_CHANCE = 1e-4  # the probability that fresh answers are so much slower by chance (Mann-Whitney test)
+KINDS = {("again", "fresh"): "", ("again-together", "fresh-together"): ", several at the same time"}
 SOME_BUSY_S, BUSY_SHARE = 0.5, 0.2  # seconds, or that share of an answer, until a rank is idle
 
 
@@ -92,14 +94,14 @@ def _cached(run: Run, answers: Sequence[Answer]) -> Check:
     if same and len(same) == sum(a.text is None for a in fresh):
         return differs("cached_answers", f"another seed gives the same video, {len(same)} of {len(same)} times; query {same[0].query_id}")
     compared, bad, unsure = list[str](), list[str](), list[str]()
-    for rank in sorted({a.rank for a in fresh}):
-        before, new = ([a for a in group if a.rank == rank] for group in (again, fresh))
-        if not before:
+    for rank, (kinds, how) in itertools.product(sorted({a.rank for a in fresh}), KINDS.items()):
+        before, new = ([a for a in answers if (a.kind, a.rank, a.error) == (kind, rank, None)] for kind in kinds)
+        if not before or not new:
             continue
         seconds = [[a.answer_s or 0.0 for a in group] for group in (before, new)]
-        one = f"rank {rank}: {_median(seconds[0])} for repeated queries, {_median(seconds[1])} for new ones, {len(new)} of each"
+        one = f"rank {rank}: {_median(seconds[0])} for repeated queries{how}, {_median(seconds[1])} for new ones, {len(new)} of each"
         compared.append(one)
-        if looks_cached([*before, *new]):
+        if looks_cached([*before, *new], kinds):
             (bad if len(before) >= SURE_PAIRS and _chance_of_less(*seconds) < BY_CHANCE else unsure).append(one)
     if bad:
         return differs("cached_answers", f"repeated queries are more than {CACHE_FACTOR:g} times as fast: " + "; ".join(bad))

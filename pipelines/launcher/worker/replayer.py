@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,7 +11,7 @@ import msgspec
 
 from pipelines.base import Pipeline, Response, StreamingPipeline
 from pipelines.launcher.messages import Again, Answer, Replay
-from pipelines.launcher.replay import FRESH, MAX_BUSY_S, SURE_PAIRS, digest_of, looks_cached
+from pipelines.launcher.replay import FRESH, MAX_BUSY_S, SURE_PAIRS, TOGETHER, digest_of, looks_cached
 from pipelines.launcher.worker.fresh_prompts import FreshPrompts
 from workloads.records import Query, Sample, query_seed
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 SLICE_S, QUIET_SLICES, BUSY_SHARE = 0.02, 3, 0.1  # quiet: so many slices in a row with less than that share of a CPU
+TRIES = 3  # of several queries at the same time
 BUSY_LOOKS = 3  # in so many pairs it is measured whether the rank rests after the timed query
 
 
@@ -58,11 +60,14 @@ class Replayer:
         while replay.queries:
             done = number >= len(replay.queries) or (number > 0 and time.perf_counter() > until)
             if done and (number >= SURE_PAIRS or not looks_cached(given)):
-                return
+                break
             answers = self._pair(replay.queries[number % len(replay.queries)], number)
             given += answers
             number += 1
             yield answers
+        slowest_s = max((a.answer_s or 0.0 for a in given), default=math.inf)
+        if time.perf_counter() + 2 * slowest_s < until and not looks_cached(given):  # else it is known already
+            yield from self._together(replay.queries)
 
     def warm_up(self, query: Query, response: Response) -> Answer:
         """An answer from before the clock started, as an Answer of the replay."""
@@ -76,6 +81,47 @@ class Replayer:
         ways = [self._again, self._fresh]
         pair = [way(timed, number) for way in (ways if number % 2 == 0 else ways[::-1])]
         return [answer for answer in pair if answer is not None]
+
+    def _together(self, timed: Sequence[Again]) -> Iterator[list[Answer]]:
+        """Pairs of one timed query several times at once and as many fresh ones at once; more than one where that looks like a cache."""
+        size, kinds = min(self._pipeline.batch_size, TOGETHER), ("again-together", "fresh-together")
+        if size == 1 or any(one.batch for one in timed) or self._followers_need_prompts:
+            return
+        given: list[Answer] = []
+        for number in range(SURE_PAIRS):
+            pair = [self._all_of(kind, timed[number % len(timed)], size, number) for kind in kinds[:: -1 if number % 2 else 1]]
+            given += pair
+            yield pair
+            failed = any(answer.error is not None for answer in pair)  # some fresh prompts cannot be answered
+            if not looks_cached(given, kinds) and not (failed and number + 1 < TRIES):
+                return
+
+    def _all_of(self, kind: str, timed: Again, size: int, number: int) -> Answer:
+        """One Answer for all: the same query so many times, or as many different fresh ones."""
+        query = timed.query
+        samples, queries = [self._samples[query.sample_index]] * size, [query] * size
+        if kind == "fresh-together":
+            turns = [FRESH - SURE_PAIRS - size * number - i for i in range(1, size + 1)]
+            queries = [Query(query.id, query.sample_index, query_seed(query.seed, turn)) for turn in turns]
+            if not self._has_videos:
+                samples = [self._fresh_prompts.altered(s, q.seed) for s, q in zip(samples, queries, strict=True)]
+        queries = [Query(self._next_id + i, q.sample_index, q.seed) for i, q in enumerate(queries)]
+        self._next_id += len(queries)
+        began = time.perf_counter()
+        responses, _ = self._generate(samples, queries)
+        seconds = time.perf_counter() - began
+        error = next((r.error for r in responses if r.error is not None), None)
+        num_units = sum(r.num_units for r in responses)
+        return Answer(
+            kind,  # type: ignore[arg-type]
+            self._rank,
+            query.id,
+            query.sample_index,
+            query.seed,
+            answer_s=seconds,
+            num_units=num_units,
+            error=error,
+        )
 
     def _again(self, timed: Again, number: int) -> Answer:
         answer, response = self._timed("again", timed, [self._samples[q.sample_index] for q in _batch(timed)], 0)
@@ -91,11 +137,16 @@ class Replayer:
         samples, turn = [self._samples[q.sample_index] for q in _batch(timed)], FRESH - number
         if self._has_videos:
             return self._kept(*self._timed("fresh", timed, samples, turn))
-        if self._pipeline.replica.size > 1 and not isinstance(self._pipeline, StreamingPipeline):
+        if self._followers_need_prompts:
             return None
         samples = [self._fresh_prompts.altered(s, query_seed(q.seed, turn)) for s, q in zip(samples, _batch(timed), strict=True)]
         answer, _ = self._timed("fresh", timed, samples, turn)
         return msgspec.structs.replace(answer, prompt=samples[_place(timed)].prompt)
+
+    @property
+    def _followers_need_prompts(self) -> bool:
+        """Whether other ranks of a replica work on the same answer: those have the data set's prompts alone."""
+        return not self._has_videos and self._pipeline.replica.size > 1 and not isinstance(self._pipeline, StreamingPipeline)
 
     def _kept(self, answer: Answer, response: Response) -> Answer:
         """With its video in a file: the canaries examine it."""

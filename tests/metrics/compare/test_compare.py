@@ -153,6 +153,8 @@ def test_runs_with_one_label_that_are_not_repeats_are_refused(make: Make) -> Non
     folders = [make("a", answers(1.0)), make("b", answers(1.0), load={"min_query_count": 99})]
     with pytest.raises(ConfigError, match=r"label 'x' is given to 'a' and 'b', which are not repeats: load.min_query_count is 64 and 99"):
         compare(folders, ["x", "x"])
+    with pytest.raises(ConfigError, match="label 'x' is given to 'a' and 'c', which have the same records: one is a copy"):
+        compare([folders[0], make("c", answers(1.0))], ["x", "x"])
 
 
 def test_means_are_geometric_over_workloads_by_label(make: Make) -> None:

@@ -45,6 +45,7 @@ def first_token_time(run: Run, *replays: dict[str, Any]) -> Check:
         (streamed(0.01, 0.01, token_gap_s=[0.051, *[0.01] * 6], answer_s=0.12), "differs"),  # a first gap of more than 5 others
         (streamed(0.01, 0.01, token_gap_s=[0.049, *[0.01] * 6], answer_s=0.12), "holds"),
         (streamed(0.0, 0.01, token_gap_s=[]), "differs"),
+        (streamed(0.005, 0.01, token_gap_s=[]), "not made"),  # what was left to compute after it shows nowhere
         (streamed(0.0, 0.01, 3), "not made"),
         (streamed(0.0, 0.0009), "not made"),
         (streamed(0.0, 0.01, first_token_s=None), "not made"),

@@ -81,6 +81,7 @@ TEXT_SABOTEURS = [
     ("drops_hard", {"way": "fails"}, "hard_queries"),
     ("announces_early", {}, "first_token"),
     ("caches_bags_of_words", {}, "cached_answers"),
+    ("caches_when_busy", {"prefill_s": 0.1, "token_s": 0.001}, "cached_answers"),
     ("announces_at_once", {"way": "plain", "prefill_s": 0.1}, "first_token_time"),
     ("announces_at_once", {"way": "hides", "prefill_s": 0.1}, "first_token_time"),
     ("cuts_when_busy", {}, "replay"),
@@ -148,7 +149,7 @@ HONEST_VIDEOS = [
 ]
 HONEST_TEXTS = [
     *("caches_texts", "announces_early", "returns_references", "caches_bags_of_words", "announces_at_once", "cuts_when_busy"),
-    *("one_long_text", "answers_once"),
+    *("one_long_text", "answers_once", "caches_when_busy"),
 ]
 
 

@@ -84,7 +84,7 @@ def test_bytes_that_are_not_utf8_trigger_but_half_a_character_at_the_limit_does_
     assert check_text("a\ud800") == check_text("a\udfff") == ["utf8"]
 
 
-@pytest.mark.parametrize("text", ["", " \n\t"])
+@pytest.mark.parametrize("text", ["", " \n\t", "\u200b\u200d \ufeff\u2060", "\u3164\u2800", "\x00\x1b"])
 def test_a_text_without_a_visible_character_is_empty(text: str) -> None:
     assert check_text(text) == ["empty"]
 
@@ -111,6 +111,36 @@ def test_loops_trigger_beyond_the_tolerated_share(make_text_run: MakeRun, num_lo
 def test_answers_cut_off_trigger_when_most_are(make_text_run: MakeRun, num_cut: int, triggers: bool) -> None:
     records = [record(i, text=f"answer {i}", finish_reason="length" if i < num_cut else "stop") for i in range(10)]
     assert failed(make_text_run(records)) == ({"cut_off": list(range(6))} if triggers else {})
+
+
+@pytest.mark.parametrize(("num_cut", "triggers"), [(5, False), (6, True)])
+def test_a_limit_that_is_not_reported_shows_in_the_lengths(make_text_run: MakeRun, num_cut: int, triggers: bool) -> None:
+    """Answers that end in the middle of a sentence at one length, which no answer exceeds."""
+    records = [record(i, text=f"number {i} and", num_units=16 if i < num_cut else 15, finish_reason="stop") for i in range(10)]
+    assert failed(make_text_run(records)) == ({"cut_off": list(range(6))} if triggers else {})
+    whole = [record(i, text=f"number {i} is it.", num_units=16) for i in range(10)]
+    assert failed(make_text_run(whole)) == {}
+
+
+PROMPT = "say in a few words what you can see here"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "triggers"),
+    [
+        ("", "\nA red disc.", True),
+        ("user\n", "\nassistant\nA red disc.", True),  # a chat template
+        ("It is asked for this: " * 20, "", False),  # quoted somewhere
+        ("", None, False),
+    ],
+)
+def test_an_answer_that_begins_with_its_prompt_is_an_echo(make_text_run: MakeRun, before: str, after: str | None, triggers: bool) -> None:
+    text = "A red disc." if after is None else f"{before}{PROMPT}{after}"
+    assert failed(make_text_run([record(0, text=text)], prompts=[PROMPT])) == ({"echo": [0]} if triggers else {})
+
+
+def test_what_a_prompt_asks_to_be_repeated_is_no_echo(make_text_run: MakeRun) -> None:
+    assert failed(make_text_run([record(0, text=PROMPT)], [{"answer": PROMPT}], prompts=[PROMPT])) == {}
 
 
 def alike(*tokens: int) -> list[Any]:

@@ -44,6 +44,22 @@ class CachesBagsOfWords(ToyLLM):
             self._known.add(bag)
 
 
+@register("caches_when_busy")
+@dataclass
+class CachesWhenBusy(ToyLLM):
+    """A cache that is used while other queries run, which no single replay sees."""
+
+    sabotage: bool = True
+    _known: set[str] = field(default_factory=set, init=False, repr=False)
+
+    def submit(self, samples: Sequence[Sample], queries: Sequence[Query]) -> None:
+        super().submit(samples, queries)
+        for sample, one in zip(samples, self._running[-len(samples) :], strict=True):
+            if self.sabotage and sample.prompt in self._known and len(self._running) > 1:
+                one.first_due = 0.0
+            self._known.add(sample.prompt)
+
+
 @register("announces_at_once")
 @dataclass
 class AnnouncesAtOnce(ToyLLM):

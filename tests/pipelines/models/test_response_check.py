@@ -140,6 +140,9 @@ def test_counts_and_times_of_a_video_that_cannot_be_are_named(fields: dict[str, 
         ({"num_units": 3, "text": None}, "an answer has no text"),
         ({"num_units": 3, "first_token_id": -1}, "first_token_id is -1"),
         ({"num_units": 3, "finish_reason": 3}, "finish_reason is an int"),
+        ({"num_units": 37}, "num_units is 37 beside 4 bytes of text; a token is at least one byte"),
+        ({"token_ids": [*range(37)]}, "num_units is 37 beside 4 bytes of text"),
+        ({"token_ids": [4, 5, 0, 0, 0, 0]}, "token_ids end in 4 times 0, which is not in its text; leave out the padding"),
     ],
 )
 def test_texts_with_wrong_counts_or_times_are_named(fields: dict[str, Any], why: str) -> None:
@@ -168,6 +171,16 @@ def test_tokens_without_ids_are_held_against_the_tokenizer_where_there_is_one() 
     assert (check.counted_by(honest), without.counted_by(honest)) == ("tokenizer", "nothing")
     assert without.counted_by(Response(text=text, token_ids=[1])) == "token_ids"
     assert without.counted_by(Response(video_THWC=VIDEO)) == "frames"
+
+
+def test_equal_tokens_at_the_end_that_are_in_the_text_are_no_padding() -> None:
+    check, ids = of_texts(), [4, *[7] * 6]
+    assert check.response(Response(text="so ha ha ha ha ha ha", token_ids=ids), 1.0).error is None
+    assert check.response(Response(text="so\n\n\n\n\n\n", token_ids=ids), 1.0).error is None
+    assert check.response(Response(text="so", token_ids=ids, finish_reason="length"), 1.0).error is None  # end tokens may be ignored
+    assert check.response(Response(text="a" * 37 + "\u4f60", num_units=40), 1.0).error is None
+    thoughtful = Response(text="yes", thoughts="let me see " * 10, num_units=60)
+    assert (check.response(thoughtful, 1.0).error, check.counted_by(thoughtful)) == (None, "thoughts")
 
 
 def test_more_tokens_than_the_limit_allows_are_refused() -> None:

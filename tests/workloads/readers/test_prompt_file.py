@@ -94,6 +94,8 @@ def test_text_that_only_begins_like_json_is_text(tmp_path: Path) -> None:
     [
         ("p.txt", "", "has no prompt; give dataset.prompts a text file with one prompt a line, JSON lines or a JSON array"),
         ("p.txt", "# only\n", "has no prompt"),
+        ("p.txt", "version https://git-lfs.github.com/spec/v1\noid sha256:ab\n", "is a Git LFS pointer and not the file itself"),
+        ("p.csv", "\n<!DOCTYPE html>\n<title>404</title>\n", "is a web page; download the file itself"),
         ("p.json", "[]", "has no prompt"),
         ("p.txt", b"good\ncaf\xe9\n", "line 2 of prompt file"),
         ("p.txt", b"good\ncaf\xe9\n", "is not UTF-8 (byte 8); save the file as UTF-8"),

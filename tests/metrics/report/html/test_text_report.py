@@ -94,7 +94,7 @@ def test_the_report_of_a_text_run_has_speed_and_quality(server_run: Path) -> Non
     assert headline(report)["rouge_l"] == figures["rouge_l"]
     assert report.data["limits"] == {"percentile": 0.9, "ttft": 1.0, "tpot": 0.1}
     assert report.data["alarms"] == ["empty"]
-    assert report.data["canaries"] == {"nan": 0, "empty": 1, "looping": 0, "cut_off": 0, "utf8": 0, "identical": 0}
+    assert report.data["canaries"] == {"nan": 0, "empty": 1, "looping": 0, "cut_off": 0, "echo": 0, "utf8": 0, "identical": 0}
     assert "canary 'empty': 1 of 5 answers, first query 3" in report.data["reasons"]
 
 
