@@ -29,6 +29,7 @@ BROWSER_QUALITY = {
     "crf": "20",
     "b": "0",
 }  # a quarter of the default's time, twice as large
+BROWSER_MOST = 480  # pixels: of a larger video a page shows this many along the longer side
 BROWSER_SIZE = 192  # pixels: smaller videos are enlarged by a whole factor, without smoothing
 
 
@@ -248,11 +249,22 @@ def video_form(path: Path) -> Form:
 
 
 def browser_video(video_THWC: NDArray[np.uint8], fps: float) -> bytes:
-    """Encode a WebM (VP9) that every current browser plays; small videos are enlarged."""
-    factor = max(1, round(BROWSER_SIZE / max(video_THWC.shape[1:3])))
-    large = video_THWC.repeat(factor, axis=1).repeat(factor, axis=2)
+    """Encode a WebM (VP9) that every current browser plays; small videos are enlarged, and large ones made smaller."""
+    longest = max(video_THWC.shape[1:3])
+    if longest > BROWSER_MOST:
+        large = _smaller(video_THWC, BROWSER_MOST / longest)
+    else:
+        factor = max(1, round(BROWSER_SIZE / longest))
+        large = video_THWC.repeat(factor, axis=1).repeat(factor, axis=2)
     large = np.ascontiguousarray(large[:, : large.shape[1] // 2 * 2, : large.shape[2] // 2 * 2])
     return encode(large, fps, "webm", "libvpx-vp9", "yuv420p", BROWSER_QUALITY)
+
+
+def _smaller(video_THWC: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
+    import cv2
+
+    size = round(video_THWC.shape[2] * factor), round(video_THWC.shape[1] * factor)
+    return np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in video_THWC]).astype(np.uint8, copy=False)
 
 
 def png_of(image_HWC: NDArray[np.uint8]) -> bytes:

@@ -24,6 +24,7 @@ from workloads.run_folder.search import read_search
 
 SHEET_CLIPS, SHEET_FRAMES = 12, 5  # rows and columns of the contact sheet
 SHEET_PIXELS = 96  # a frame's width on it
+CLIPS_BYTES = 40_000_000  # of all videos in the page, which a browser holds in memory
 
 HEADINGS = ("Speed", "Quality", "Answers and load", "Cost")  # in this order; then those of plugins, and Other
 
@@ -68,6 +69,7 @@ def _page(report: Report) -> dict[str, Any]:
         "timeline_svg": plots.timeline_svg(timed) if not texts and any(r.started_s is not None for r in timed) else "",
         "sheet": _contact_sheet(report),
         "clips": _clips(report),
+        "num_videos": len(_videos(report)),
         "search": _search(report),
         **({"answers": worst_answers(report), **text_plots(report)} if texts else {}),
     }
@@ -95,12 +97,15 @@ def _grouped(report: Report) -> dict[str, dict[str, Any]]:
 
 
 def _clips(report: Report) -> list[dict[str, Any]]:
-    """Videos to play, the worst first; at most `report_videos`."""
-    shown = []
+    """Videos to play, the worst first; at most `report_videos`, and no more than fit into CLIPS_BYTES."""
+    shown: list[dict[str, Any]] = []
+    room = CLIPS_BYTES
     for sample in _videos(report)[: report.run.config.report_videos]:
         video = _frames(report, sample)
         if video is not None:
             content = base64.b64encode(browser_video(video, video_form(report.run.folder / str(sample["media"])).fps)).decode()
+            if (room := room - len(content)) < 0:
+                break
             marks = {k.removeprefix("world_"): v > 0 for k, v in sample["scores"].items() if k.startswith("world_") and k != "world_score"}
             image = next(iter(report.run.samples[sample["sample_index"]].images), None)
             given = None if image is None else thumbnail(image)
