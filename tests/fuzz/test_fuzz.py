@@ -14,7 +14,7 @@ from tests.fuzz.fuzzing import Target, check_inputs, fuzz, read_one
 from tests.fuzz.mutations import mutated
 
 SEED, COUNT = 15, 2000
-COSTLY = ("plan", "video run", "page of a run")
+COSTLY = ("plan", "video run", "page of a run", "submission")
 
 
 def test_damaged_inputs_are_read_or_refused_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

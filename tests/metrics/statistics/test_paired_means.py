@@ -49,18 +49,18 @@ def test_the_guards_saddle_point_agrees_with_drawn_weights() -> None:
 @pytest.mark.parametrize("n", [30, 128])
 def test_a_mean_that_is_worse_by_the_margin_passes_in_at_most_one_of_twenty_audits(tail: str, n: int) -> None:
     rng = np.random.default_rng(3)
-    few = rng.choice([-1, -0.5, 0, 0.5], p=[0.03, 0.07, 0.88, 0.02], size=(1500, n)) + 0.055
+    few = rng.choice([-1, -0.5, 0, 0.5], p=[0.03, 0.07, 0.88, 0.02], size=(1000, n)) + 0.055
     d = {
-        "normal": rng.normal(size=(1500, n)),
-        "losses": 1 - rng.exponential(size=(1500, n)),
-        "gains": rng.exponential(size=(1500, n)) - 1,
+        "normal": rng.normal(size=(1000, n)),
+        "losses": 1 - rng.exponential(size=(1000, n)),
+        "gains": rng.exponential(size=(1000, n)) - 1,
         "few": few,
     }[tail]
     for sign in (1, -1):  # false PASS, false FAIL
         rate = (p_mean_at_most(sign * (d - 0.3), -sign * 0.3, 1.0) <= 0.05).mean()
-        assert rate <= 0.05 + three_deviations(0.05, 1500)
-    low, high = mean_intervals(d[:150], 0.95, 1.0, rng, 500)
-    assert ((low <= 0) & (high >= 0)).mean() >= 0.93 - three_deviations(0.93, 150)
+        assert rate <= 0.05 + three_deviations(0.05, 1000)
+    low, high = mean_intervals(d[:100], 0.95, 1.0, rng, 400)
+    assert ((low <= 0) & (high >= 0)).mean() >= 0.93 - three_deviations(0.93, 100)
 
 
 def test_equal_differences_get_no_interval_of_zero_width() -> None:
@@ -96,7 +96,7 @@ def test_rare_collapses_that_jitter_hides_do_not_pass(n: int) -> None:
     rng = np.random.default_rng(5)
     d = rng.normal(0, 0.01, (1500, n)) - (rng.random((1500, n)) < 0.02)
     assert (p_mean_at_most(d, -0.02, 1.0) <= 0.05).mean() <= 0.05
-    low, high = mean_intervals(d[:150], 0.95, 1.0, rng, 500)
+    low, high = mean_intervals(d[:100], 0.95, 1.0, rng, 400)
     assert ((low <= -0.02) & (high >= -0.02)).mean() >= 0.95 - three_deviations(0.95, 150)
 
 
@@ -127,7 +127,7 @@ def test_pairs_of_one_prompt_are_resampled_together() -> None:
     singly = (p_mean_at_most(d - 0.3, -0.3, 4.0) <= 0.05).mean()
     together = (p_mean_at_most(d.reshape(1500, 16, 4).mean(axis=2) - 0.3, -0.3, 4.0) <= 0.05).mean()
     assert singly > 0.1
-    assert together <= 0.05 + three_deviations(0.05, 1500)
+    assert together <= 0.05 + three_deviations(0.05, 1000)
 
 
 def test_a_comparison_takes_clusters() -> None:

@@ -57,12 +57,12 @@ def assert_caught(report: dict[str, Any], check: str) -> None:
     assert any(repr(check) in reason for reason in report["reasons"])
 
 
-VIDEO_SABOTEURS: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
+VIDEO_SABOTEURS: list[Any] = [
     ("caches_answers", {}, ("cached_answers",)),
     ("ignores_seeds", {}, ("cached_answers",)),
     ("spoils_frames", {}, ("black", "frozen", "noise")),
     ("skips_steps", {"timed_if": "full"}, ("replay",)),
-    ("skips_steps", {"timed_if": "warm"}, ("replay",)),
+    pytest.param("skips_steps", {"timed_if": "warm"}, ("replay",), marks=pytest.mark.slow),
     ("falls_back", {}, ("dtype",)),
     ("unpacks_weights", {}, ("quantisation",)),
     ("answers_early", {"way": "fills_in"}, ("handed_over",)),
@@ -75,15 +75,15 @@ VIDEO_SABOTEURS: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("shuffles_batches", {}, ("replay",)),
     ("grainy_still", {}, ("frozen",)),
 ]
-TEXT_SABOTEURS = [
+TEXT_SABOTEURS: list[Any] = [
     ("caches_texts", {}, "cached_answers"),
     ("drops_hard", {"way": "puts_off"}, "hard_queries"),
-    ("drops_hard", {"way": "fails"}, "hard_queries"),
+    pytest.param("drops_hard", {"way": "fails"}, "hard_queries", marks=pytest.mark.slow),
     ("announces_early", {}, "first_token"),
     ("caches_bags_of_words", {}, "cached_answers"),
     ("caches_when_busy", {"prefill_s": 0.1, "token_s": 0.001}, "cached_answers"),
     ("announces_at_once", {"way": "plain", "prefill_s": 0.1}, "first_token_time"),
-    ("announces_at_once", {"way": "hides", "prefill_s": 0.1}, "first_token_time"),
+    pytest.param("announces_at_once", {"way": "hides", "prefill_s": 0.1}, "first_token_time", marks=pytest.mark.slow),
     ("cuts_when_busy", {}, "replay"),
     ("one_long_text", {}, "identical"),
     ("answers_once", {}, "empty"),

@@ -28,14 +28,14 @@ def _passes(clips: list[tuple[str, Clip]]) -> float:
 
 @pytest.mark.parametrize("grade", ["simple", "rich"])
 def test_every_attribute_of_rendered_clips_is_read_right(grade: Grade) -> None:
-    verdicts = [check_clip(clip, text) for _, text, clip in _clips(grade, 50, 11)]
+    verdicts = [check_clip(clip, text) for _, text, clip in _clips(grade, 36, 11)]
     for attribute in verdicts[0]:
-        assert sum(v[attribute] for v in verdicts) >= 49, attribute
+        assert sum(v[attribute] for v in verdicts) >= 35, attribute
 
 
 @pytest.mark.parametrize("grade", ["simple", "rich"])
 def test_captions_of_other_clips_fail(grade: Grade) -> None:
-    clips = _clips(grade, 18, 12)
+    clips = _clips(grade, 12, 12)
     assert _passes([(clips[i - 1][1], clips[i][2]) for i in range(len(clips))]) == 0
 
 
@@ -44,7 +44,7 @@ def test_blurred_clips_fail(grade: Grade) -> None:
     def blur(clip: Clip) -> Clip:
         return np.asarray(ndimage.gaussian_filter(clip.astype(float), (0, 3, 3, 0)), np.uint8)
 
-    assert _passes([(text, blur(clip)) for _, text, clip in _clips(grade, 18, 13)]) == 0
+    assert _passes([(text, blur(clip)) for _, text, clip in _clips(grade, 12, 13)]) == 0
 
 
 @pytest.mark.parametrize("grade", ["simple", "rich"])
@@ -54,7 +54,7 @@ def test_noised_clips_fail(grade: Grade) -> None:
     def noise(clip: Clip) -> Clip:
         return np.clip(clip + rng.normal(0, 40, clip.shape), 0, 255).astype(np.uint8)
 
-    assert _passes([(text, noise(clip)) for _, text, clip in _clips(grade, 18, 14)]) == 0
+    assert _passes([(text, noise(clip)) for _, text, clip in _clips(grade, 12, 14)]) == 0
 
 
 def test_frozen_clips_fail_where_motion_is_stated() -> None:

@@ -73,7 +73,7 @@ def hundred_watts(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_measured_run_reports_the_power_that_the_counter_had(suite: SuiteRun, hundred_watts: Path) -> None:
     done = suite(
-        *("--config", "llm/toy", "--set", "metrics=[throughput, energy]", "--set", "load.min_duration_s=1.5", "--set", "truth.replays=0"),
+        *("--config", "llm/toy", "--set", "metrics=[throughput, energy]", "--set", "load.min_duration_s=1", "--set", "truth.replays=0"),
         *("--set", f"power.powercap={hundred_watts}", "--set", "power.sample=always", "--set", "power.interval_s=0.05"),
     )
     assert done.returncode == 0, done.stderr
