@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+LONGEST = 40  # characters of a value that a message quotes
 _TAG = "tag:yaml.org,2002:"
 _TRUTH = r"yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF"
 _TWO_READINGS = r"[-+]?0[0-9_]+"
@@ -42,7 +43,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         names = Counter((key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<")
         if twice := [name for (_, name), count in names.items() if count > 1]:
-            raise _refusal(node, f"{twice[0]!r} is given twice")
+            raise _refusal(node, f"{twice[0]!r:.80} is given twice")
         return super().construct_mapping(node, deep)
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
@@ -50,7 +51,8 @@ class _Loader(yaml.SafeLoader):
         if re.fullmatch(_TWO_READINGS, text):
             sign, digits = text[:1].strip("0123456789"), text.lstrip("+-0") or "0"
             octal = "" if set(digits) & set("89") else f", {sign}0o{digits} for the octal number"
-            raise _refusal(node, f"{node.value} can be read in two ways; write {sign}{digits}{octal}, or '{node.value}' for the text")
+            numbers = f"write {sign}{digits}{octal}" if len(text) <= LONGEST else "leave the zeros at its beginning out"
+            raise _refusal(node, f"{_quoted(node)} can be read in two ways; {numbers}, or {_as_text(node)}")
         try:
             return int(text, 0)
         except ValueError:
@@ -60,7 +62,7 @@ class _Loader(yaml.SafeLoader):
         text = str(node.value).replace("_", "").lower()
         value = float(text.replace(".inf", "inf").replace(".nan", "nan"))
         if math.isinf(value) and not text.endswith("inf"):
-            raise _refusal(node, f"{node.value} is too large for a number; write '{node.value}' for the text")
+            raise _refusal(node, f"{_quoted(node)} is too large for a number; write {_as_text(node)}")
         return value
 
 
@@ -88,6 +90,16 @@ def read_yaml_text(text: str) -> Any:
 def write_yaml_text(values: Any) -> str:
     """The YAML that read_yaml_text reads as these values."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def _quoted(node: yaml.ScalarNode) -> str:
+    """The value, of a long one its beginning."""
+    text = str(node.value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}.."
+
+
+def _as_text(node: yaml.ScalarNode) -> str:
+    return f"'{node.value}' for the text" if len(str(node.value)) <= LONGEST else "quotes around the text"
 
 
 def _refusal(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:

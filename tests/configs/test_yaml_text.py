@@ -52,6 +52,11 @@ def test_a_value_is_what_it_looks_like(text: str, value: Any) -> None:
     [
         ("010", "line 1, column 1: 010 can be read in two ways; write 10, 0o10 for the octal number, or '010' for the text"),
         ("-010", "write -10, -0o10 for the octal number, or '-010' for the text"),
+        (
+            "0" + "7" * 900,
+            "0777777777777777777777777777777777777777.. can be read in two ways; leave the zeros at its beginning out, or quotes",
+        ),
+        ("9" * 900 + ".5e99", "9999999999999999999999999999999999999999.. is too large for a number; write quotes around the text"),
         ("08", "08 can be read in two ways; write 8, or '08' for the text"),
         ("a: 1\nb: 2\na: 3", "'a' is given twice"),
         ("{x: {b: 1, b: 2}}", "line 1, column 5: 'b' is given twice"),
