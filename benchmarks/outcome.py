@@ -143,7 +143,9 @@ def _origin(given: argparse.Namespace) -> dict[str, Any]:
         "wall_s": round(wall_s, 1),
         "cpu_s": round(own_s, 1),
         "arguments": {
-            key: value if isinstance(value, int | float | list) else str(value) for key, value in vars(given).items() if key != "clock"
+            key: value if isinstance(value, int | float | list) else str(value)
+            for key, value in vars(given).items()
+            if key != "clock" and not isinstance(value, Path)  # a folder says something of the machine, and nothing of the figures
         },
     }
 
