@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from benchmarks.harness.side_by_side import Way, against, rates, table
-from benchmarks.outcome import arguments, conclude
+from benchmarks.harness.side_by_side import Way, compare, length
+from benchmarks.outcome import arguments
 from pipelines.transformers.llm import TransformersLLM
 from workloads.llm import Language
 from workloads.records import Query, query_seed
@@ -54,10 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not given.short and given.vllm.exists():
         server = VLLM(given.vllm, prompts)
         ways["vllm"] = server.answer
-    for way in ways.values():  # each once before the clock, with all that it compiles and allocates
-        way()
-    found = rates(ways, given.rounds)
-    conclude("llm_speed", against(found, OURS, None if given.short else GOAL), given, table(found, "tokens/s"))
+    compare("llm_speed", ways, OURS, GOAL, "tokens/s", given)
     pipeline.close()
     if server:
         server.close()
@@ -69,6 +66,7 @@ def by_hand(prompts: Sequence[Sequence[int]], short: bool) -> dict[str, Way]:
     reference.load(torch.device("cpu"))
     network, settings = reference._model, reference._model.generation_config
     end, pad = settings.eos_token_id, settings.pad_token_id or 0
+    ends = set(end if isinstance(end, list) else [end])
 
     def generate() -> int:
         num_tokens = 0
@@ -79,7 +77,7 @@ def by_hand(prompts: Sequence[Sequence[int]], short: bool) -> dict[str, Way]:
             mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in batch])
             with torch.inference_mode():
                 out = network.generate(input_ids=ids, attention_mask=mask, max_new_tokens=MOST_TOKENS, do_sample=False)
-            num_tokens += sum(_length(row, end) for row in out[:, longest:].tolist())
+            num_tokens += sum(length(row, ends) for row in out[:, longest:].tolist())
         return num_tokens
 
     def continuous() -> int:
@@ -89,16 +87,10 @@ def by_hand(prompts: Sequence[Sequence[int]], short: bool) -> dict[str, Way]:
         wanted = GenerationConfig(max_new_tokens=MOST_TOKENS, do_sample=False, eos_token_id=end, pad_token_id=pad)
         cache = ContinuousBatchingConfig(num_blocks=2 * BATCH, max_batch_tokens=1024, max_requests_per_batch=BATCH)
         out = network.generate_batch([list(p) for p in prompts], wanted, continuous_batching_config=cache, progress_bar=False)
-        return sum(_length(result.generated_tokens, end) for result in out.values())
+        return sum(length(result.generated_tokens, ends) for result in out.values())
 
     ways: dict[str, Way] = {f"generate, batches of {BATCH}": generate}
     return ways if short else ways | {"transformers' continuous batching": continuous}
-
-
-def _length(tokens: Sequence[int], end: int | list[int]) -> int:
-    """Tokens up to the end token, which counts."""
-    ends = set(end if isinstance(end, list) else [end])
-    return next((n for n, token in enumerate(tokens, 1) if token in ends), len(tokens))
 
 
 class VLLM:

@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from benchmarks.harness.side_by_side import Way, against, rates, table
-from benchmarks.outcome import arguments, conclude
+from benchmarks.harness.side_by_side import Way, compare
+from benchmarks.outcome import arguments
 from pipelines.diffusers.t2v import DiffusersT2V
 from pipelines.models.embedded import VIDEO
 from workloads.records import Query, Sample, query_seed
@@ -45,11 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return sum(len(pipeline.generate(batch, [Query(s.index, s.index, query_seed(42, s.index)) for s in batch])) for batch in batches)
 
     ways: dict[str, Way] = {OURS: ours, "diffusers by hand": by_hand(batches, steps)}
-    if not given.short:
-        for way in ways.values():
-            way()
-    found = rates(ways, given.rounds)
-    conclude("t2v_speed", against(found, OURS, None if given.short else GOAL), given, table(found, "videos/s"))
+    compare("t2v_speed", ways, OURS, GOAL, "videos/s", given)
     pipeline.close()
 
 

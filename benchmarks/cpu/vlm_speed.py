@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from benchmarks.harness.side_by_side import Way, against, rates, table
-from benchmarks.outcome import arguments, conclude
+from benchmarks.harness.side_by_side import Way, compare, length
+from benchmarks.outcome import arguments
 from pipelines.transformers.vlm import TransformersVLM
 from workloads.records import Query, query_seed
 from workloads.vlm import VisionLanguage
@@ -52,15 +52,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             with torch.inference_mode():
                 out = pipeline._model.generate(**inputs, max_new_tokens=MOST_TOKENS, do_sample=False)
             rows = out[:, inputs["input_ids"].shape[1] :].tolist()
-            num_tokens += sum(next((n for n, token in enumerate(row, 1) if token in ends), len(row)) for row in rows)
+            num_tokens += sum(length(row, ends) for row in rows)
         return num_tokens
 
     ways: dict[str, Way] = {OURS: ours, "generate by hand": by_hand}
-    if not given.short:
-        for way in ways.values():
-            way()
-    found = rates(ways, given.rounds)
-    conclude("vlm_speed", against(found, OURS, None if given.short else GOAL), given, table(found, "tokens/s"))
+    compare("vlm_speed", ways, OURS, GOAL, "tokens/s", given)
     pipeline.close()
 
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from benchmarks.outcome import Figure
+from benchmarks.outcome import Figure, conclude
 
 Way = Callable[[], int]  # does the work and returns how many units it made
+
+
+def compare(name: str, ways: Mapping[str, Way], ours: str, goal: float, unit: str, given: argparse.Namespace) -> None:
+    """Measure the ways and conclude the benchmark of that name. In full each does its work once before; what is short has no goal."""
+    if not given.short:
+        for way in ways.values():
+            way()
+    found = rates(ways, given.rounds)
+    conclude(name, against(found, ours, None if given.short else goal), given, table(found, unit))
 
 
 def rates(ways: Mapping[str, Way], num_rounds: int) -> dict[str, list[float]]:
@@ -35,3 +45,8 @@ def against(found: Mapping[str, Sequence[float]], ours: str, goal: float | None)
 
 def table(found: Mapping[str, Sequence[float]], unit: str) -> list[dict[str, Any]]:
     return [{"way": name, unit: statistics.median(each), "least": min(each), "most": max(each)} for name, each in found.items()]
+
+
+def length(tokens: Sequence[int], ends: Collection[int]) -> int:
+    """Tokens up to the end token, which counts."""
+    return next((n for n, token in enumerate(tokens, 1) if token in ends), len(tokens))

@@ -30,6 +30,16 @@ class FirstToken(NamedTuple):
     at: float
 
 
+class _Made(NamedTuple):
+    """What the pipeline made of queries. began: on this process's clock; seconds: until all were answered."""
+
+    queries: Sequence[Query]
+    responses: Sequence[Response]
+    firsts: Mapping[int, FirstToken]
+    began: float
+    seconds: float
+
+
 class Replayer:
     """One rank's part.
 
@@ -105,20 +115,16 @@ class Replayer:
             queries = [Query(query.id, query.sample_index, query_seed(query.seed, turn)) for turn in turns]
             if not self._has_videos:
                 samples = [self._fresh_prompts.altered(s, q.seed) for s, q in zip(samples, queries, strict=True)]
-        queries = [Query(self._next_id + i, q.sample_index, q.seed) for i, q in enumerate(queries)]
-        self._next_id += len(queries)
-        began = time.perf_counter()
-        responses, _ = self._generate(samples, queries)
-        seconds = time.perf_counter() - began
-        error = next((r.error for r in responses if r.error is not None), None)
-        num_units = sum(r.num_units for r in responses)
+        made = self._make(samples, queries)
+        error = next((r.error for r in made.responses if r.error is not None), None)
+        num_units = sum(r.num_units for r in made.responses)
         return Answer(
             kind,  # type: ignore[arg-type]
             self._rank,
             query.id,
             query.sample_index,
             query.seed,
-            answer_s=seconds,
+            answer_s=made.seconds,
             num_units=num_units,
             error=error,
         )
@@ -158,19 +164,22 @@ class Replayer:
 
     def _timed(self, kind: str, timed: Again, samples: Sequence[Sample], turn: int) -> tuple[Answer, Response]:
         """turn: from which new seeds are drawn; 0 for those of the timed queries."""
-        queries = [
-            Query(self._next_id + i, q.sample_index, query_seed(q.seed, turn) if turn else q.seed) for i, q in enumerate(_batch(timed))
-        ]
+        seeds = [query_seed(q.seed, turn) if turn else q.seed for q in _batch(timed)]
+        made = self._make(samples, [Query(q.id, q.sample_index, seed) for q, seed in zip(_batch(timed), seeds, strict=True)])
+        query, response = made.queries[_place(timed)], made.responses[_place(timed)]
+        answer = self._answer(kind, Query(timed.query.id, query.sample_index, query.seed), response)
+        answer = msgspec.structs.replace(answer, timed_rank=timed.rank, answer_s=made.seconds)
+        if (first := made.firsts.get(query.id)) is not None:
+            answer = msgspec.structs.replace(answer, announced=first.token_id, first_token_s=first.at - made.began)
+        return answer, response
+
+    def _make(self, samples: Sequence[Sample], queries: Sequence[Query]) -> _Made:
+        """Have the queries answered at once, under new numbers."""
+        queries = [Query(self._next_id + i, q.sample_index, q.seed) for i, q in enumerate(queries)]
         self._next_id += len(queries)
         began = time.perf_counter()
         responses, firsts = self._generate(samples, queries)
-        seconds = time.perf_counter() - began
-        query, response = queries[_place(timed)], responses[_place(timed)]
-        answer = self._answer(kind, Query(timed.query.id, query.sample_index, query.seed), response)
-        answer = msgspec.structs.replace(answer, timed_rank=timed.rank, answer_s=seconds)
-        if (first := firsts.get(query.id)) is not None:
-            answer = msgspec.structs.replace(answer, announced=first.token_id, first_token_s=first.at - began)
-        return answer, response
+        return _Made(queries, responses, firsts, began, time.perf_counter() - began)
 
     def _answer(self, kind: str, query: Query, response: Response) -> Answer:
         return Answer(
